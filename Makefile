@@ -1,0 +1,36 @@
+# Every target sets up .venv by itself; a second run installs nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+TOUR_ARGS ?=
+
+.PHONY: tour test lint format clean
+.DELETE_ON_ERROR:
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "gta_ref needs Python 3.11 or newer; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-%: .venv/installed
+	$(BIN)/python -m pip install --quiet --group $*
+	@touch $@
+
+tour: .venv/installed
+	$(BIN)/gta-ref tour $(TOUR_ARGS)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -q tests
+
+lint: .venv/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,157 @@
+"""The engines by name, and the two functions that everything else calls.
+
+An engine is a module with ``forward``, ``backward``, ``check`` (raises EngineError on a case that it
+cannot take) and ``why_not`` (why it cannot run on this machine). It is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from gta_ref.core.mask import Mask
+from gta_ref.errors import as_positive_float, check_choice, check_divides, check_shape
+from gta_ref.ops.arrays import Array, check_float
+
+MODULES = {
+    "reference": "gta_ref.core.reference",
+}
+ENGINES = (*MODULES, "auto")
+
+
+class EngineError(ValueError):
+    """An engine cannot take this case; the message says what it can."""
+
+
+class Saved(NamedTuple):
+    """What a forward leaves for its backward: the engine that ran, and that engine's own state."""
+
+    engine: str
+    state: Any
+    z_shape: tuple[int, ...]
+    z_dtype: Any
+
+
+def load(engine: str) -> ModuleType:
+    """Import the module of an engine; EngineError says why it cannot run here."""
+    check_choice("engine", engine, tuple(MODULES))
+    module = importlib.import_module(MODULES[engine])
+    reason = module.why_not()
+    if reason is not None:
+        raise EngineError(f"engine {engine!r} cannot run here: {reason}")
+    return module
+
+
+def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None) -> str:
+    """The engine that "auto" stands for in this case."""
+    return "reference"
+
+
+def attention_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    engine: str = "reference",
+    *,
+    need_saved: bool = True,
+    trace: dict | None = None,
+) -> tuple[Array, Array, Saved | None]:
+    """Z_m = softmax(scale · Q_m K_{k(m)}ᵀ, masked) V_{v(m)} for each of n_q maps (arXiv 2506.17286, Eq. 8).
+
+    Parameters
+    ----------
+    q : (B, n_q, N_q, d_k)
+    k : (B, n_k, N_k, d_k)
+        n_k divides n_q; map m reads key head m // (n_q/n_k).
+    v : (B, n_v, N_k, d_v)
+        n_v divides n_q; map m reads value head m // (n_q/n_v). d_v may differ from d_k.
+    mask : Mask, optional
+        Default ``Mask()``: causal, aligned to the end.
+    scale : float, optional
+        Default 1/√d_k.
+    engine : {"reference", "auto"}
+        "auto" is the fastest engine that can take this case, its backward included unless
+        need_saved is False.
+    need_saved : bool
+        False where no backward follows.
+    trace : dict, optional
+        Receives the stages ``scores`` and ``map`` where the engine has them.
+
+    Returns
+    -------
+    z : (B, n_q, N_q, d_v), in the dtype of q
+        0 in a row that sees nothing.
+    lse : (B, n_q, N_q), float32 or float64
+        Natural logarithm of Σ exp(score); −inf in a row that sees nothing.
+    saved : opaque, for :func:`attention_backward`; None with need_saved=False
+
+    Raises
+    ------
+    ValueError
+        On a shape, dtype or mask that does not fit; the message names it.
+    EngineError
+        Where the named engine cannot take this case.
+    """
+    mask = Mask() if mask is None else mask
+    _check(q, k, v, mask)
+    scale = 1 / math.sqrt(q.shape[3]) if scale is None else as_positive_float("scale", scale)
+    check_choice("engine", engine, ENGINES)
+    if engine == "auto":
+        engine = choose(q, k, v, need_saved=need_saved, trace=trace)
+    module = load(engine)
+    module.check(q, k, v)
+    z, lse, state = module.forward(q, k, v, mask, scale, need_saved=need_saved, trace=trace)
+    return z, lse, Saved(engine, state, z.shape, z.dtype) if need_saved else None
+
+
+def attention_backward(
+    dz: Array, saved: Saved | None, dlse: Array | None = None, *, trace: dict | None = None
+) -> tuple[Array, Array, Array]:
+    """Gradient of Σ dz ⊙ z + Σ dlse ⊙ lse by q, k and v, in the engine that ran the forward.
+
+    Parameters
+    ----------
+    dz : (B, n_q, N_q, d_v)
+    saved : from :func:`attention_forward`
+    dlse : (B, n_q, N_q), optional
+        Cotangent of lse, which only callers that merge partial results need. What it says of a row
+        that sees nothing has no effect: lse is constant there.
+    trace : dict, optional
+        Receives ``d_map`` and ``d_scores`` where the engine has them.
+
+    Returns
+    -------
+    dq, dk, dv : as q, k and v
+    """
+    if saved is None:
+        raise ValueError("saved is None; expected what attention_forward returns with need_saved=True")
+    check_shape("dz", dz, saved.z_shape)
+    if dz.dtype != saved.z_dtype:
+        raise ValueError(f"dz has dtype {dz.dtype}; expected {saved.z_dtype}, as z")
+    if dlse is not None:
+        check_shape("dlse", dlse, saved.z_shape[:3])
+    return load(saved.engine).backward(dz, saved.state, dlse, trace=trace)
+
+
+def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_float(name, x)
+        if x.dtype != q.dtype:
+            raise ValueError(f"{name} has dtype {x.dtype}; expected {q.dtype}, as q")
+    check_shape("q", q, ("B", "n_q", "N_q", "d_k"))
+    batch, n_q, n_queries, d_k = q.shape
+    if d_k == 0:
+        raise ValueError(f"q has shape {q.shape}; expected a d_k of at least 1")
+    check_shape("k", k, (batch, "n_k", "N_k", d_k))
+    check_shape("v", v, (batch, "n_v", k.shape[2], "d_v"))
+    for name, x in (("n_k", k), ("n_v", v)):
+        if x.shape[1] == 0:
+            raise ValueError(f"{name}=0 must divide n_q={n_q}")
+        check_divides(name, x.shape[1], "n_q", n_q)
+    if not isinstance(mask, Mask):
+        raise ValueError(f"mask is a {type(mask).__name__}; expected a gta_ref.core.Mask")
+    mask.resolve(batch, n_queries, k.shape[2])

@@ -1,0 +1,107 @@
+"""Which key each query may see: one rule for causal, decode, chunked prefill, padding and ragged lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gta_ref.errors import as_int, check_bool
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Query row i of sequence b may see key j iff ``k_start <= j < k_stop`` and, if causal, ``j <= q_start + i``.
+
+    Parameters
+    ----------
+    causal : bool
+    q_start : int or int array (B,), optional
+        The key slot of query row 0. Default N_k − N_q: the last query sees the last key. May be
+        negative; such rows see nothing.
+    k_start : int or int array (B,), optional
+        First slot that holds a real token (left padding before it). Default 0.
+    k_stop : int or int array (B,), optional
+        One past the last such slot (right padding behind it). Default N_k. With ``k_stop <= k_start``
+        the sequence is empty and no row of it sees anything.
+
+    Notes
+    -----
+    A row that sees nothing yields z = 0, lse = −inf and zero gradients, in every engine. Slots of k and
+    v outside [k_start, k_stop) may hold anything, NaN included, and never reach a result.
+    """
+
+    causal: bool = True
+    q_start: Any = None
+    k_start: Any = None
+    k_stop: Any = None
+
+    def __post_init__(self) -> None:
+        check_bool("causal", self.causal)
+        for name in ("q_start", "k_start", "k_stop"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if np.ndim(value) == 0:
+                bound: Any = as_int(name, value if isinstance(value, bool | int) else value[()])
+            else:
+                bound = np.asarray(value)
+                if bound.ndim != 1 or bound.dtype.kind not in "iu":
+                    raise ValueError(
+                        f"{name} has dtype {bound.dtype} and shape {bound.shape}; expected an int or integers (B,)"
+                    )
+                bound = bound.astype(np.int64)  # a copy: the caller may change theirs
+            object.__setattr__(self, name, bound)
+
+    def resolve(self, batch: int, n_queries: int, n_keys: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fill in the defaults: (q_start, k_start, k_stop), each int64 (B,).
+
+        Raises
+        ------
+        ValueError
+            Where a bound has another batch size, k_start is negative, or k_stop is outside 0…N_k.
+        """
+        q_start = self._bound("q_start", n_keys - n_queries, batch)
+        k_start = self._bound("k_start", 0, batch)
+        k_stop = self._bound("k_stop", n_keys, batch)
+        # k_start may lie past N_k: a cache that so far holds nothing but padding
+        for name, bound, wrong, expected in (
+            ("k_start", k_start, k_start < 0, "a whole number of at least 0"),
+            ("k_stop", k_stop, (k_stop < 0) | (k_stop > n_keys), f"between 0 and N_k={n_keys}"),
+        ):
+            if wrong.any():
+                b = int(wrong.argmax())
+                raise ValueError(f"{name}={int(bound[b])} of sequence {b} must be {expected}")
+        return q_start, k_start, k_stop
+
+    def _bound(self, name: str, default: int, batch: int) -> np.ndarray:
+        value: Any = getattr(self, name)
+        value = default if value is None else value
+        if np.ndim(value) == 1 and len(value) != batch:
+            raise ValueError(f"{name} has shape {value.shape}; expected ({batch},), one a sequence")
+        return np.broadcast_to(np.asarray(value, np.int64), (batch,))
+
+    def to_dense(self, n_queries: int, n_keys: int) -> np.ndarray:
+        """The mask as a boolean array, True where a query may see a key.
+
+        Returns
+        -------
+        visible : (N_q, N_k), or (B, N_q, N_k) where a bound is an array
+        """
+        batches = [len(v) for v in (self.q_start, self.k_start, self.k_stop) if np.ndim(v) == 1]
+        q_start, k_start, k_stop = self.resolve(batches[0] if batches else 1, n_queries, n_keys)
+        visible = dense(self.causal, q_start, k_start, k_stop, n_queries, n_keys)
+        return visible if batches else visible[0]
+
+
+def dense(
+    causal: bool, q_start: np.ndarray, k_start: np.ndarray, k_stop: np.ndarray, n_queries: int, n_keys: int
+) -> np.ndarray:
+    """The rule itself, from resolved bounds: (B, N_q, N_k)."""
+    key = np.arange(n_keys)
+    visible = (k_start[:, None, None] <= key) & (key < k_stop[:, None, None])  # (B, 1, N_k)
+    if causal:
+        row = q_start[:, None] + np.arange(n_queries)  # (B, N_q)
+        visible = visible & (key <= row[:, :, None])
+    return np.broadcast_to(visible, (len(q_start), n_queries, n_keys))

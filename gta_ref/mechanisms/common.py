@@ -1,0 +1,72 @@
+"""What all mechanisms do alike: heads in and out of the token's vector, positions, checks, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gta_ref.core import Mask
+from gta_ref.errors import check_params, check_shape
+from gta_ref.ops.arrays import Array, array_module, check_float, narrow, widen
+from gta_ref.ops.rope import rope_angles
+
+
+def split_heads(x: Array, n: int) -> Array:
+    """(B, N, n·d) → (B, n, N, d)."""
+    batch, length, width = x.shape
+    return x.reshape(batch, length, n, width // n).swapaxes(1, 2)
+
+
+def merge_heads(x: Array) -> Array:
+    """(B, n, N, d) → (B, N, n·d)."""
+    batch, n, length, d = x.shape
+    return x.swapaxes(1, 2).reshape(batch, length, n * d)
+
+
+def check_input(params: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], x: Array, hidden_size: int) -> None:
+    """Check x (B, N, H) and every parameter's name, shape and dtype."""
+    check_float("x", x)
+    check_shape("x", x, ("B", "N", hidden_size))
+    check_params(params, shapes, x.dtype)
+
+
+def default_positions(mask: Mask, batch: int, n_queries: int, n_keys: int) -> np.ndarray:
+    """max(0, q_start + i − k_start): the number of real tokens before this one; (1 or B, N)."""
+    q_start, k_start, _ = mask.resolve(batch, n_queries, n_keys)
+    first = q_start - k_start  # (B,)
+    if (first == first[:1]).all():
+        first = first[:1]  # all sequences alike: one row of angles is enough
+    return np.maximum(0, first[:, None] + np.arange(n_queries))
+
+
+def rope_tables(x: Array, positions: Any, d: int, theta: float) -> tuple[Array, Array]:
+    """cos and sin for heads of x (B, heads, N, d): each (1 or B, 1, N, d/2), in x's precision of computation.
+
+    `positions` is (N,) or (1 or B, N), integers.
+    """
+    xp = array_module(x)
+    batch, length = x.shape[0], x.shape[2]
+    positions = xp.asarray(positions)
+    if positions.dtype.kind not in "iu" or positions.shape not in ((length,), (1, length), (batch, length)):
+        raise ValueError(
+            f"positions has dtype {positions.dtype} and shape {positions.shape}; "
+            f"expected integers ({length},) or ({batch}, {length})"
+        )
+    dtype = widen(x[:0]).dtype
+    cos, sin = rope_angles(positions.reshape(-1, 1, length), d, theta, dtype)
+    return cos, sin
+
+
+def add(*terms: Array) -> Array:
+    """Sum in the precision of computation, rounded once."""
+    total = widen(terms[0])
+    for term in terms[1:]:
+        total = total + widen(term)
+    return narrow(total, terms[0].dtype)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: np.dtype) -> np.ndarray:
+    """Normal random numbers, drawn in float64 so that a seed means the same weights in every dtype."""
+    return (rng.standard_normal(shape) * std).astype(dtype)

@@ -1,0 +1,216 @@
+"""GTA's sizes: the configuration, the published ones by name, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_divides
+from gta_ref.mechanisms.structure import Product, Structure
+from gta_ref.ops.gate import GATES
+from gta_ref.ops.rope import PAIRINGS
+
+# name: (H, n_h, n_q, n_k, n_c, d_l, residual); d_h is 64 in all of them. gta4's e would be 1/2, so that it
+# exists in the paper's decoder form only.
+_PUBLISHED = {
+    "gta1-160m": (768, 12, 3, 1, 1, 128, True),
+    "gta2-160m": (768, 12, 6, 1, 1, 128, True),
+    "gta3-500m": (1280, 20, 5, 1, 1, 128, True),
+    "gta4-500m": (1280, 20, 10, 1, 1, 256, False),
+    "gta-1b": (1280, 20, 5, 1, 1, 128, True),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of one GTA layer, checked on construction.
+
+    Parameters
+    ----------
+    hidden_size : int
+        H, the model's width.
+    n_heads : int
+        n_h, output heads.
+    head_dim : int
+        d_h, width of a head, a query and a key; even where RoPE turns pairs.
+    n_q : int
+        Query heads, that is attention maps; divides n_heads.
+    n_k : int
+        Key heads; divides n_q.
+    n_c : int
+        Latent value heads; divides n_q.
+    latent_dim : int
+        d_l, width of a latent value head.
+    rope_theta : float
+        RoPE's base.
+    rope_pairing : {"half", "interleaved", "none"}
+    gate : {"sigmoid", "silu", "relu2", "none"}
+    decoder_residual : bool
+        False: the paper's decoder. True: the released code's; e = n_heads·head_dim / (n_q·latent_dim)
+        has to be whole.
+    bias : bool
+        Whether the projections to Q, K, C and the gate have one. The decoder and W_O never do.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, its value and what was expected.
+    """
+
+    hidden_size: int
+    n_heads: int
+    head_dim: int
+    n_q: int
+    n_k: int
+    n_c: int
+    latent_dim: int
+    rope_theta: float = 10000.0
+    rope_pairing: str = "half"
+    gate: str = "sigmoid"
+    decoder_residual: bool = False
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "n_heads", "head_dim", "n_q", "n_k", "n_c", "latent_dim"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+        object.__setattr__(self, "rope_theta", as_positive_float("rope_theta", self.rope_theta))
+        check_divides("n_q", self.n_q, "n_heads", self.n_heads)
+        check_divides("n_k", self.n_k, "n_q", self.n_q)
+        check_divides("n_c", self.n_c, "n_q", self.n_q)
+        check_choice("rope_pairing", self.rope_pairing, PAIRINGS)
+        check_choice("gate", self.gate, GATES)
+        check_bool("decoder_residual", self.decoder_residual)
+        check_bool("bias", self.bias)
+        if self.rope_pairing != "none" and self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even: RoPE turns pairs of features")
+        if self.decoder_residual and self.decoder_width % self.latent_dim:
+            raise ValueError(
+                f"decoder_residual=True needs a whole e = n_heads·head_dim / (n_q·latent_dim), "
+                f"got {self.n_heads}·{self.head_dim} / ({self.n_q}·{self.latent_dim}) "
+                f"= {self.decoder_width / self.latent_dim:g}"
+            )
+
+    @property
+    def decoder_width(self) -> int:
+        """Columns that one map's decoder fills: (n_h/n_q)·d_h."""
+        return self.n_heads // self.n_q * self.head_dim
+
+    @property
+    def residual_copies(self) -> int:
+        """Copies e of the latent context that the released code's residual lays side by side."""
+        return self.decoder_width // self.latent_dim
+
+    @property
+    def scale(self) -> float:
+        """1/√d_h, the factor on the scores."""
+        return 1 / math.sqrt(self.head_dim)
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """A published configuration by name, in the released form where its e is whole.
+
+        Parameters
+        ----------
+        name : {"gta1-160m", "gta2-160m", "gta3-500m", "gta4-500m", "gta-1b"}
+        """
+        check_choice("preset", name, tuple(_PUBLISHED))
+        hidden_size, n_heads, n_q, n_k, n_c, latent_dim, residual = _PUBLISHED[name]
+        return cls(hidden_size, n_heads, 64, n_q, n_k, n_c, latent_dim, decoder_residual=residual)
+
+    @classmethod
+    def from_official(cls, config: Mapping[str, Any]) -> Config:
+        """Read the attention's sizes from the authors' configuration (plm-team/GTA, its config.json).
+
+        Parameters
+        ----------
+        config : mapping
+            Their field names. num_key_heads, num_value_heads are n_k, n_c; value_dim is d_l. Biases are
+            there whatever `attention_bias` says, as in their code.
+
+        Raises
+        ------
+        ValueError
+            Where a field is missing or asks for something that the released attention cannot do.
+        """
+        names = (
+            "hidden_size",
+            "num_attention_heads",
+            "num_query_heads",
+            "num_key_heads",
+            "num_value_heads",
+            "value_dim",
+        )
+        missing = [name for name in names if name not in config]
+        if missing:
+            raise ValueError(f"official config: missing {', '.join(missing)}; expected {', '.join(names)}")
+        hidden_size = as_int("hidden_size", config["hidden_size"], at_least=1)
+        n_heads = as_int("num_attention_heads", config["num_attention_heads"], at_least=1)
+        head_dim = config.get("head_dim")
+        if head_dim is None:
+            check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
+            head_dim = hidden_size // n_heads
+        for name in ("query_dim", "key_dim"):
+            if config.get(name, head_dim) != head_dim:
+                raise ValueError(f"official config: {name}={config[name]} must equal head_dim={head_dim}")
+        if config.get("rope_scaling") is not None:
+            raise ValueError(f"official config: rope_scaling={config['rope_scaling']!r} must be null")
+        return cls(
+            hidden_size,
+            n_heads,
+            head_dim,
+            config["num_query_heads"],
+            config["num_key_heads"],
+            config["num_value_heads"],
+            config["value_dim"],
+            rope_theta=config.get("rope_theta", 10000.0),
+            decoder_residual=True,
+        )
+
+
+def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter.
+
+    w_p is (n_q, d_l, (n_h/n_q)·d_h): the decoders of the heads that share a map stand side by side.
+    """
+    c = config
+    with_bias: dict[str, int] = {  # name: output width; from H
+        "q": c.n_q * c.head_dim,
+        "k": c.n_k * c.head_dim,
+        "c": c.n_c * c.latent_dim,
+        "g": c.n_heads * c.head_dim,
+    }
+    if c.gate == "none":
+        del with_bias["g"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, width in with_bias.items():
+        shapes[f"w_{name}"] = (c.hidden_size, width)
+        if c.bias:
+            shapes[f"b_{name}"] = (width,)
+    shapes["w_p"] = (c.n_q, c.latent_dim, c.decoder_width)
+    shapes["w_o"] = (c.n_heads * c.head_dim, c.hidden_size)
+    return shapes
+
+
+def structure(config: Config) -> Structure:
+    """The layer's products, its attention core and what it caches."""
+    products = []
+    shapes = param_shapes(config)
+    for name, shape in shapes.items():
+        if name.startswith("w_"):
+            count = shape[0] if len(shape) == 3 else 1
+            products.append(Product(name, shape[-2], shape[-1], count, name.replace("w_", "b_") in shapes))
+    return Structure(
+        mechanism="gta",
+        hidden_size=config.hidden_size,
+        n_heads=config.n_heads,
+        n_q=config.n_q,
+        n_k=config.n_k,
+        n_v=config.n_c,
+        d_k=config.head_dim,
+        d_v=config.latent_dim,
+        products=tuple(products),
+        cached={"k": (config.n_k, config.head_dim), "c": (config.n_c, config.latent_dim)},
+        gate=config.gate,
+    )

@@ -1,0 +1,93 @@
+"""What a mechanism consists of, in whole numbers: the one source for memory, parameters and operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Product:
+    """`count` matrix products (d_in → d_out) that every token goes through once.
+
+    Attributes
+    ----------
+    name : str
+        The parameter's name.
+    d_in, d_out : int
+    count : int
+        GTA's decoder has one product a map.
+    bias : bool
+    """
+
+    name: str
+    d_in: int
+    d_out: int
+    count: int = 1
+    bias: bool = False
+
+    @property
+    def macs(self) -> int:
+        """Multiply–accumulates a token."""
+        return self.count * self.d_in * self.d_out
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the weight and the bias."""
+        return self.macs + self.count * self.d_out * self.bias
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Sizes of one attention layer.
+
+    Attributes
+    ----------
+    mechanism : str
+    hidden_size : int
+        H.
+    n_heads : int
+        Output heads.
+    n_q, n_k, n_v : int
+        Maps that are computed, key heads, value heads of the attention core.
+    d_k, d_v : int
+        Widths of a key and of a value in the attention core.
+    products : tuple of Product
+        Everything linear outside the core, in the order of execution.
+    cached : mapping of str to (heads, width)
+        What a token leaves in the cache.
+    gate : str
+        The gate's activation, or "none".
+    """
+
+    mechanism: str
+    hidden_size: int
+    n_heads: int
+    n_q: int
+    n_k: int
+    n_v: int
+    d_k: int
+    d_v: int
+    products: tuple[Product, ...]
+    cached: Mapping[str, tuple[int, int]]
+    gate: str = "none"
+
+    @property
+    def cache_elements(self) -> int:
+        """Elements that one token occupies in one layer's cache."""
+        return sum(heads * width for heads, width in self.cached.values())
+
+    @property
+    def attention_macs(self) -> int:
+        """Multiply–accumulates for every pair of a query and a key that it sees: n_q (d_k + d_v)."""
+        return self.n_q * (self.d_k + self.d_v)
+
+    @property
+    def linear_macs(self) -> int:
+        """Multiply–accumulates outside the attention core, a token."""
+        return sum(product.macs for product in self.products)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of the layer."""
+        return sum(product.parameters for product in self.products)

@@ -1,0 +1,88 @@
+"""Rotary position embedding (RoPE): pairs of features turn by an angle that grows with the position.
+
+Pair t of a head of width d turns by position · θ_base^(−2t/d). Two conventions say which features
+make a pair, and a model trained with one is wrong under the other:
+
+- "half" (rotate_half: Llama, GTA): feature t goes with feature t + d/2;
+- "interleaved" (the original paper's): feature 2t goes with feature 2t + 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gta_ref.errors import check_choice
+from gta_ref.ops.arrays import Array, array_module, widen
+
+PAIRINGS = ("half", "interleaved", "none")
+
+
+def rope_angles(positions: Array, d: int, theta: float = 10000.0, dtype: Any = np.float64) -> tuple[Array, Array]:
+    """Cosine and sine of every pair's angle; computed in float64, each rounded once.
+
+    Parameters
+    ----------
+    positions : (..., N), integers
+    d : int
+        Width of a head; even.
+    theta : float
+        The base.
+    dtype : float32 or float64
+        What cos and sin are rounded to.
+
+    Returns
+    -------
+    cos, sin : (..., N, d/2)
+    """
+    if d % 2:
+        raise ValueError(f"head_dim={d} must be even: RoPE turns pairs of features")
+    xp = array_module(positions)
+    frequencies = theta ** (-xp.arange(0, d, 2, dtype=np.float64) / d)  # (d/2,)
+    angles = positions[..., None].astype(np.float64) * frequencies  # (..., N, d/2)
+    return xp.cos(angles).astype(dtype), xp.sin(angles).astype(dtype)
+
+
+def _halves(x: Array, pairing: str) -> tuple[Array, Array]:
+    """Views of the first and of the second member of every pair, each (..., d/2)."""
+    if pairing == "half":
+        d = x.shape[-1]
+        return x[..., : d // 2], x[..., d // 2 :]
+    return x[..., 0::2], x[..., 1::2]
+
+
+def rope_forward(x: Array, cos: Array, sin: Array, pairing: str = "half") -> tuple[Array, Any]:
+    """(a, b) → (a cos − b sin, b cos + a sin) for every pair (a, b).
+
+    Parameters
+    ----------
+    x : (..., N, d)
+    cos, sin : broadcast to (..., N, d/2); from :func:`rope_angles`
+    pairing : {"half", "interleaved", "none"}
+        "none" leaves x as it is.
+
+    Returns
+    -------
+    y : (..., N, d)
+    saved : for :func:`rope_backward`
+    """
+    check_choice("pairing", pairing, PAIRINGS)
+    return _rotate(x, cos, sin, pairing), (cos, sin, pairing)
+
+
+def rope_backward(dy: Array, saved: Any) -> Array:
+    """A rotation's transpose is the rotation by the opposite angle: dx = R(−angle) dy."""
+    cos, sin, pairing = saved
+    return _rotate(dy, cos, -sin, pairing)
+
+
+def _rotate(x: Array, cos: Array, sin: Array, pairing: str) -> Array:
+    if pairing == "none":
+        return x
+    a, b = _halves(widen(x), pairing)
+    y = array_module(x).empty_like(x)  # assignment into it is the one rounding
+    y_a, y_b = _halves(y, pairing)
+    y_a[...] = a * cos - b * sin
+    y_b[...] = b * cos + a * sin
+    return y
