@@ -17,6 +17,8 @@ from gta_ref.ops.arrays import Array, check_float
 
 MODULES = {
     "reference": "gta_ref.core.reference",
+    "numba": "gta_ref.core.fused",
+    "cuda": "gta_cuda.engine",
 }
 ENGINES = (*MODULES, "auto")
 
@@ -34,14 +36,23 @@ class Saved(NamedTuple):
     z_dtype: Any
 
 
-def load(engine: str) -> ModuleType:
-    """Import the module of an engine; EngineError says why it cannot run here."""
+def why_not(engine: str) -> str | None:
+    """Why an engine cannot run here, in one line; None where it can."""
     check_choice("engine", engine, tuple(MODULES))
-    module = importlib.import_module(MODULES[engine])
-    reason = module.why_not()
+    try:
+        return importlib.import_module(MODULES[engine]).why_not()
+    except ModuleNotFoundError as error:
+        if error.name != MODULES[engine]:
+            raise
+        return "this version of gta_ref does not have it"
+
+
+def load(engine: str) -> ModuleType:
+    """The module of an engine; EngineError says why it cannot run here."""
+    reason = why_not(engine)
     if reason is not None:
         raise EngineError(f"engine {engine!r} cannot run here: {reason}")
-    return module
+    return importlib.import_module(MODULES[engine])
 
 
 def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None) -> str:
@@ -73,7 +84,7 @@ def attention_forward(
         Default ``Mask()``: causal, aligned to the end.
     scale : float, optional
         Default 1/√d_k.
-    engine : {"reference", "auto"}
+    engine : {"reference", "numba", "cuda", "auto"}
         "auto" is the fastest engine that can take this case, its backward included unless
         need_saved is False.
     need_saved : bool

@@ -172,7 +172,7 @@ def forward(
     return out, Saved(config, inputs, core, outputs) if need_saved else None
 
 
-def backward(dout: Array, saved: Saved, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
+def backward(dout: Array, saved: Saved | None, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
     """Gradient of Σ dout ⊙ out.
 
     Parameters

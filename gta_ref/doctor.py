@@ -1,0 +1,66 @@
+"""What is installed, and which engines can run here: the facts behind ``gta-ref doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from gta_ref import __version__
+from gta_ref.core import engines
+
+# what each package is for; the first group is always installed with gta_ref
+REQUIRED = {
+    "numpy": "arrays and BLAS",
+    "numba": "compiled CPU kernels",
+    "scipy": "numerical routines",
+    "threadpoolctl": "control of BLAS threads",
+    "matplotlib": "figures",
+    "safetensors": "weights and vectors in files",
+    "ml-dtypes": "bfloat16",
+    "typer": "this command",
+    "rich": "its tables",
+}
+OPTIONAL = {
+    "cupy-cuda13x": "arrays on a GPU; extra cuda13",
+    "cupy-cuda12x": "arrays on a GPU; extra cuda12",
+    "numba-cuda": "CUDA kernels; extras cuda12, cuda13",
+    "torch": "interoperability tests and benchmarks only",
+}
+
+
+def examine() -> dict[str, Any]:
+    """Collect versions, cores, BLAS and the state of every engine.
+
+    Returns
+    -------
+    facts : dict
+        python, platform, cores, gta_ref, packages (name → version or None), blas (a list of dicts),
+        engines (name → None where it can run, else the reason).
+    """
+    import numpy  # noqa: F401  loads the BLAS that is to be described
+    from threadpoolctl import threadpool_info
+
+    blas = [
+        {key: pool.get(key) for key in ("internal_api", "version", "architecture", "num_threads")}
+        for pool in threadpool_info()
+        if pool.get("user_api") == "blas"
+    ]
+    return {
+        "gta_ref": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: version(name) for name in (*REQUIRED, *OPTIONAL)},
+        "blas": blas,
+        "engines": {name: engines.why_not(name) for name in engines.MODULES},
+    }
+
+
+def version(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,119 @@
+"""One layer of a decoder LM: attention and SwiGLU MLP, each after an RMSNorm and inside a residual.
+
+h = x + attention(rmsnorm(x; g_1))
+y = h + (silu(u W_gate) ⊙ u W_up) W_down,   u = rmsnorm(h; g_2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from gta_ref.cache import KVCache
+from gta_ref.core import Mask
+from gta_ref.mechanisms.common import add
+from gta_ref.ops import (
+    Array,
+    linear_backward,
+    linear_forward,
+    rmsnorm_backward,
+    rmsnorm_forward,
+    swiglu_backward,
+    swiglu_forward,
+)
+
+Params = Mapping[str, Array]
+
+
+class Saved(NamedTuple):
+    """What forward leaves for backward."""
+
+    mechanism: ModuleType
+    norm_1: Any
+    attention: Any
+    mlp: Any
+
+
+def param_shapes(mechanism: ModuleType, attention: Any, intermediate_size: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of one block's parameters; the attention's have ``attention.`` in front."""
+    h = attention.hidden_size
+    return {
+        "norm_1": (h,),
+        **{f"attention.{name}": shape for name, shape in mechanism.param_shapes(attention).items()},
+        "norm_2": (h,),
+        "mlp.w_gate": (h, intermediate_size),
+        "mlp.w_up": (h, intermediate_size),
+        "mlp.w_down": (intermediate_size, h),
+    }
+
+
+def forward(
+    params: Params,
+    x: Array,
+    mechanism: ModuleType,
+    attention: Any,
+    eps: float,
+    *,
+    positions: Array | None = None,
+    mask: Mask | None = None,
+    engine: str = "auto",
+    need_saved: bool = True,
+) -> tuple[Array, Saved | None]:
+    """x (B, N, H) → y (B, N, H); the arguments are those of the mechanism's forward."""
+    normed, norm_1 = rmsnorm_forward(x, params["norm_1"], eps)
+    mixed, saved = mechanism.forward(
+        select(params, "attention."),
+        normed,
+        attention,
+        positions=positions,
+        mask=mask,
+        engine=engine,
+        need_saved=need_saved,
+    )
+    y, mlp = _mlp_forward(params, add(x, mixed), eps)
+    return y, Saved(mechanism, norm_1, saved, mlp) if need_saved else None
+
+
+def decode(
+    params: Params, x: Array, cache: KVCache, mechanism: ModuleType, attention: Any, eps: float, *, engine: str = "auto"
+) -> Array:
+    """New tokens x (B, N_new, H) → y; the attention's part is appended to `cache`."""
+    normed, _ = rmsnorm_forward(x, params["norm_1"], eps)
+    mixed = mechanism.decode(select(params, "attention."), normed, cache, attention, engine=engine)
+    return _mlp_forward(params, add(x, mixed), eps)[0]
+
+
+def backward(dy: Array, saved: Saved) -> tuple[Array, dict[str, Array]]:
+    """dy (B, N, H) → dx, and the gradients under the parameters' names."""
+    mechanism, norm_1, attention, mlp = saved
+    dh, grads = _mlp_backward(dy, mlp)
+    d_normed, attention_grads = mechanism.backward(dh, attention)
+    dx, grads["norm_1"] = rmsnorm_backward(d_normed, norm_1)
+    grads |= {f"attention.{name}": grad for name, grad in attention_grads.items()}
+    return add(dh, dx), grads
+
+
+def _mlp_forward(params: Params, h: Array, eps: float) -> tuple[Array, Any]:
+    u, norm_2 = rmsnorm_forward(h, params["norm_2"], eps)
+    a, gate = linear_forward(u, params["mlp.w_gate"])
+    b, up = linear_forward(u, params["mlp.w_up"])
+    product, swiglu = swiglu_forward(a, b)
+    out, down = linear_forward(product, params["mlp.w_down"])
+    return add(h, out), (norm_2, gate, up, swiglu, down)
+
+
+def _mlp_backward(dy: Array, saved: Any) -> tuple[Array, dict[str, Array]]:
+    norm_2, gate, up, swiglu, down = saved
+    grads: dict[str, Array] = {}
+    d_product, grads["mlp.w_down"], _ = linear_backward(dy, down)
+    da, db = swiglu_backward(d_product, swiglu)
+    du_gate, grads["mlp.w_gate"], _ = linear_backward(da, gate)
+    du_up, grads["mlp.w_up"], _ = linear_backward(db, up)
+    dh, grads["norm_2"] = rmsnorm_backward(add(du_gate, du_up), norm_2)
+    return add(dy, dh), grads
+
+
+def select(params: Params, prefix: str) -> dict[str, Array]:
+    """The entries whose name starts with `prefix`, without it."""
+    return {name.removeprefix(prefix): x for name, x in params.items() if name.startswith(prefix)}

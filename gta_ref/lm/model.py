@@ -1,0 +1,280 @@
+"""A decoder language model around any mechanism: embedding, blocks, RMSNorm, head; backward written out.
+
+    x_0 = E[ids]     x_{l+1} = block_l(x_l)     logits = rmsnorm(x_L; g) W_head
+
+W_head is Eᵀ where the head is tied to the embedding. The loss is the mean cross-entropy of the next token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gta_ref import mechanisms
+from gta_ref.cache import KVCache
+from gta_ref.core import Mask
+from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_params, check_shape
+from gta_ref.lm import block
+from gta_ref.mechanisms.common import add, normal
+from gta_ref.ops import (
+    Array,
+    as_dtype,
+    cross_entropy_backward,
+    cross_entropy_forward,
+    embedding_backward,
+    embedding_forward,
+    linear_backward,
+    linear_forward,
+    rmsnorm_backward,
+    rmsnorm_forward,
+)
+from gta_ref.ops.arrays import array_module
+from gta_ref.ops.cross_entropy import IGNORE
+
+Params = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a decoder LM.
+
+    Parameters
+    ----------
+    vocab_size : int
+    n_layers : int
+    intermediate_size : int
+        Width inside the SwiGLU MLP.
+    attention : a mechanism's Config
+    mechanism : str
+        The name of that mechanism.
+    norm_eps : float
+    tied : bool
+        Whether the head is the embedding's transpose.
+    """
+
+    vocab_size: int
+    n_layers: int
+    intermediate_size: int
+    attention: Any
+    mechanism: str = "gta"
+    norm_eps: float = 1e-5
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "n_layers", "intermediate_size"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+        if not isinstance(self.attention, self.module.Config):
+            raise ValueError(
+                f"attention is a {type(self.attention).__module__}.{type(self.attention).__name__}; "
+                f"expected the Config of mechanism={self.mechanism!r}"
+            )
+        object.__setattr__(self, "norm_eps", as_positive_float("norm_eps", self.norm_eps))
+        check_bool("tied", self.tied)
+
+    @property
+    def module(self) -> ModuleType:
+        """The mechanism's module."""
+        return mechanisms.load(self.mechanism)
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the model's width."""
+        return self.attention.hidden_size
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """A published model by name: "gta-1b"."""
+        check_choice("preset", name, ("gta-1b",))
+        return cls(128256, 54, 3584, mechanisms.load("gta").Config.preset(name), norm_eps=1e-5, tied=True)
+
+
+class Saved(NamedTuple):
+    """What forward leaves for backward."""
+
+    config: Config
+    embedding: Any
+    blocks: list[block.Saved]
+    norm: Any
+    head: Any
+
+
+def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter: embed, layers.0.…, norm, and head (H, vocabulary) where it is not tied."""
+    one = block.param_shapes(config.module, config.attention, config.intermediate_size)
+    shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab_size, config.hidden_size)}
+    for i in range(config.n_layers):
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in one.items()}
+    shapes["norm"] = (config.hidden_size,)
+    if not config.tied:
+        shapes["head"] = (config.hidden_size, config.vocab_size)
+    return shapes
+
+
+def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> dict[str, Array]:
+    """Random parameters: the mechanism's own `init`, weights of variance 1/d_in, embedding of deviation 0.02."""
+    dtype = as_dtype(dtype)
+    params: dict[str, Array] = {}
+    attention: dict[str, Array] = {}
+    for name, shape in param_shapes(config).items():
+        if name.endswith("norm_1"):  # every layer's first parameter
+            attention = config.module.init(config.attention, rng, dtype)
+        if ".attention." in name:
+            params[name] = attention[name.rpartition(".")[2]]
+        elif len(shape) == 1:
+            params[name] = np.ones(shape, dtype)
+        else:
+            params[name] = normal(rng, shape, 0.02 if name == "embed" else shape[0] ** -0.5, dtype)
+    return params
+
+
+def forward(
+    params: Params,
+    ids: Array,
+    config: Config,
+    *,
+    positions: Array | None = None,
+    mask: Mask | None = None,
+    engine: str = "auto",
+    need_saved: bool = True,
+) -> tuple[Array, Saved | None]:
+    """Logits of the next token at every place.
+
+    Parameters
+    ----------
+    params : dict of str to array
+        Named as in :func:`param_shapes`.
+    ids : (B, N), integers
+    config : Config
+    positions, mask, engine, need_saved : as in a mechanism's forward
+
+    Returns
+    -------
+    logits : (B, N, vocabulary)
+    saved : for :func:`backward`; None with need_saved=False
+    """
+    _check(params, ids, config)
+    x, embedding = embedding_forward(ids, params["embed"])
+    blocks = []
+    for i in range(config.n_layers):
+        x, saved = block.forward(
+            block.select(params, f"layers.{i}."),
+            x,
+            config.module,
+            config.attention,
+            config.norm_eps,
+            positions=positions,
+            mask=mask,
+            engine=engine,
+            need_saved=need_saved,
+        )
+        if saved is not None:
+            blocks.append(saved)
+    logits, norm, head = _head_forward(params, x, config)
+    return logits, Saved(config, embedding, blocks, norm, head) if need_saved else None
+
+
+def backward(dlogits: Array, saved: Saved | None) -> dict[str, Array]:
+    """Gradient of Σ dlogits ⊙ logits by every parameter; the keys are the parameters'."""
+    if saved is None:
+        raise ValueError("saved is None; expected what forward returns with need_saved=True")
+    config = saved.config
+    grads: dict[str, Array] = {}
+    d_normed, d_head, _ = linear_backward(dlogits, saved.head)
+    dx, grads["norm"] = rmsnorm_backward(d_normed, saved.norm)
+    for i in reversed(range(config.n_layers)):
+        dx, layer = block.backward(dx, saved.blocks[i])
+        grads |= {f"layers.{i}.{name}": grad for name, grad in layer.items()}
+    grads["embed"] = embedding_backward(dx, saved.embedding)
+    if config.tied:
+        grads["embed"] = add(grads["embed"], d_head.T)  # one matrix in two places
+    else:
+        grads["head"] = d_head
+    return {name: grads[name] for name in param_shapes(config)}
+
+
+def loss_forward(
+    params: Params,
+    ids: Array,
+    config: Config,
+    *,
+    targets: Array | None = None,
+    mask: Mask | None = None,
+    engine: str = "auto",
+) -> tuple[Array, Any]:
+    """Mean cross-entropy of the next token, in nats.
+
+    Parameters
+    ----------
+    params, ids, config, mask, engine : as in :func:`forward`
+    targets : (B, N), integers, optional
+        What follows each token; -100 where it does not count. Default: ids moved left by one, the last
+        place of each sequence not counted.
+
+    Returns
+    -------
+    loss : scalar array
+    saved : for :func:`loss_backward`
+    """
+    if targets is None:
+        check_shape("ids", ids, ("B", "N"))
+        targets = array_module(ids).full(ids.shape, IGNORE, dtype=np.int64)
+        targets[:, :-1] = ids[:, 1:]
+    logits, saved = forward(params, ids, config, mask=mask, engine=engine)
+    loss, entropy = cross_entropy_forward(logits, targets)
+    return loss, (entropy, saved)
+
+
+def loss_backward(saved: Any) -> dict[str, Array]:
+    """Gradient of the loss by every parameter."""
+    entropy, model = saved
+    return backward(cross_entropy_backward(1.0, entropy), model)
+
+
+def new_caches(config: Config, batch: int, capacity: int, dtype: Any = "float32", k_start: Any = None) -> list[KVCache]:
+    """One empty cache a layer."""
+    cached = config.module.structure(config.attention).cached
+    return [KVCache(cached, batch, capacity, dtype, k_start) for _ in range(config.n_layers)]
+
+
+def decode(params: Params, ids: Array, caches: Sequence[KVCache], config: Config, *, engine: str = "auto") -> Array:
+    """Append tokens to the caches; logits (B, N_new, vocabulary) as :func:`forward` over everything would give.
+
+    On an error all caches are as they were.
+    """
+    _check(params, ids, config)
+    if len(caches) != config.n_layers:
+        raise ValueError(f"caches has {len(caches)} entries; expected n_layers={config.n_layers}")
+    before = [cache.length for cache in caches]
+    try:
+        x, _ = embedding_forward(ids, params["embed"])
+        for i, cache in enumerate(caches):
+            x = block.decode(
+                block.select(params, f"layers.{i}."),
+                x,
+                cache,
+                config.module,
+                config.attention,
+                config.norm_eps,
+                engine=engine,
+            )
+        return _head_forward(params, x, config)[0]
+    except BaseException:
+        for cache, length in zip(caches, before, strict=True):
+            cache.truncate(length)
+        raise
+
+
+def _head_forward(params: Params, x: Array, config: Config) -> tuple[Array, Any, Any]:
+    normed, norm = rmsnorm_forward(x, params["norm"], config.norm_eps)
+    logits, head = linear_forward(normed, params["embed"].T if config.tied else params["head"])
+    return logits, norm, head
+
+
+def _check(params: Params, ids: Array, config: Config) -> None:
+    check_shape("ids", ids, ("B", "N"))
+    shapes = param_shapes(config)
+    check_params(params, shapes, params["embed"].dtype if "embed" in params else None)

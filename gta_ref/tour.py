@@ -1,0 +1,207 @@
+"""The guided tour behind ``gta-ref tour``: a GTA-1B-sized attention layer on real text, every claim computed.
+
+Nothing here prints. Each step returns what it found as plain numbers; ``cli.py`` shows them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gta_ref.cache import KVCache
+from gta_ref.core import Mask
+from gta_ref.files import atomic_path, write_json
+from gta_ref.mechanisms import gta
+from gta_ref.mechanisms.common import split_heads
+from gta_ref.ops import as_dtype, linear_forward
+from gta_ref.verify.gradcheck import directional_error
+
+CONFIG = gta.Config.preset("gta-1b")
+GQA_1B = {"n_heads": 20, "n_k": 5, "head_dim": 64}  # the paper's baseline of the same size
+LAYERS = 54
+CONTEXT = 2048  # tokens, as the model was trained
+LENGTH = 192  # bytes of text that the layer reads
+SHOWN = 64  # of these, so many in the figure of the maps
+EXACT = 1e-12  # two orders of the same float64 sums, relative to the largest value
+GRADIENT = 1e-7  # finite differences in float64
+
+
+@dataclass(frozen=True)
+class Tour:
+    """The layer and its text."""
+
+    source: str
+    text: bytes
+    params: dict[str, np.ndarray]  # float64
+    x: np.ndarray  # (1, N, H), float64
+    rng: np.random.Generator
+
+
+def default_text() -> tuple[str, bytes]:
+    """A passage of Python's own standard library, found where this Python keeps its source."""
+    return "Python's textwrap.dedent", inspect.getsource(textwrap.dedent).encode()
+
+
+def start(source: str, text: bytes, seed: int) -> Tour:
+    """Make random weights and a random embedding of bytes, normalised as an RMSNorm would.
+
+    Raises
+    ------
+    ValueError
+        Where the text is shorter than the figure of the maps.
+    """
+    if len(text) < SHOWN:
+        raise ValueError(f"the text of {source} has {len(text)} bytes; expected at least {SHOWN}")
+    text = text[:LENGTH]
+    rng = np.random.default_rng(seed)
+    embedding = rng.standard_normal((256, CONFIG.hidden_size))
+    embedding /= np.sqrt((embedding**2).mean(axis=-1, keepdims=True))
+    params = gta.init(CONFIG, rng, "float64")
+    for name in ("b_q", "b_k", "b_c", "b_g"):  # zero biases would hide a missing one
+        params[name] = 0.1 * rng.standard_normal(params[name].shape)
+    return Tour(source, text, params, embedding[np.frombuffer(text, np.uint8)][None], rng)
+
+
+def stages(tour: Tour) -> tuple[dict[str, Any], np.ndarray]:
+    """Every stage of the forward pass in float32, its shape and bytes; and the maps (n_q, N, N)."""
+    params = {name: p.astype(np.float32) for name, p in tour.params.items()}
+    trace: dict[str, np.ndarray] = {}
+    gta.forward(params, tour.x.astype(np.float32), CONFIG, trace=trace, need_saved=False)
+    found = {name: {"shape": list(a.shape), "dtype": str(a.dtype), "bytes": a.nbytes} for name, a in trace.items()}
+    return found, trace["map"][0]
+
+
+def equation_7_is_8(tour: Tour) -> dict[str, Any]:
+    """The definition (decode every value, gate it, attend) against the layer (attend, decode, gate)."""
+    absorbed, _ = gta.forward(tour.params, tour.x, CONFIG, engine="reference", need_saved=False)
+    definition = gta.forward_unabsorbed(tour.params, tour.x, CONFIG)
+    error = relative_error(definition, absorbed)
+    return {"relative_error": error, "bound": EXACT, "holds": error <= EXACT}
+
+
+def gradients(tour: Tour) -> dict[str, Any]:
+    """Directional derivative by every parameter and by x against finite differences, at N = 64, in float64."""
+    inputs = {**tour.params, "x": tour.x[:, :64]}
+    cotangent = tour.rng.standard_normal(inputs["x"].shape)
+
+    def layer(arrays: Any) -> np.ndarray:
+        params = {name: a for name, a in arrays.items() if name != "x"}
+        return gta.forward(params, arrays["x"], CONFIG, need_saved=False)[0]
+
+    _, saved = gta.forward(tour.params, inputs["x"], CONFIG)
+    dx, grads = gta.backward(cotangent, saved)
+    grads = {**grads, "x": dx}
+    errors = {}
+    for name in inputs:
+        rest = {other: a for other, a in inputs.items() if other != name}
+
+        def of_one(arrays: Any, rest: Any = rest) -> np.ndarray:
+            return layer({**rest, **arrays})
+
+        errors[name] = directional_error(of_one, {name: inputs[name]}, cotangent, grads, tour.rng)
+    errors["all at once"] = directional_error(layer, inputs, cotangent, grads, tour.rng)
+    worst = max(errors.values())
+    return {"relative_error": errors, "bound": GRADIENT, "holds": worst <= GRADIENT}
+
+
+def decoding(tour: Tour) -> dict[str, Any]:
+    """Token by token through the cache against whole sequences, three of them with left padding."""
+    length, k_start = 48, np.array([0, 5, 17])
+    x = np.concatenate([tour.x[:, i * 8 : i * 8 + length] for i in range(3)])  # (3, 48, H)
+    whole, _ = gta.forward(tour.params, x, CONFIG, mask=Mask(k_start=k_start), need_saved=False)
+    cache = KVCache(gta.structure(CONFIG).cached, 3, length, "float64", k_start)
+    steps = [gta.decode(tour.params, x[:, t : t + 1], cache, CONFIG) for t in range(length)]
+    error = relative_error(np.concatenate(steps, axis=1), whole)
+    return {"left_padding": k_start.tolist(), "relative_error": error, "bound": EXACT, "holds": error <= EXACT}
+
+
+def costs(tour: Tour) -> dict[str, Any]:
+    """Bytes really held by the caches of all layers, and operations of the attention core, beside GQA-1B's.
+
+    The caches are bfloat16 and filled up to CONTEXT tokens with the keys and values of the text, over and over.
+    """
+    n = tour.x.shape[1]
+    structure = gta.structure(CONFIG)
+    n_heads, n_k, head_dim = GQA_1B["n_heads"], GQA_1B["n_k"], GQA_1B["head_dim"]
+    gqa_cached = {"k": (n_k, head_dim), "v": (n_k, head_dim)}
+    x = tour.x.astype(np.float32)
+    entries: dict[str, dict[str, np.ndarray]] = {}
+    for name, cached in (("gta-1b", structure.cached), ("gqa-1b", gqa_cached)):
+        entries[name] = {}
+        for entry, (heads, width) in cached.items():
+            w = tour.rng.standard_normal((CONFIG.hidden_size, heads * width)).astype(np.float32)
+            entries[name][entry] = split_heads(linear_forward(x, w)[0], heads).astype(as_dtype("bfloat16"))
+
+    held: dict[str, list[tuple[int, int]]] = {}
+    for name, cached in (("gta-1b", structure.cached), ("gqa-1b", gqa_cached)):
+        caches = [KVCache(cached, 1, CONTEXT, "bfloat16") for _ in range(LAYERS)]
+        held[name] = []
+        while caches[0].length < CONTEXT:
+            room = CONTEXT - caches[0].length
+            for cache in caches:
+                cache.append(**{entry: a[:, :, : min(n, room)] for entry, a in entries[name].items()})
+            held[name].append((caches[0].length, sum(cache.used_nbytes for cache in caches)))
+
+    macs = {"gta-1b": structure.attention_macs, "gqa-1b": 2 * n_heads * head_dim}
+    full = {name: points[-1][1] for name, points in held.items()}
+    cache_ratio, attention_ratio = full["gta-1b"] / full["gqa-1b"], macs["gta-1b"] / macs["gqa-1b"]
+    return {
+        "layers": LAYERS,
+        "tokens": CONTEXT,
+        "cache_elements": {"gta-1b": structure.cache_elements, "gqa-1b": 2 * n_k * head_dim},
+        "cache_bytes": full,
+        "cache_bytes_while_filling": held,
+        "cache_ratio": cache_ratio,
+        "attention_macs": macs,
+        "attention_ratio": attention_ratio,
+        "holds": math.isclose(cache_ratio, 0.3) and attention_ratio == 0.375,
+    }
+
+
+def write(tour: Tour, maps: np.ndarray, figures: dict[str, Any], out: Path) -> list[Path]:
+    """Write the two figures and the JSON into the folder `out`."""
+    from gta_ref import plots
+
+    out.mkdir(parents=True, exist_ok=True)
+    found = figures["costs"]
+    drawings = {
+        "maps.png": plots.attention_maps(
+            maps[:, :SHOWN, :SHOWN],
+            list(tour.text[:SHOWN].decode("latin-1")),
+            CONFIG.n_heads,
+            f"The attention maps of a GTA-1B layer with random weights, on {tour.source}",
+        ),
+        "cache.png": plots.cache_growth(
+            {name: LAYERS * elements * 2 for name, elements in found["cache_elements"].items()},
+            found["cache_bytes_while_filling"],
+            f"KV cache, {LAYERS} layers, bfloat16",
+        ),
+    }
+    paths = []
+    for name, figure in drawings.items():
+        with atomic_path(out / name) as temporary:
+            figure.savefig(temporary, dpi=150)
+        paths.append(out / name)
+    write_json(out / "tour.json", figures)
+    return [*paths, out / "tour.json"]
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest difference, relative to the largest value."""
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+STEPS: dict[str, Callable[[Tour], Any]] = {
+    "stages": stages,
+    "equation_7_is_8": equation_7_is_8,
+    "gradients": gradients,
+    "decoding": decoding,
+    "costs": costs,
+}

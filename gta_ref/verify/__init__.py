@@ -1,0 +1,1 @@
+"""Checks of implementations and of gradients."""
