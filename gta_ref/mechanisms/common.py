@@ -41,22 +41,20 @@ def default_positions(mask: Mask, batch: int, n_queries: int, n_keys: int) -> np
     return np.maximum(0, first[:, None] + np.arange(n_queries))
 
 
-def rope_tables(x: Array, positions: Any, d: int, theta: float) -> tuple[Array, Array]:
-    """cos and sin for heads of x (B, heads, N, d): each (1 or B, 1, N, d/2), in x's precision of computation.
+def rope_tables(x: Array, positions: Any, theta: float, pairing: str) -> tuple[Array, Array]:
+    """cos and sin for the heads of x (B, n, N, d): each (1 or B, 1, N, d/2), in x's precision of computation.
 
-    `positions` is (N,) or (1 or B, N), integers.
+    `positions` is (N,) or (1 or B, N), integers. With pairing "none" nothing turns, and both are empty.
     """
     xp = array_module(x)
-    batch, length = x.shape[0], x.shape[2]
+    batch, _, length, d = x.shape
     positions = xp.asarray(positions)
     if positions.dtype.kind not in "iu" or positions.shape not in ((length,), (1, length), (batch, length)):
         raise ValueError(
             f"positions has dtype {positions.dtype} and shape {positions.shape}; "
             f"expected integers ({length},) or ({batch}, {length})"
         )
-    dtype = widen(x[:0]).dtype
-    cos, sin = rope_angles(positions.reshape(-1, 1, length), d, theta, dtype)
-    return cos, sin
+    return rope_angles(positions.reshape(-1, 1, length), 0 if pairing == "none" else d, theta, widen(x[:0]).dtype)
 
 
 def add(*terms: Array) -> Array:

@@ -24,7 +24,6 @@ backward's have d_ in front and come in reverse order. Without a gate the stage 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,28 +31,19 @@ import numpy as np
 
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, attention_backward, attention_forward
-from gta_ref.mechanisms.common import (
-    add,
-    check_input,
-    default_positions,
-    merge_heads,
-    normal,
-    rope_tables,
-    split_heads,
-)
+from gta_ref.mechanisms.common import add, check_input, default_positions, merge_heads, normal, split_heads
 from gta_ref.mechanisms.gta_config import Config, param_shapes, structure
-from gta_ref.ops import (
-    Array,
-    as_dtype,
-    decoder_backward,
-    decoder_forward,
-    gate_backward,
-    gate_forward,
-    linear_backward,
-    linear_forward,
-    rope_backward,
-    rope_forward,
+from gta_ref.mechanisms.projections import (
+    QKV,
+    Output,
+    Params,
+    Trace,
+    output_backward,
+    output_forward,
+    qkv_backward,
+    qkv_forward,
 )
+from gta_ref.ops import Array, as_dtype, decoder_backward, decoder_forward, linear_forward
 
 __all__ = [
     "Config",
@@ -67,38 +57,15 @@ __all__ = [
     "structure",
 ]
 
-Params = Mapping[str, Array]
-Trace = dict[str, Array]
-
-
-class _Inputs(NamedTuple):
-    """What the backward of q, k and c needs."""
-
-    q: Any
-    k: Any
-    c: Any
-    rope_q: Any
-    rope_k: Any
-
-
-class _Outputs(NamedTuple):
-    """What the backward from z to out needs."""
-
-    decoder: Any
-    values: Array
-    gate: Array | None
-    gate_linear: Any
-    gate_activation: Any
-    out: Any
-
 
 class Saved(NamedTuple):
     """What forward leaves for backward."""
 
     config: Config
-    inputs: _Inputs
+    qkc: QKV
     core: Any
-    outputs: _Outputs
+    decoder: Any
+    output: Output
 
 
 def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> dict[str, Array]:
@@ -166,10 +133,10 @@ def forward(
     mask = Mask() if mask is None else mask
     if positions is None:
         positions = default_positions(mask, x.shape[0], x.shape[1], x.shape[1])
-    q, k, c, inputs = _queries_keys_latents(params, x, config, positions, trace)
+    q, k, c, qkc = _queries_keys_latents(params, x, config, positions, trace)
     z, _, core = attention_forward(q, k, c, mask, config.scale, engine, need_saved=need_saved, trace=trace)
-    out, outputs = _decode_values(params, x, z, config, trace)
-    return out, Saved(config, inputs, core, outputs) if need_saved else None
+    out, decoder, output = _decode_values(params, x, z, config, trace)
+    return out, Saved(config, qkc, core, decoder, output) if need_saved else None
 
 
 def backward(dout: Array, saved: Saved | None, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
@@ -190,38 +157,20 @@ def backward(dout: Array, saved: Saved | None, *, trace: Trace | None = None) ->
     """
     if saved is None:
         raise ValueError("saved is None; expected what forward returns with need_saved=True")
-    config, inputs, core, outputs = saved
-    grads: dict[str, Array] = {}
-    stages: Trace = {} if trace is None else trace
-    dx = []
+    config, qkc, core, decoder, output = saved
 
     # out = heads W_O;  heads = values ⊙ gate;  gate = σ(x W_G + b_G)
-    stages["d_out"] = dout
-    d_heads, grads["w_o"], _ = linear_backward(dout, outputs.out)  # (B, N, n_h·d_h)
-    stages["d_heads"] = d_heads
-    d_values = d_heads
-    if outputs.gate is not None:
-        d_gate, d_values = d_heads * outputs.values, d_heads * outputs.gate
-        stages["d_gate"] = d_gate
-        dx_gate, grads["w_g"], grads["b_g"] = linear_backward(
-            gate_backward(d_gate, outputs.gate_activation), outputs.gate_linear
-        )
-        dx.append(dx_gate)
-    stages["d_values"] = d_values
-
+    d_values, dx_gate, grads_output = output_backward(dout, output, trace)  # (B, N, n_h·d_h)
     # values = decoder(z);  z = attention(q, k, c)
-    d_z, grads["w_p"] = decoder_backward(d_values, outputs.decoder)  # (B, n_q, N, d_l)
-    stages["d_z"] = d_z
+    d_z, d_w_p = decoder_backward(d_values, decoder)  # (B, n_q, N, d_l)
+    if trace is not None:
+        trace |= {"d_values": d_values, "d_z": d_z}
     d_q, d_k, d_c = attention_backward(d_z, core, trace=trace)
-    stages |= {"d_k": d_k, "d_q": d_q, "d_c": d_c}
-
     # q = rope(q_proj), k = rope(k_proj);  q_proj, k_proj and c are linear in x
-    d_k_proj, d_q_proj = rope_backward(d_k, inputs.rope_k), rope_backward(d_q, inputs.rope_q)
-    stages |= {"d_k_proj": d_k_proj, "d_q_proj": d_q_proj}
-    for name, d_proj, linear in (("q", d_q_proj, inputs.q), ("k", d_k_proj, inputs.k), ("c", d_c, inputs.c)):
-        dx_part, grads[f"w_{name}"], grads[f"b_{name}"] = linear_backward(merge_heads(d_proj), linear)
-        dx.append(dx_part)
-    return add(*dx), {name: grads[name] for name in param_shapes(config)}
+    dx_qkc, grads_qkc = qkv_backward(d_q, d_k, d_c, qkc, trace)
+
+    grads = {**grads_qkc, **grads_output, "w_p": d_w_p}
+    return add(*dx_qkc, *dx_gate), {name: grads[name] for name in param_shapes(config)}
 
 
 def decode(
@@ -320,33 +269,18 @@ def fold_residual(params: Params, config: Config) -> tuple[dict[str, Array], Con
 
 def _queries_keys_latents(
     params: Params, x: Array, config: Config, positions: Array, trace: Trace | None
-) -> tuple[Array, Array, Array, _Inputs]:
-    """x → q (B, n_q, N, d_h), k (B, n_k, N, d_h) after RoPE, c (B, n_c, N, d_l)."""
-    q_flat, saved_q = linear_forward(x, params["w_q"], params.get("b_q"))
-    k_flat, saved_k = linear_forward(x, params["w_k"], params.get("b_k"))
-    c_flat, saved_c = linear_forward(x, params["w_c"], params.get("b_c"))
-    q_proj, k_proj = split_heads(q_flat, config.n_q), split_heads(k_flat, config.n_k)
-    c = split_heads(c_flat, config.n_c)
-    cos, sin = rope_tables(q_proj, positions, config.head_dim, config.rope_theta)
-    q, rope_q = rope_forward(q_proj, cos, sin, config.rope_pairing)
-    k, rope_k = rope_forward(k_proj, cos, sin, config.rope_pairing)
-    if trace is not None:
-        trace |= {"q_proj": q_proj, "k_proj": k_proj, "c": c, "q": q, "k": k}
-    return q, k, c, _Inputs(saved_q, saved_k, saved_c, rope_q, rope_k)
+) -> tuple[Array, Array, Array, QKV]:
+    """x → q (B, n_q, N, d_h) and k (B, n_k, N, d_h) after RoPE, c (B, n_c, N, d_l)."""
+    heads = config.n_q, config.n_k, config.n_c
+    return qkv_forward(params, x, heads, positions, config.rope_theta, config.rope_pairing, "c", trace)
 
 
-def _decode_values(params: Params, x: Array, z: Array, config: Config, trace: Trace | None) -> tuple[Array, _Outputs]:
+def _decode_values(
+    params: Params, x: Array, z: Array, config: Config, trace: Trace | None
+) -> tuple[Array, Any, Output]:
     """z (B, n_q, N, d_l) → out (B, N, H): decode, gate with the query's token, project."""
     values, decoder = decoder_forward(z, params["w_p"], config.decoder_residual)  # (B, N, n_h·d_h)
-    heads, gate, gate_linear, gate_activation = values, None, None, None
-    if config.gate != "none":
-        a, gate_linear = linear_forward(x, params["w_g"], params.get("b_g"))
-        gate, gate_activation = gate_forward(a, config.gate)  # (B, N, n_h·d_h)
-        heads = values * gate
-    out, linear = linear_forward(heads, params["w_o"])  # (B, N, H)
     if trace is not None:
         trace |= {"z": z, "values": values}
-        if gate is not None:
-            trace["gate"] = gate
-        trace |= {"heads": heads, "out": out}
-    return out, _Outputs(decoder, values, gate, gate_linear, gate_activation, linear)
+    out, output = output_forward(params, x, values, config.gate, trace)
+    return out, decoder, output

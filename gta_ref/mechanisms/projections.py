@@ -1,0 +1,166 @@
+"""The two ends that the mechanisms share: x → q, k, v before the attention core, values → out behind it.
+
+    Q = X W_Q + b_Q    K = X W_K + b_K    V = X W_V + b_V      RoPE on Q and K
+    out = (values ⊙ gate(X W_G + b_G)) W_O                     the gate is GTA's; others may do without
+
+GTA's latent C takes the place of V: the parameters are then w_c and b_c, and the stage is c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gta_ref.mechanisms.common import merge_heads, rope_tables, split_heads
+from gta_ref.ops import (
+    Array,
+    gate_backward,
+    gate_forward,
+    linear_backward,
+    linear_forward,
+    rope_backward,
+    rope_forward,
+)
+
+Params = Mapping[str, Array]
+Trace = dict[str, Array]
+
+
+class QKV(NamedTuple):
+    """What :func:`qkv_backward` needs; `value` is "v", or "c" for GTA's latent."""
+
+    value: str
+    linear_q: Any
+    linear_k: Any
+    linear_v: Any
+    rope_q: Any
+    rope_k: Any
+
+
+class Output(NamedTuple):
+    """What :func:`output_backward` needs; the gate's fields are None without a gate."""
+
+    values: Array
+    gate: Array | None
+    gate_linear: Any
+    gate_activation: Any
+    linear: Any
+
+
+def qkv_forward(
+    params: Params,
+    x: Array,
+    heads: tuple[int, int, int],
+    positions: Array,
+    rope_theta: float,
+    rope_pairing: str,
+    value: str = "v",
+    trace: Trace | None = None,
+) -> tuple[Array, Array, Array, QKV]:
+    """Project every token and turn q and k by its position.
+
+    Parameters
+    ----------
+    params : dict with w_q, w_k, w_v and, where there are biases, b_q, b_k, b_v
+    x : (B, N, H)
+    heads : (n_q, n_k, n_v)
+    positions : (N,) or (1 or B, N), integers
+    rope_theta, rope_pairing : as in :mod:`gta_ref.ops.rope`
+    value : str
+        The letter of the values, in parameters and in the trace.
+    trace : dict, optional
+        Receives q_proj, k_proj, the values, q, k.
+
+    Returns
+    -------
+    q, k : (B, n_q or n_k, N, d_k), after RoPE
+    v : (B, n_v, N, d_v)
+    saved : for :func:`qkv_backward`
+    """
+    n_q, n_k, n_v = heads
+    q_flat, linear_q = linear_forward(x, params["w_q"], params.get("b_q"))
+    k_flat, linear_k = linear_forward(x, params["w_k"], params.get("b_k"))
+    v_flat, linear_v = linear_forward(x, params[f"w_{value}"], params.get(f"b_{value}"))
+    q_proj, k_proj, v = split_heads(q_flat, n_q), split_heads(k_flat, n_k), split_heads(v_flat, n_v)
+    cos, sin = rope_tables(q_proj, positions, rope_theta, rope_pairing)
+    q, rope_q = rope_forward(q_proj, cos, sin, rope_pairing)
+    k, rope_k = rope_forward(k_proj, cos, sin, rope_pairing)
+    if trace is not None:
+        trace |= {"q_proj": q_proj, "k_proj": k_proj, value: v, "q": q, "k": k}
+    return q, k, v, QKV(value, linear_q, linear_k, linear_v, rope_q, rope_k)
+
+
+def qkv_backward(
+    dq: Array, dk: Array, dv: Array, saved: QKV, trace: Trace | None = None
+) -> tuple[list[Array], dict[str, Array | None]]:
+    """Three contributions to dx, and the gradients of the projections (None for a bias that is not there).
+
+    `trace` receives d_k, d_q, the values' gradient, d_k_proj, d_q_proj.
+    """
+    d_k_proj, d_q_proj = rope_backward(dk, saved.rope_k), rope_backward(dq, saved.rope_q)
+    if trace is not None:
+        trace |= {"d_k": dk, "d_q": dq, f"d_{saved.value}": dv, "d_k_proj": d_k_proj, "d_q_proj": d_q_proj}
+    dx, grads = [], {}
+    for name, d_heads, linear in (
+        ("q", d_q_proj, saved.linear_q),
+        ("k", d_k_proj, saved.linear_k),
+        (saved.value, dv, saved.linear_v),
+    ):
+        part, grads[f"w_{name}"], grads[f"b_{name}"] = linear_backward(merge_heads(d_heads), linear)
+        dx.append(part)
+    return dx, grads
+
+
+def output_forward(
+    params: Params, x: Array, values: Array, gate: str, trace: Trace | None = None
+) -> tuple[Array, Output]:
+    """Gate the heads' values with the query's own token and project them.
+
+    Parameters
+    ----------
+    params : dict with w_o and, with a gate, w_g (and b_g)
+    x : (B, N, H)
+        The query's tokens, never the keys'.
+    values : (B, N, n_h·d_h)
+        All heads side by side.
+    gate : str
+        Its activation, or "none".
+    trace : dict, optional
+        Receives gate (after its activation), heads, out.
+
+    Returns
+    -------
+    out : (B, N, H)
+    saved : for :func:`output_backward`
+    """
+    heads, g, gate_linear, gate_activation = values, None, None, None
+    if gate != "none":
+        a, gate_linear = linear_forward(x, params["w_g"], params.get("b_g"))
+        g, gate_activation = gate_forward(a, gate)  # (B, N, n_h·d_h)
+        heads = values * g
+    out, linear = linear_forward(heads, params["w_o"])  # (B, N, H)
+    if trace is not None:
+        trace |= {"heads": heads, "out": out} if g is None else {"gate": g, "heads": heads, "out": out}
+    return out, Output(values, g, gate_linear, gate_activation, linear)
+
+
+def output_backward(
+    dout: Array, saved: Output, trace: Trace | None = None
+) -> tuple[Array, list[Array], dict[str, Array | None]]:
+    """d_values (B, N, n_h·d_h), the gate's contribution to dx (none without a gate), and the gradients.
+
+    `trace` receives d_out, d_heads, d_gate.
+    """
+    grads: dict[str, Array | None] = {}
+    d_heads, grads["w_o"], _ = linear_backward(dout, saved.linear)
+    stages = {"d_out": dout, "d_heads": d_heads}
+    d_values, dx = d_heads, []
+    if saved.gate is not None:
+        d_gate, d_values = d_heads * saved.values, d_heads * saved.gate
+        stages["d_gate"] = d_gate
+        da = gate_backward(d_gate, saved.gate_activation)
+        part, grads["w_g"], grads["b_g"] = linear_backward(da, saved.gate_linear)
+        dx.append(part)
+    if trace is not None:
+        trace |= stages
+    return d_values, dx, grads
