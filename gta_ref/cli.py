@@ -227,3 +227,7 @@ def _table(*columns: str) -> Table:
 def main() -> None:
     """Entry point."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -60,7 +60,7 @@ def write_tensors(
     from safetensors.numpy import save_file
 
     # the library writes the memory behind an array, which of a transposed view is another matrix
-    packed = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    packed = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(packed, temporary, dict(metadata or {}))
 

@@ -44,7 +44,7 @@ class Mask:
             if value is None:
                 continue
             if np.ndim(value) == 0:
-                bound: Any = as_int(name, value if isinstance(value, bool | int) else value[()])
+                bound: Any = as_int(name, value[()] if isinstance(value, np.ndarray) else value)
             else:
                 bound = np.asarray(value)
                 if bound.ndim != 1 or bound.dtype.kind not in "iu":

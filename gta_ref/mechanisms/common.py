@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref.cache import KVCache
 from gta_ref.core import Mask
 from gta_ref.errors import check_params, check_shape
 from gta_ref.ops.arrays import Array, array_module, check_float, narrow, widen
@@ -41,8 +42,16 @@ def default_positions(mask: Mask, batch: int, n_queries: int, n_keys: int) -> np
     return np.maximum(0, first[:, None] + np.arange(n_queries))
 
 
+def decode_mask(cache: KVCache, x: Array) -> tuple[Mask, np.ndarray]:
+    """Mask and positions (1 or B, N_new) of tokens x (B, N_new, H) that come behind what the cache holds."""
+    if x.shape[0] != cache.batch:
+        raise ValueError(f"x has shape {x.shape}; expected ({cache.batch}, N, {x.shape[2]}), the cache's batch")
+    mask = Mask(q_start=cache.length, k_start=cache.k_start)
+    return mask, default_positions(mask, cache.batch, x.shape[1], cache.length + x.shape[1])
+
+
 def rope_tables(x: Array, positions: Any, theta: float, pairing: str) -> tuple[Array, Array]:
-    """cos and sin for the heads of x (B, n, N, d): each (1 or B, 1, N, d/2), in x's precision of computation.
+    """cos and sin for the heads of x (B, n, N, d): each ([1 or B,] 1, N, d/2), in x's precision of computation.
 
     `positions` is (N,) or (1 or B, N), integers. With pairing "none" nothing turns, and both are empty.
     """
@@ -54,7 +63,7 @@ def rope_tables(x: Array, positions: Any, theta: float, pairing: str) -> tuple[A
             f"positions has dtype {positions.dtype} and shape {positions.shape}; "
             f"expected integers ({length},) or ({batch}, {length})"
         )
-    return rope_angles(positions.reshape(-1, 1, length), 0 if pairing == "none" else d, theta, widen(x[:0]).dtype)
+    return rope_angles(positions[..., None, :], 0 if pairing == "none" else d, theta, widen(x[:0]).dtype)
 
 
 def add(*terms: Array) -> Array:

@@ -31,7 +31,7 @@ import numpy as np
 
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, attention_backward, attention_forward
-from gta_ref.mechanisms.common import add, check_input, default_positions, merge_heads, normal, split_heads
+from gta_ref.mechanisms.common import add, check_input, decode_mask, default_positions, merge_heads, normal, split_heads
 from gta_ref.mechanisms.gta_config import Config, param_shapes, structure
 from gta_ref.mechanisms.projections import (
     QKV,
@@ -201,9 +201,7 @@ def decode(
     out : (B, N_new, H)
     """
     check_input(params, param_shapes(config), x, config.hidden_size)
-    mask = Mask(q_start=cache.length, k_start=cache.k_start)
-    first = cache.length - cache.k_start[:, None]  # (B, 1)
-    positions = np.maximum(0, first + np.arange(x.shape[1]))
+    mask, positions = decode_mask(cache, x)
     q, k, c, _ = _queries_keys_latents(params, x, config, positions, trace)
     with cache.appended(k=k, c=c) as held:
         z, _, _ = attention_forward(q, held["k"], held["c"], mask, config.scale, engine, need_saved=False, trace=trace)

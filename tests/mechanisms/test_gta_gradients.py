@@ -1,0 +1,62 @@
+"""GTA's backward against finite differences: every element at tiny sizes, a direction at GTA-1B's."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gta_ref.core import Mask
+from gta_ref.mechanisms import gta
+from gta_ref.verify.gradcheck import directional_error, elementwise_error
+
+
+def layer_of(config, mask=None):
+    def layer(arrays):
+        params = {name: a for name, a in arrays.items() if name != "x"}
+        return gta.forward(params, arrays["x"], config, mask=mask, need_saved=False)[0]
+
+    return layer
+
+
+def make(config, rng, batch, length):
+    params = gta.init(config, rng, "float64")
+    for name in params:
+        if name.startswith("b_"):
+            params[name] = rng.standard_normal(params[name].shape)
+    return {**params, "x": rng.standard_normal((batch, length, config.hidden_size))}
+
+
+def gradients(config, inputs, dout, mask=None):
+    params = {name: a for name, a in inputs.items() if name != "x"}
+    _, saved = gta.forward(params, inputs["x"], config, mask=mask)
+    dx, grads = gta.backward(dout, saved)
+    return {**grads, "x": dx}
+
+
+GATES = ("sigmoid", "silu", "relu2", "none")
+
+
+@pytest.mark.parametrize("gate, residual", list(itertools.product(GATES, (False, True))))
+def test_every_element(gate, residual, rng):
+    config = gta.Config(5, 4, 4, n_q=2, n_k=1, n_c=2, latent_dim=4, gate=gate, decoder_residual=residual)
+    inputs = make(config, rng, 2, 3)
+    if gate == "relu2":  # far from 0, where its second derivative jumps
+        inputs["b_g"] = np.where(inputs["b_g"] > 0, 6.0, -6.0)
+    mask = Mask(k_start=[0, 1])  # with a row that sees nothing
+    dout = rng.standard_normal(inputs["x"].shape)
+    grads = gradients(config, inputs, dout, mask)
+    errors = elementwise_error(layer_of(config, mask), inputs, dout, grads)
+    # rounding leaves 1e-16 / h = 1e-13 of the output in every difference, the method's own error is O(h⁴)
+    assert max(errors.values()) <= 1e-8, errors
+
+
+@pytest.mark.parametrize("name", ["gta-1b", "gta4-500m"])
+def test_a_direction_at_published_sizes(name, rng):
+    config = gta.Config.preset(name)
+    inputs = make(config, rng, 1, 64)
+    dout = rng.standard_normal(inputs["x"].shape)
+    grads = gradients(config, inputs, dout)
+    assert directional_error(layer_of(config), inputs, dout, grads, rng) <= 1e-7
+    for wrong in ("w_k", "b_c", "w_p", "x"):  # an error of 1 % in one of them is seen
+        error = directional_error(layer_of(config), inputs, dout, {**grads, wrong: 1.01 * grads[wrong]}, rng)
+        assert error > 1e-5, wrong

@@ -1,0 +1,79 @@
+"""The layout's promises: which room imports which, what an import pulls in, what must not lie in cuda/."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# lower rooms first; a file may import its own room and those below it (docs/design.md)
+ROOMS = ["errors", "ops", "files", "core", "cache", "mechanisms", "costs", "lm", "verify", "plots", "tour", "cli"]
+SAME_AS = {"doctor": "tour", "bench": "tour"}  # behind a command, like the tour
+
+
+def room_of(module):
+    part = module.split(".")[1] if "." in module else ""
+    return SAME_AS.get(part, part)
+
+
+def imports_of(path):
+    """gta_ref's modules that a file imports, anywhere in it, and the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" if node.module == "gta_ref" else node.module for alias in node.names]
+        yield from ((name, node.lineno) for name in names if name.split(".")[0] == "gta_ref")
+
+
+FILES = sorted((ROOT / "gta_ref").rglob("*.py"))
+
+
+def test_every_room_is_known():
+    rooms = {room_of(".".join(f.relative_to(ROOT).with_suffix("").parts)) for f in FILES} - {"__init__"}
+    assert rooms <= set(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    own = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name, line in imports_of(path):
+        target = room_of(name)
+        if target in ("", "__version__"):
+            continue
+        assert own != "__init__", f"{path}:{line}: gta_ref itself imports nothing"
+        assert ROOMS.index(target) <= ROOMS.index(own), f"{path}:{line}: {own} imports {target}, which is above it"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time; import numpy; t = time.perf_counter(); import gta_ref; "
+        "print(time.perf_counter() - t, [m for m in ('numba', 'matplotlib', 'cupy', 'scipy') if m in sys.modules]); "
+        "import gta_ref.core, gta_ref.mechanisms.gta; "
+        "print([m for m in ('numba', 'matplotlib', 'cupy', 'scipy') if m in sys.modules])"
+    )
+    lines = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    first, second = lines.splitlines()
+    seconds, _, heavy = first.partition(" ")
+    assert heavy == "[]"
+    assert second == "[]"
+    assert float(seconds) < 0.3  # the design's promise; it takes about a millisecond
+
+
+def test_nvidia_package_stays_importable():
+    """A module of these names, or __init__.py, would hide NVIDIA's namespace package `cuda`."""
+    hidden = {"__init__", "bindings", "core", "pathfinder", "tile"}
+    for folder in (ROOT / "cuda", ROOT / "tests" / "cuda"):
+        found = {p.stem for p in folder.iterdir()} if folder.exists() else set()
+        assert not found & hidden
+
+
+def test_gta_cuda_is_installed():
+    import gta_cuda
+
+    assert ROOT / "cuda" in [Path(p).resolve() for p in gta_cuda.__path__]

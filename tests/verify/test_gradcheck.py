@@ -1,0 +1,55 @@
+"""The gradient checks themselves: a right gradient passes, each wrong one is seen."""
+
+import numpy as np
+import pytest
+
+from gta_ref.verify.gradcheck import directional_error, elementwise_error
+
+
+def function(a):
+    return np.tanh(a["x"] @ a["w"])
+
+
+def gradients(a, dy):
+    da = dy * (1 - function(a) ** 2)
+    return {"x": da @ a["w"].T, "w": a["x"].T @ da}
+
+
+@pytest.fixture
+def problem(rng):
+    inputs = {"x": rng.standard_normal((3, 4)), "w": rng.standard_normal((4, 5))}
+    return inputs, rng.standard_normal((3, 5))
+
+
+def test_right_gradients_pass(problem, rng):
+    inputs, dy = problem
+    grads = gradients(inputs, dy)
+    assert directional_error(function, inputs, dy, grads, rng) < 1e-9
+    assert max(elementwise_error(function, inputs, dy, grads).values()) < 1e-9
+
+
+def wrongs(grads):
+    yield "factor", {**grads, "w": grads["w"] * 1.0001}
+    yield "sign", {**grads, "x": -grads["x"]}
+    yield "zero", {**grads, "x": np.zeros_like(grads["x"])}
+    moved = grads["w"].copy()
+    moved[1, 2] += 1e-4 * np.abs(moved).max()
+    yield "one element", {**grads, "w": moved}
+
+
+def test_wrong_gradients_are_seen(problem, rng):
+    inputs, dy = problem
+    for kind, wrong in wrongs(gradients(inputs, dy)):
+        assert directional_error(function, inputs, dy, wrong, rng) > 1e-6, kind
+        errors = elementwise_error(function, inputs, dy, wrong)
+        changed = "x" if kind in ("sign", "zero") else "w"
+        assert errors[changed] > 0.9e-4, kind
+        assert errors["w" if changed == "x" else "x"] < 1e-9, kind
+
+
+def test_inputs_are_not_written(problem, rng):
+    inputs, dy = problem
+    for a in inputs.values():
+        a.flags.writeable = False
+    directional_error(function, inputs, dy, gradients(inputs, dy), rng)
+    elementwise_error(function, inputs, dy, gradients(inputs, dy))
