@@ -63,6 +63,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
 
 
+def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path):
+    path = tmp_path / "figures.json"
+    files.write_json(path, {"old": 1})
+    with path.open() as reader:
+        files.write_json(path, {"new": 2})
+        assert json.load(reader) == {"old": 1}
+    assert json.loads(path.read_text()) == {"new": 2}
+
+
 def test_a_written_file_has_ordinary_permissions(tmp_path):
     (tmp_path / "ordinary").write_text("")
     files.write_json(tmp_path / "a.json", [])
