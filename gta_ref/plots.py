@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import BoundaryNorm, LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -111,3 +113,104 @@ def cache_growth(
 def _visible(token: str) -> str:
     """A token as an axis label: a space and a line's end get a sign of their own."""
     return {" ": "·", "\n": "↵", "\t": "→"}.get(token, token if token.isprintable() else "?")
+
+
+def speed_up_frontier(
+    batches: Sequence[int], lengths: Sequence[int], ratio: Mapping[str, np.ndarray], title: str = ""
+) -> Figure:
+    """Contours of a ratio of times over batch and length, a panel each.
+
+    Parameters
+    ----------
+    batches, lengths : sequences of int
+    ratio : mapping of str to (batches, lengths)
+        NaN where the memory does not suffice.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    levels = (1.0, 1.5, 2.0, 3.0)
+    bands = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    norm = BoundaryNorm(bands, 256, extend="both")
+    for ax, (name, values) in zip(grid.ravel(), ratio.items(), strict=True):
+        ax.set_facecolor("0.88")
+        filled = ax.contourf(lengths, batches, values, levels=bands, cmap="RdYlBu", norm=norm, extend="both")
+        lines = ax.contour(lengths, batches, values, levels=levels, colors="black", linewidths=(1, 1, 2, 1))
+        ax.clabel(lines, fmt=lambda level: f"{level:g} ×", fontsize=9)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.set_title(name)
+    for ax in grid[-1]:
+        ax.set_xlabel("length, tokens")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("batch, sequences")
+    figure.colorbar(filled, ax=grid.ravel().tolist(), label="times as fast", ticks=bands)
+    figure.suptitle(f"{title}\ngrey: weights and cache do not fit into the memory".strip())
+    return figure
+
+
+def design_space(choices: Sequence[Any], parameters: int) -> Figure:
+    """Cache against attention operations of every choice of sizes; the efficient ones joined and named.
+
+    Parameters
+    ----------
+    choices : sequence of gta_ref.costs.frontier.Choice
+    parameters : int
+        Choices with fewer are drawn hollow.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    ax = figure.subplots()
+    enough = [c for c in choices if c.parameters >= parameters]
+    small = [c for c in choices if c.parameters < parameters]
+    ax.scatter(
+        [c.cache for c in small],
+        [c.attention for c in small],
+        s=18,
+        facecolors="none",
+        edgecolors="0.7",
+        label=f"fewer than {parameters / 1e6:.2f} million parameters",
+    )
+    points = ax.scatter(
+        [c.cache for c in enough],
+        [c.attention for c in enough],
+        c=[c.parameters / 1e6 for c in enough],
+        s=28,
+        cmap="viridis",
+        norm=LogNorm(),
+    )
+    efficient = sorted((c for c in choices if c.efficient), key=lambda c: c.cache)
+    ax.step(
+        [c.cache for c in efficient],
+        [c.attention for c in efficient],
+        "o-",
+        where="post",
+        color=COLOURS[1],
+        markerfacecolor="none",
+        markersize=11,
+        label="efficient: nothing else has less of both",
+    )
+    for letter, c in zip(ascii_lowercase, efficient, strict=False):
+        ax.annotate(letter, (c.cache, c.attention), (-7, -15), textcoords="offset points", ha="right", weight="bold")
+        ax.plot([], [], " ", label=f"{letter}: n_q {c.n_q}, n_k {c.n_k}, n_c {c.n_c}, d_l {c.latent_dim}")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_xlim(left=min(c.cache for c in choices) / 2)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.set_xlabel("cache, elements a token and layer")
+    ax.set_ylabel("attention, multiply–accumulates a query and key")
+    ax.legend(frameon=False, loc="lower right")
+    colours = figure.colorbar(points, label="parameters of the layer, millions")
+    colours.ax.yaxis.set_major_formatter("{x:g}")
+    colours.ax.yaxis.set_minor_formatter("{x:g}")
+    return figure

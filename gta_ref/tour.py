@@ -17,6 +17,8 @@ import numpy as np
 
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
+from gta_ref.costs.memory import cache_bytes
+from gta_ref.costs.model import Model
 from gta_ref.files import atomic_path, write_json
 from gta_ref.mechanisms import gta
 from gta_ref.mechanisms.common import split_heads
@@ -24,8 +26,8 @@ from gta_ref.ops import as_dtype, linear_forward
 from gta_ref.verify.gradcheck import directional_error
 
 CONFIG = gta.Config.preset("gta-1b")
-GQA_1B = {"n_heads": 20, "n_k": 5, "head_dim": 64}  # the paper's baseline of the same size
-LAYERS = 54
+MODELS = {name: Model.preset(name) for name in ("gta-1b", "gqa-1b")}  # the second is the paper's baseline
+LAYERS = MODELS["gta-1b"].n_layers
 CONTEXT = 2048  # tokens, as the model was trained
 LENGTH = 192  # bytes of text that the layer reads
 SHOWN = 64  # of these, so many in the figure of the maps
@@ -128,34 +130,30 @@ def costs(tour: Tour) -> dict[str, Any]:
     The caches are bfloat16 and filled up to CONTEXT tokens with the keys and values of the text, over and over.
     """
     n = tour.x.shape[1]
-    structure = gta.structure(CONFIG)
-    n_heads, n_k, head_dim = GQA_1B["n_heads"], GQA_1B["n_k"], GQA_1B["head_dim"]
-    gqa_cached = {"k": (n_k, head_dim), "v": (n_k, head_dim)}
     x = tour.x.astype(np.float32)
-    entries: dict[str, dict[str, np.ndarray]] = {}
-    for name, cached in (("gta-1b", structure.cached), ("gqa-1b", gqa_cached)):
-        entries[name] = {}
+    held: dict[str, list[tuple[int, int]]] = {}
+    for name, model in MODELS.items():
+        cached = model.structure.cached
+        entries = {}
         for entry, (heads, width) in cached.items():
             w = tour.rng.standard_normal((CONFIG.hidden_size, heads * width)).astype(np.float32)
-            entries[name][entry] = split_heads(linear_forward(x, w)[0], heads).astype(as_dtype("bfloat16"))
-
-    held: dict[str, list[tuple[int, int]]] = {}
-    for name, cached in (("gta-1b", structure.cached), ("gqa-1b", gqa_cached)):
+            entries[entry] = split_heads(linear_forward(x, w)[0], heads).astype(as_dtype("bfloat16"))
         caches = [KVCache(cached, 1, CONTEXT, "bfloat16") for _ in range(LAYERS)]
         held[name] = []
         while caches[0].length < CONTEXT:
             room = CONTEXT - caches[0].length
             for cache in caches:
-                cache.append(**{entry: a[:, :, : min(n, room)] for entry, a in entries[name].items()})
+                cache.append(**{entry: a[:, :, : min(n, room)] for entry, a in entries.items()})
             held[name].append((caches[0].length, sum(cache.used_nbytes for cache in caches)))
 
-    macs = {"gta-1b": structure.attention_macs, "gqa-1b": 2 * n_heads * head_dim}
+    structures = {name: model.structure for name, model in MODELS.items()}
+    macs = {name: s.attention_macs for name, s in structures.items()}
     full = {name: points[-1][1] for name, points in held.items()}
     cache_ratio, attention_ratio = full["gta-1b"] / full["gqa-1b"], macs["gta-1b"] / macs["gqa-1b"]
     return {
         "layers": LAYERS,
         "tokens": CONTEXT,
-        "cache_elements": {"gta-1b": structure.cache_elements, "gqa-1b": 2 * n_k * head_dim},
+        "cache_elements": {name: s.cache_elements for name, s in structures.items()},
         "cache_bytes": full,
         "cache_bytes_while_filling": held,
         "cache_ratio": cache_ratio,
@@ -179,7 +177,7 @@ def write(tour: Tour, maps: np.ndarray, figures: dict[str, Any], out: Path) -> l
             f"The attention maps of a GTA-1B layer with random weights, on {tour.source}",
         ),
         "cache.png": plots.cache_growth(
-            {name: LAYERS * elements * 2 for name, elements in found["cache_elements"].items()},
+            {name: cache_bytes(model, 1, 1) for name, model in MODELS.items()},
             found["cache_bytes_while_filling"],
             f"KV cache, {LAYERS} layers, bfloat16",
         ),

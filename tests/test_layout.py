@@ -10,7 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # lower rooms first; a file may import its own room and those below it (docs/design.md)
-ROOMS = ["errors", "ops", "files", "core", "cache", "mechanisms", "costs", "lm", "verify", "plots", "tour", "cli"]
+ROOMS = [
+    "errors",
+    "ops",
+    "files",
+    "core",
+    "cache",
+    "mechanisms",
+    "costs",
+    "lm",
+    "verify",
+    "plots",
+    "tour",
+    "commands",
+    "cli",
+]
 SAME_AS = {"doctor": "tour", "bench": "tour"}  # behind a command, like the tour
 
 

@@ -15,11 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.errors import check_shape
 from gta_ref.files import read_tensors
 from gta_ref.lm import model
+from gta_ref.lm.attention_states import (
+    load_deepseek_attention,
+    load_llama_attention,
+    save_deepseek_attention,
+    save_llama_attention,
+)
+from gta_ref.lm.layouts import from_state, to_state
 from gta_ref.mechanisms import gta
 from gta_ref.ops import Array
+
+__all__ = [
+    "load_deepseek_attention",
+    "load_llama_attention",
+    "load_official",
+    "model_config",
+    "read_state",
+    "save_deepseek_attention",
+    "save_llama_attention",
+    "save_official",
+]
 
 # official name: ours, and how the memory is turned
 _LAYER = {
@@ -75,22 +92,7 @@ def load_official(
         head, embed = state.pop("lm_head.weight"), state.get("model.embed_tokens.weight")
         if embed is not None and not np.array_equal(head, embed):
             raise ValueError("lm_head.weight differs from model.embed_tokens.weight; tie_word_embeddings is true")
-    names, shapes = _names(config), _shapes(config)
-    problems = [f"missing {name}" for name in names if name not in state]
-    problems += [f"unknown {name}" for name in state if name not in names]
-    dtypes = {str(x.dtype) for x in state.values()}
-    if len(dtypes) > 1:
-        problems.append(f"dtypes {', '.join(sorted(dtypes))} are mixed, expected one")
-    params = {}
-    for official, (ours, how) in names.items():
-        if official in state:
-            try:
-                params[ours] = _ours(official, state[official], how, shapes[ours])
-            except ValueError as error:
-                problems.append(str(error))
-    if problems:
-        raise ValueError("official state: " + "; ".join(problems))
-    return config, {name: params[name] for name in shapes}
+    return config, from_state("official state", state, _names(config), _shapes(config))
 
 
 def save_official(params: Mapping[str, Array], config: gta.Config | model.Config) -> dict[str, Array]:
@@ -108,18 +110,7 @@ def save_official(params: Mapping[str, Array], config: gta.Config | model.Config
     for field, only in (("decoder_residual", True), ("bias", True), ("gate", "sigmoid"), ("rope_pairing", "half")):
         if getattr(attention, field) != only:
             raise ValueError(f"{field}={getattr(attention, field)!r} must be {only!r} in the released code's form")
-    names, shapes = _names(config), _shapes(config)
-    state = {}
-    for official, (ours, how) in names.items():
-        x = params[ours]
-        check_shape(f"params[{ours!r}]", x, shapes[ours])
-        if how == "transpose":
-            x = x.T
-        elif how == "reinterpret":
-            n_q, d_l, width = shapes[ours]
-            x = x.reshape(width, n_q * d_l)
-        state[official] = np.ascontiguousarray(x)
-    return state
+    return to_state(params, _names(config), _shapes(config))
 
 
 def model_config(config_dict: Mapping[str, Any]) -> model.Config:
@@ -182,18 +173,6 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if index is not None and index.keys() - state.keys():
         raise ValueError(f"{path}: the shards lack {', '.join(sorted(index.keys() - state.keys()))}")
     return state
-
-
-def _ours(official: str, x: Array, how: str, shape: tuple[int, ...]) -> Array:
-    if how == "transpose":
-        check_shape(official, x, shape[::-1])
-        return np.ascontiguousarray(x.T)
-    if how == "reinterpret":
-        n_q, d_l, width = shape
-        check_shape(official, x, (width, n_q * d_l))
-        return np.array(x, order="C").reshape(shape)  # row-major memory, whatever strides came
-    check_shape(official, x, shape)
-    return np.array(x)
 
 
 def _names(config: gta.Config | model.Config) -> dict[str, tuple[str, str]]:

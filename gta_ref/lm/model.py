@@ -17,6 +17,7 @@ import numpy as np
 from gta_ref import mechanisms
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
+from gta_ref.costs.model import BASE, PUBLISHED
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_params, check_shape
 from gta_ref.lm import block
 from gta_ref.mechanisms.common import add, normal
@@ -87,9 +88,11 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """A published model by name: "gta-1b"."""
-        check_choice("preset", name, ("gta-1b",))
-        return cls(128256, 54, 3584, mechanisms.load("gta").Config.preset(name), norm_eps=1e-5, tied=True)
+        """A published model by name: "gta-1b" or its baseline "gqa-1b"."""
+        check_choice("preset", name, tuple(PUBLISHED))
+        mechanism = PUBLISHED[name]
+        attention = mechanisms.load(mechanism).Config.preset(name)
+        return cls(attention=attention, mechanism=mechanism, **BASE)
 
 
 class Saved(NamedTuple):

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from gta_ref.errors import check_choice
 
-NAMES = ("gta",)
+NAMES = ("gta", "mha", "gqa", "mla", "gva", "gha")
 
 
 def load(name: str) -> ModuleType:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_divides
-from gta_ref.mechanisms.structure import Product, Structure
+from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
 from gta_ref.ops.gate import GATES
 from gta_ref.ops.rope import PAIRINGS
 
@@ -213,4 +213,13 @@ def structure(config: Config) -> Structure:
         products=tuple(products),
         cached={"k": (config.n_k, config.head_dim), "c": (config.n_c, config.latent_dim)},
         gate=config.gate,
+        decoder_residual=config.decoder_residual,
+        kept={
+            "x": config.hidden_size,
+            "q": config.n_q * config.head_dim,
+            "k": config.n_k * config.head_dim,
+            "c": config.n_c * config.latent_dim,
+            "z": config.n_q * config.latent_dim,
+            **kept_by_output(config.n_heads * config.head_dim, config.gate),
+        },
     )

@@ -118,7 +118,7 @@ def output_forward(
 
     Parameters
     ----------
-    params : dict with w_o and, with a gate, w_g (and b_g)
+    params : dict with w_o and, with a gate, w_g; b_o and b_g where there are biases
     x : (B, N, H)
         The query's tokens, never the keys'.
     values : (B, N, n_h·d_h)
@@ -138,7 +138,7 @@ def output_forward(
         a, gate_linear = linear_forward(x, params["w_g"], params.get("b_g"))
         g, gate_activation = gate_forward(a, gate)  # (B, N, n_h·d_h)
         heads = values * g
-    out, linear = linear_forward(heads, params["w_o"])  # (B, N, H)
+    out, linear = linear_forward(heads, params["w_o"], params.get("b_o"))  # (B, N, H)
     if trace is not None:
         trace |= {"heads": heads, "out": out} if g is None else {"gate": g, "heads": heads, "out": out}
     return out, Output(values, g, gate_linear, gate_activation, linear)
@@ -152,7 +152,7 @@ def output_backward(
     `trace` receives d_out, d_heads, d_gate.
     """
     grads: dict[str, Array | None] = {}
-    d_heads, grads["w_o"], _ = linear_backward(dout, saved.linear)
+    d_heads, grads["w_o"], grads["b_o"] = linear_backward(dout, saved.linear)
     stages = {"d_out": dout, "d_heads": d_heads}
     d_values, dx = d_heads, []
     if saved.gate is not None:

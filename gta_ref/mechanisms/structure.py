@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class Product:
     count : int
         GTA's decoder has one product a map.
     bias : bool
+    held : bool
+        False: the product runs once, when its token is new. True: a decoding step runs it again for every
+        token held by the cache, the new ones included; so does MLA's decompression. Over whole sequences,
+        without a cache, it makes no difference.
     """
 
     name: str
@@ -25,6 +29,7 @@ class Product:
     d_out: int
     count: int = 1
     bias: bool = False
+    held: bool = False
 
     @property
     def macs(self) -> int:
@@ -58,6 +63,13 @@ class Structure:
         What a token leaves in the cache.
     gate : str
         The gate's activation, or "none".
+    gains : int
+        Features that an RMSNorm inside the layer scales, a token; each has one parameter.
+    decoder_residual : bool
+        Whether the decoded values get copies of the latent context added.
+    kept : mapping of str to int
+        Elements a token that the layer keeps between forward and backward, by name, but for what depends on
+        the engine: the map, or z and lse.
     """
 
     mechanism: str
@@ -71,6 +83,9 @@ class Structure:
     products: tuple[Product, ...]
     cached: Mapping[str, tuple[int, int]]
     gate: str = "none"
+    gains: int = 0
+    decoder_residual: bool = False
+    kept: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cache_elements(self) -> int:
@@ -84,10 +99,25 @@ class Structure:
 
     @property
     def linear_macs(self) -> int:
-        """Multiply–accumulates outside the attention core, a token."""
+        """Multiply–accumulates outside the attention core, a token of a pass over whole sequences."""
         return sum(product.macs for product in self.products)
 
     @property
+    def held_macs(self) -> int:
+        """The part of `linear_macs` that a decoding step repeats for every token held by the cache.
+
+        A step that appends n tokens to L held ones takes (linear_macs − held_macs) n + held_macs (L + n).
+        """
+        return sum(product.macs for product in self.products if product.held)
+
+    @property
     def parameters(self) -> int:
-        """Weights and biases of the layer."""
-        return sum(product.parameters for product in self.products)
+        """Weights, biases and gains of the layer."""
+        return sum(product.parameters for product in self.products) + self.gains
+
+
+def kept_by_output(width: int, gate: str) -> dict[str, int]:
+    """What the end of a layer keeps for its backward, a token: the input of W_O, and with a gate all it multiplies."""
+    if gate == "none":
+        return {"heads": width}
+    return {"values": width, "gate_input": width, "gate": width, "heads": width}

@@ -81,9 +81,10 @@ def test_greedy_is_the_argmax_of_the_full_forward(rng):
     np.testing.assert_array_equal(generate.greedy(params, ids, CONFIG, 0), ids)
 
 
-def test_gta_1b_has_the_published_number_of_parameters():
-    shapes = model.param_shapes(model.Config.preset("gta-1b"))
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 1_128_766_208
+@pytest.mark.parametrize("name, parameters", [("gta-1b", 1_128_766_208), ("gqa-1b", 1_128_669_440)])
+def test_the_published_models_have_the_published_number_of_parameters(name, parameters):
+    shapes = model.param_shapes(model.Config.preset(name))
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
 
 
 def test_init_and_float32(rng):
@@ -127,7 +128,7 @@ def test_a_failed_decode_leaves_all_caches(rng):
         (lambda p, i: dataclasses.replace(CONFIG, mechanism="rnn"), "mechanism='rnn' must be one of"),
         (lambda p, i: dataclasses.replace(CONFIG, norm_eps=0), "norm_eps=0 must be a finite number above 0"),
         (lambda p, i: dataclasses.replace(CONFIG, tied=None), "tied=None must be True or False"),
-        (lambda p, i: model.Config.preset("gta-7b"), "preset='gta-7b' must be one of 'gta-1b'"),
+        (lambda p, i: model.Config.preset("gta-7b"), "preset='gta-7b' must be one of 'gta-1b', 'gqa-1b'"),
     ],
 )
 def test_wrong_arguments(call, message, rng):

@@ -1,0 +1,1 @@
+"""The commands of gta-ref, one a file, and what they share."""

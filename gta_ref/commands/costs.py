@@ -1,0 +1,234 @@
+"""gta-ref costs: memory, operations and roofline times of models side by side; the frontier; the design space."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gta_ref.commands.common import JsonOption, one_line_errors, table
+
+if TYPE_CHECKING:
+    from gta_ref.costs.model import Model
+
+app = typer.Typer(
+    help="Memory, operations and roofline times of models side by side.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+HardwareOption = Annotated[
+    str, typer.Option(help="h100, a100, rtx3060, m2, measured (this machine), or two numbers: GB/s,TFLOP/s.")
+]
+ConventionOption = Annotated[
+    str, typer.Option(help="moved: what really moves. llm-viewer: as the paper's authors counted.")
+]
+
+
+@app.callback()
+@one_line_errors
+def costs(
+    context: typer.Context,
+    models: Annotated[
+        str, typer.Option(help="Names (gta-1b, gqa-1b) or JSON files of sizes, by commas; the last is the baseline.")
+    ] = "gta-1b,gqa-1b",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help='Sizes, put before the named ones: --model "gta n_q=10 n_k=1 n_c=1 latent_dim=256".'),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    length: Annotated[int, typer.Option(help="Tokens of a prompt, and in the cache of a decoding step.")] = 4096,
+    hardware: HardwareOption = "h100",
+    fused: Annotated[bool, typer.Option("--fused", help="Attention that never writes its maps to memory.")] = False,
+    convention: ConventionOption = "moved",
+    dtype: Annotated[str, typer.Option(help="Of the cache's bytes.")] = "bfloat16",
+    json: JsonOption = None,
+) -> None:
+    """Compare models: cache, parameters, operations, and time by a roofline."""
+    if context.invoked_subcommand is not None:
+        return
+    from gta_ref.costs import hardware as machines
+    from gta_ref.costs.roofline import check_fits
+    from gta_ref.costs.summary import summary
+    from gta_ref.files import write_json
+
+    chosen = _models(models, model or [])
+    machine = machines.get(hardware)
+    for one in chosen:
+        check_fits(one, batch, length, machine)
+    found = summary(chosen, batch, length, machine, fused=fused, convention=convention, dtype=dtype)
+    _show(Console(), found)
+    if json is not None:
+        write_json(json, found)
+
+
+@app.command()
+@one_line_errors
+def frontier(
+    hardware: HardwareOption = "h100",
+    convention: ConventionOption = "moved",
+    out: Annotated[Path, typer.Option(help="The figure; its JSON is written beside it.")] = Path("gta-frontier.png"),
+) -> None:
+    """Find where GTA-1B is 1, 1.5, 2 and 3 times as fast as GQA-1B, over batch and length."""
+    from gta_ref import plots
+    from gta_ref.costs import hardware as machines
+    from gta_ref.costs.frontier import speed_ups
+    from gta_ref.costs.model import Model
+
+    machine = machines.get(hardware)
+    found = speed_ups(Model.preset("gta-1b"), Model.preset("gqa-1b"), machine, convention=convention)
+    console = Console()
+    console.print(
+        f"From which length on GTA-1B is so many times as fast as GQA-1B, {machine.name}, convention {convention}"
+    )
+    shown = [i for i, b in enumerate(found["batches"]) if b in (1, 8, 32, 128)]
+    rows = table("", "at least", *(f"batch {found['batches'][i]}" for i in shown), numbers_from=1)
+    for name, levels in found["reached"].items():
+        for level, lengths in levels.items():
+            cells = ["never" if lengths[i] is None else f"{lengths[i]:,}" for i in shown]
+            rows.add_row(name if level == next(iter(levels)) else "", f"{level} ×", *cells)
+    console.print(rows)
+    figure = plots.speed_up_frontier(
+        found["batches"], found["lengths"], found["ratio"], f"GQA-1B's time over GTA-1B's, {machine.name}"
+    )
+    content = {**found, "ratio": {name: _finite(grid) for name, grid in found["ratio"].items()}}
+    _write(console, out, figure, {"hardware": vars(machine), "convention": convention, **content})
+
+
+@app.command()
+@one_line_errors
+def design(
+    hidden_size: Annotated[int, typer.Option(help="H.")] = 1280,
+    n_heads: Annotated[int, typer.Option(help="Output heads.")] = 20,
+    head_dim: Annotated[int, typer.Option(help="Width of a head.")] = 64,
+    parameters: Annotated[
+        int | None, typer.Option(help="Parameters that a choice needs. Default: GQA's with n_heads/4 key heads.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The figure; its JSON is written beside it.")] = Path("gta-design.png"),
+) -> None:
+    """Draw cache, operations and parameters over n_q, n_k, n_c and d_l, and mark the efficient choices."""
+    from gta_ref import plots
+    from gta_ref.costs.frontier import choices
+    from gta_ref.mechanisms import gqa
+
+    if parameters is None:
+        n_k = n_heads // 4 if n_heads % 4 == 0 else n_heads
+        parameters = gqa.structure(gqa.Config(hidden_size, n_heads, head_dim, n_k)).parameters
+    found = choices(hidden_size, n_heads, head_dim, parameters)
+    efficient = sorted((c for c in found if c.efficient), key=lambda c: c.cache)
+    console = Console()
+    console.print(
+        f"{len(found)} choices of n_q, n_k, n_c, d_l at H {hidden_size}, {n_heads} heads of {head_dim}. Of those with "
+        f"at least {parameters:,} parameters, none has less of both cache and attention than one of these:",
+        highlight=False,
+    )
+    rows = table("n_q", "n_k", "n_c", "d_l", "cache elements", "attention MACs", "parameters", numbers_from=0)
+    for c in efficient:
+        sizes = (c.n_q, c.n_k, c.n_c, c.latent_dim, c.cache, c.attention, c.parameters)
+        rows.add_row(*(f"{n:,}" for n in sizes))
+    console.print(rows)
+    content = {"parameters": parameters, "choices": [vars(c) for c in found]}
+    _write(console, out, plots.design_space(found, parameters), content)
+
+
+def _models(names: str, sizes: list[str]) -> list[Model]:
+    """Models given by sizes, by name and by file, in this order."""
+    from gta_ref.costs.model import Model
+
+    chosen = [Model.parse(text) for text in sizes]
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if not name.endswith(".json"):
+            chosen.append(Model.preset(name))
+            continue
+        try:
+            content = json_module.loads(Path(name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{name}: not a JSON file ({error})") from None
+        content = content if isinstance(content, list) else [content]
+        chosen += [
+            Model.from_dict({"name": Path(name).stem, **one} if isinstance(one, dict) else one) for one in content
+        ]
+    if not chosen:
+        raise ValueError("models='' must name at least one model")
+    return chosen
+
+
+def _show(console: Console, found: dict[str, Any]) -> None:
+    setting = found["setting"]
+    fused = "fused" if setting["fused"] else "unfused"
+    console.print(
+        f"batch {setting['batch']}, length {setting['length']}, {setting['hardware']['name']} "
+        f"({setting['hardware']['bandwidth'] / 1e9:,.0f} GB/s, {setting['hardware']['peak'] / 1e12:,.4g} TFLOP/s), "
+        f"{fused} attention, convention {setting['convention']}",
+        highlight=False,
+    )
+    names = list(found["models"])
+    labels = {
+        name: name if len(name) <= 12 else f"{found['models'][name]['mechanism']} ({i})"
+        for i, name in enumerate(names, 1)
+    }
+    for name, label in labels.items():
+        if label != name:
+            console.print(f"{label}: {name}", highlight=False, markup=False)
+    baseline = labels[names[-1]]
+    ratios = [f"{labels[name]} ÷ {baseline}" for name in names[:-1]]
+    beside = len(names) <= 3  # else the ratios get a table of their own
+    rows = table("", *labels.values(), *(ratios if beside else []), numbers_from=1)
+    more = table("", *ratios, numbers_from=1)
+    for label, path, form in _ROWS:
+        values = [_at(found["models"][name], path) for name in names]
+        quotients = [f"{value / values[-1]:.3f}" for value in values[:-1]]
+        rows.add_row(label, *(form(value) for value in values), *(quotients if beside else []))
+        more.add_row(label, *quotients)
+    console.print(rows)
+    if not beside:
+        console.print(more)
+
+
+def _count(value: float) -> str:
+    return f"{value:,}" if value < 1e9 else f"{value:.5e}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.6g}"
+
+
+_ROWS = (
+    ("parameters", ("parameters",), _count),
+    ("cache, elements a token and layer", ("cache_elements",), _count),
+    ("cache, bytes a token", ("cache_bytes_per_token",), _count),
+    ("cache, bytes", ("cache_bytes",), _count),
+    ("attention, MACs a pair", ("attention_macs",), _count),
+    ("training keeps, elements", ("training_activations",), _count),
+    ("training step, operations", ("training_operations",), _count),
+    ("prefill, operations", ("prefill", "operations"), _count),
+    ("prefill, bytes moved", ("prefill", "bytes"), _count),
+    ("prefill, seconds", ("prefill", "seconds"), _seconds),
+    ("decode, operations", ("decode", "operations"), _count),
+    ("decode, bytes moved", ("decode", "bytes"), _count),
+    ("decode, seconds a step", ("decode", "seconds"), _seconds),
+)
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _finite(grid: Any) -> list[list[float | None]]:
+    """JSON has no NaN."""
+    return [[None if value != value else float(value) for value in row] for row in grid]
+
+
+def _write(console: Console, out: Path, figure: Any, content: dict[str, Any]) -> None:
+    from gta_ref.files import atomic_path, write_json
+
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=150)
+    beside = out.with_suffix(".json")
+    write_json(beside, content)
+    console.print(f"Written: {out}, {beside}", highlight=False, markup=False)

@@ -1,0 +1,142 @@
+"""gta-ref tour: run the steps of gta_ref.tour and show what they found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gta_ref.commands.common import JsonOption, one_line_errors, table
+
+
+@one_line_errors
+def tour(
+    text: Annotated[Path | None, typer.Option(help="Text that the layer reads. Default: Python's own source.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and tour.json.")] = Path("gta-tour"),
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
+    json: JsonOption = None,
+) -> None:
+    """Run a GTA-1B-sized attention layer on real text and check every claim on the way."""
+    from gta_ref import tour as steps
+    from gta_ref.files import write_json
+
+    source, content = (str(text), text.read_bytes()) if text is not None else steps.default_text()
+    console = Console()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    bar = Progress(*columns, console=console, transient=True)
+    figures: dict[str, Any] = {"text": source, "seed": seed, "weights": "random"}
+    with bar:
+        task = bar.add_task("random weights", total=len(steps.STEPS) + 2)
+        run = steps.start(source, content, seed)
+        _introduce(console, run)
+        bar.advance(task)
+        for name, step in steps.STEPS.items():
+            bar.update(task, description=name.replace("_", " "))
+            result = step(run)
+            if name == "stages":
+                figures["stages"], maps = result
+            else:
+                figures[name] = result
+            _SHOW[name](console, figures[name])
+            bar.advance(task)
+        bar.update(task, description="figures")
+        paths = steps.write(run, maps, figures, out)
+        if json is not None:
+            write_json(json, figures)
+        bar.advance(task)
+    console.print(f"\nWritten to [bold]{escape(str(out))}[/]: {', '.join(path.name for path in paths)}")
+    failed = [name for name, found in figures.items() if isinstance(found, dict) and found.get("holds") is False]
+    if failed:
+        console.print(f"[red]failed: {', '.join(failed)}[/]")
+        raise typer.Exit(1)
+
+
+def _introduce(console: Console, run: Any) -> None:
+    from gta_ref.tour import CONFIG
+
+    c = CONFIG
+    console.print(
+        f"[bold]GTA-1B's attention layer[/]: H {c.hidden_size}, {c.n_heads} output heads of {c.head_dim}, "
+        f"{c.n_q} maps, {c.n_k} key head, {c.n_c} latent head of {c.latent_dim}",
+        highlight=False,
+    )
+    console.print(f"Text: the first {len(run.text)} bytes of {run.source}, a byte a token:", highlight=False)
+    first = run.text.decode("utf-8", errors="replace").splitlines()[:4]
+    console.print("\n".join(f"  [dim]{escape(line)}[/]" for line in first), highlight=False)
+    console.print("The weights are random: these numbers are about the mechanism, not about language.\n")
+
+
+_MEANING = {
+    "q_proj": "queries, one head a map",
+    "k_proj": "keys",
+    "c": "latent values; [bold]cached[/]",
+    "q": "queries after RoPE",
+    "k": "keys after RoPE; [bold]cached[/]",
+    "scores": "Q Kᵀ / √d_h; a fused engine never stores it",
+    "map": "softmax, masked; nor this",
+    "z": "latent context, A C",
+    "values": "decoded, Z W_P + copies of Z",
+    "gate": "σ(x W_G), from the query's token",
+    "heads": "values ⊙ gate",
+    "out": "heads W_O",
+}
+
+
+def _show_stages(console: Console, stages: dict[str, Any]) -> None:
+    console.print("[bold]1. The stages of a forward pass[/], float32")
+    rows = table("stage", "shape", "bytes", "what")
+    rows.columns[2].justify = "right"
+    for name, stage in stages.items():
+        rows.add_row(name, str(tuple(stage["shape"])), f"{stage['bytes']:,}", _MEANING[name])
+    console.print(rows)
+
+
+def _show_equation(console: Console, found: dict[str, Any]) -> None:
+    console.print("\n[bold]2. Eq. 7 = Eq. 8[/]: decode every value and attend, or attend and decode once")
+    _verdict(console, "largest difference ÷ largest value", found["relative_error"], found)
+
+
+def _show_gradients(console: Console, found: dict[str, Any]) -> None:
+    console.print("\n[bold]3. The backward pass[/] against finite differences along a random direction, N = 64")
+    rows = table("by", "relative error", numbers_from=1)
+    for name, error in found["relative_error"].items():
+        rows.add_row(name, f"{error:.1e}")
+    console.print(rows)
+    _verdict(console, "worst", max(found["relative_error"].values()), found)
+
+
+def _show_decoding(console: Console, found: dict[str, Any]) -> None:
+    padding = ", ".join(map(str, found["left_padding"]))
+    console.print(f"\n[bold]4. Decoding a token at a time[/] = the full forward; left padding {padding}")
+    _verdict(console, "largest difference ÷ largest value", found["relative_error"], found)
+
+
+def _show_costs(console: Console, found: dict[str, Any]) -> None:
+    console.print("\n[bold]5. What it saves[/] beside GQA-1B")
+    rows = table("", "GTA-1B", "GQA-1B", "ratio", numbers_from=1)
+    for label, key, ratio in (
+        ("cache elements a token and layer", "cache_elements", "cache_ratio"),
+        (f"bytes held, {found['tokens']} tokens, {found['layers']} layers, bfloat16", "cache_bytes", "cache_ratio"),
+        ("attention multiply–accumulates a pair", "attention_macs", "attention_ratio"),
+    ):
+        gta, gqa = found[key].values()
+        rows.add_row(label, f"{gta:,}", f"{gqa:,}", f"[bold]{found[ratio]:.3f}[/]")
+    console.print(rows)
+
+
+_SHOW = {
+    "stages": _show_stages,
+    "equation_7_is_8": _show_equation,
+    "gradients": _show_gradients,
+    "decoding": _show_decoding,
+    "costs": _show_costs,
+}
+
+
+def _verdict(console: Console, label: str, error: float, found: dict[str, Any]) -> None:
+    word = "[green]holds[/]" if found["holds"] else "[red]FAILS[/]"
+    console.print(f"   {label}: {error:.1e} (bound {found['bound']:.0e}): {word}", highlight=False)

@@ -1,0 +1,84 @@
+"""Multiply–accumulates of a prefill, a decoding step and a training step. One of them is two operations (FLOPs)."""
+
+from __future__ import annotations
+
+from gta_ref.costs.model import Model
+from gta_ref.errors import as_int
+from gta_ref.mechanisms.structure import Structure
+
+
+def pairs(new: int, held: int = 0, *, causal_saving: bool = True) -> int:
+    """Pairs of a query and a key whose product is computed for `new` tokens behind `held` ones.
+
+    With the causal saving only those that a query may see: new·held + new (new + 1) / 2. Without it all
+    new·(held + new), as an implementation does that masks a full map.
+    """
+    return new * held + new * (new + 1) // 2 if causal_saving else new * (held + new)
+
+
+def attention_layer(structure: Structure, new: int, held: int = 0, *, causal_saving: bool = True) -> dict[str, int]:
+    """Multiply–accumulates of one attention layer for `new` tokens of one sequence behind `held` ones in the cache.
+
+    Returns
+    -------
+    macs : dict
+        ``attention`` (the core's two products) and ``linear`` (everything else).
+    """
+    return {
+        "attention": structure.attention_macs * pairs(new, held, causal_saving=causal_saving),
+        "linear": (structure.linear_macs - structure.held_macs) * new + structure.held_macs * (held + new),
+    }
+
+
+def forward_macs(
+    model: Model, batch: int, new: int, held: int = 0, *, causal_saving: bool = True, all_logits: bool = False
+) -> dict[str, int]:
+    """Multiply–accumulates of a forward pass: a prefill (held = 0) or a decoding step.
+
+    Parameters
+    ----------
+    model : Model
+    batch : int
+    new : int
+        Tokens of a sequence that the pass computes.
+    held : int
+        Tokens of a sequence in the cache; from one on, the model's decode_structure counts.
+    causal_saving : bool
+    all_logits : bool
+        True: the head runs for every new token, as in training. False: for the last one.
+
+    Returns
+    -------
+    macs : dict
+        attention, linear (of the attention layers), mlp, head, total.
+    """
+    batch, new = as_int("batch", batch, at_least=1), as_int("new", new, at_least=1)
+    held = as_int("held", held, at_least=0)
+    structure = model.decode_structure if held else model.structure
+    layer = attention_layer(structure, new, held, causal_saving=causal_saving)
+    macs = {name: batch * model.n_layers * count for name, count in layer.items()}
+    macs["mlp"] = batch * new * model.n_layers * model.mlp_macs
+    macs["head"] = batch * (new if all_logits else 1) * model.head_macs
+    return {**macs, "total": sum(macs.values())}
+
+
+def training_macs(
+    model: Model, batch: int, length: int, *, fused: bool = True, causal_saving: bool = True
+) -> dict[str, int]:
+    """Multiply–accumulates of a training step, forward and backward.
+
+    Every linear map runs three times: y = x W, dx = dy Wᵀ, dW = xᵀ dy. The attention core's backward has four
+    products, dA = dZ Vᵀ, dV = Aᵀ dZ, dQ = dS K, dK = dSᵀ Q; a fused kernel computes S = Q Kᵀ once more.
+
+    Returns
+    -------
+    macs : dict
+        attention, linear, mlp, head, total.
+    """
+    forward = forward_macs(model, batch, length, causal_saving=causal_saving, all_logits=True)
+    s = model.structure
+    macs = {name: 3 * forward[name] for name in ("attention", "linear", "mlp", "head")}
+    if fused:
+        again = s.n_q * s.d_k * pairs(length, causal_saving=causal_saving)
+        macs["attention"] += batch * model.n_layers * again
+    return {**macs, "total": sum(macs.values())}

@@ -1,0 +1,137 @@
+"""Two maps: where GTA is how much faster, over batch and length; and which sizes are worth choosing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.memory import cache_bytes, weight_bytes
+from gta_ref.costs.model import Model
+from gta_ref.costs.roofline import STAGES, estimate
+from gta_ref.errors import as_int
+from gta_ref.mechanisms import gta
+
+LEVELS = (1.0, 1.5, 2.0, 3.0)
+BATCHES = tuple(2**i for i in range(9))  # 1 … 256
+LENGTHS = tuple(round(256 * 2 ** (i / 4)) for i in range(37))  # 256 … 131072, four to an octave
+
+
+def speed_ups(
+    model: Model,
+    baseline: Model,
+    hardware: Hardware,
+    *,
+    batches: Sequence[int] = BATCHES,
+    lengths: Sequence[int] = LENGTHS,
+    convention: str = "moved",
+) -> dict[str, Any]:
+    """Time of the baseline over time of the model, prefill and decode, fused and unfused.
+
+    Returns
+    -------
+    found : dict
+        ``batches``, ``lengths``; ``ratio``: "prefill fused" … → (batches, lengths), NaN where weights and cache
+        of one of the two do not fit into the hardware's memory; ``reached``: the same names → level → for
+        each batch the shortest length from which on the ratio stays at or above the level, or None.
+    """
+    ratio = {}
+    for stage, fused in itertools.product(STAGES, (False, True)):
+        grid = np.full((len(batches), len(lengths)), np.nan)
+        for (i, batch), (j, length) in itertools.product(enumerate(batches), enumerate(lengths)):
+            if all(_fits(m, batch, length, hardware) for m in (model, baseline)):
+                slow, fast = (
+                    estimate(m, stage, batch, length, hardware, fused=fused, convention=convention).seconds
+                    for m in (baseline, model)
+                )
+                grid[i, j] = slow / fast
+        ratio[f"{stage} {'fused' if fused else 'unfused'}"] = grid
+    reached = {
+        name: {f"{level:g}": [_from_where(row, lengths, level) for row in grid] for level in LEVELS}
+        for name, grid in ratio.items()
+    }
+    return {"batches": list(batches), "lengths": list(lengths), "ratio": ratio, "reached": reached}
+
+
+def _fits(model: Model, batch: int, length: int, hardware: Hardware) -> bool:
+    return hardware.memory is None or weight_bytes(model) + cache_bytes(model, batch, length) <= hardware.memory
+
+
+def _from_where(row: np.ndarray, lengths: Sequence[int], level: float) -> int | None:
+    known = [j for j, value in enumerate(row) if np.isfinite(value)]
+    below = [j for j in known if row[j] < level]
+    after = [j for j in known if not below or j > below[-1]]
+    return lengths[after[0]] if after else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice of GTA's sizes and what it costs.
+
+    Attributes
+    ----------
+    n_q, n_k, n_c, latent_dim : int
+    cache : int
+        Elements a token and layer.
+    attention : int
+        Multiply–accumulates for a query and a key.
+    parameters : int
+        Of one attention layer.
+    efficient : bool
+        It has the parameters asked for, and no other choice that has them is at least as good in both cache and
+        attention and better in one.
+    """
+
+    n_q: int
+    n_k: int
+    n_c: int
+    latent_dim: int
+    cache: int
+    attention: int
+    parameters: int
+    efficient: bool = False
+
+
+def choices(
+    hidden_size: int,
+    n_heads: int,
+    head_dim: int,
+    parameters: int = 0,
+    latent_dims: Sequence[int] = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 512),
+) -> list[Choice]:
+    """Every GTA layer with n_q dividing n_heads, n_k and n_c dividing n_q, and one of the latent widths.
+
+    Parameters
+    ----------
+    hidden_size, n_heads, head_dim : int
+    parameters : int
+        What a layer needs at least to count as efficient. By cost alone the smallest sizes would win; how well a
+        choice learns is for training to say, and at equal parameters the comparison is the usual one.
+    latent_dims : sequence of int
+
+    Returns
+    -------
+    list of Choice
+    """
+    hidden_size = as_int("hidden_size", hidden_size, at_least=1)
+    n_heads = as_int("n_heads", n_heads, at_least=1)
+    found = []
+    for n_q in _divisors(n_heads):
+        for n_k, n_c, latent_dim in itertools.product(_divisors(n_q), _divisors(n_q), latent_dims):
+            s = gta.structure(gta.Config(hidden_size, n_heads, head_dim, n_q, n_k, n_c, latent_dim))
+            found.append(Choice(n_q, n_k, n_c, latent_dim, s.cache_elements, s.attention_macs, s.parameters))
+    rivals = np.array([(c.cache, c.attention) for c in found if c.parameters >= parameters]).reshape(-1, 2)
+
+    def beaten(c: Choice) -> bool:
+        own = np.array((c.cache, c.attention))
+        return bool(((rivals <= own).all(axis=1) & (rivals < own).any(axis=1)).any())
+
+    return [replace(c, efficient=c.parameters >= parameters and not beaten(c)) for c in found]
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

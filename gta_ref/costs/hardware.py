@@ -1,0 +1,131 @@
+"""How fast a machine can compute and move bytes: presets with their sources, or this machine by measurement."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gta_ref.errors import as_positive_float
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine as a roofline sees it.
+
+    Attributes
+    ----------
+    name : str
+    peak : float
+        Operations a second; two for a multiply–accumulate.
+    bandwidth : float
+        Bytes a second between memory and processor.
+    memory : int or None
+        Bytes of that memory; None where nobody said.
+    source : str
+        Where the figures come from.
+    """
+
+    name: str
+    peak: float
+    bandwidth: float
+    memory: int | None
+    source: str
+
+    def __post_init__(self) -> None:
+        as_positive_float("peak", self.peak)
+        as_positive_float("bandwidth", self.bandwidth)
+
+
+PRESETS = {
+    "h100": Hardware(
+        "h100",
+        989.4e12,
+        3350e9,
+        80 * 10**9,
+        "NVIDIA H100 SXM5 datasheet: bfloat16 without sparsity, HBM3",
+    ),
+    "a100": Hardware(
+        "a100",
+        312e12,
+        2039e9,
+        80 * 10**9,
+        "NVIDIA A100 80GB SXM datasheet: bfloat16 without sparsity, HBM2e",
+    ),
+    "rtx3060": Hardware(
+        "rtx3060",
+        25.5e12,
+        360e9,
+        12 * 10**9,
+        "NVIDIA's announcement of the RTX 3060 12GB: 101 tensor TFLOP/s with sparsity, so 51 without; half of "
+        "that where float16 products accumulate in float32. 192 bits of GDDR6 at 15 Gbit/s",
+    ),
+    "m2": Hardware(
+        "m2",
+        3.6e12,
+        100e9,
+        24 * 10**9,
+        "Apple's announcement of the M2, June 2022: 10-core GPU in float32, unified memory, its largest size",
+    ),
+}
+
+
+def get(text: str) -> Hardware:
+    """A preset by name, ``measured``, or any other by two numbers: ``GB/s,TFLOP/s``, such as ``3072,989.5``.
+
+    Raises
+    ------
+    ValueError
+        Where it is none of these.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    if text == "measured":
+        return measure()
+    parts = text.split(",")
+    try:
+        bandwidth, peak = (float(part) for part in parts)
+    except ValueError:
+        raise ValueError(
+            f"hardware={text!r} must be one of {', '.join(PRESETS)}, measured, or two numbers: GB/s,TFLOP/s"
+        ) from None
+    return Hardware(text, peak * 1e12, bandwidth * 1e9, None, "given as GB/s,TFLOP/s")
+
+
+def measure(seconds: float = 0.5) -> Hardware:
+    """Measure this machine: a large float32 product and a large copy, the best of what fits into `seconds` each.
+
+    A copy reads and writes: it counts as twice its size. NumPy copies with one thread, so that on a machine
+    with many cores this is less than all of them could move.
+    """
+    rng = np.random.default_rng(0)
+    n = 2048
+    a, b = rng.standard_normal((2, n, n), dtype=np.float32)
+    product = np.empty_like(a)
+    source = np.ones(32 * 2**20, np.float32)  # 128 MiB: beyond the caches
+    target = np.empty_like(source)
+    peak = 2 * n**3 / _best(lambda: np.matmul(a, b, out=product), seconds)
+    bandwidth = 2 * source.nbytes / _best(lambda: np.copyto(target, source), seconds)
+    return Hardware("measured", peak, bandwidth, _memory(), f"float32 product of {n} and copy of 128 MiB, NumPy, here")
+
+
+def _best(call: Callable[[], object], seconds: float) -> float:
+    call()  # warm-up: threads start, pages are mapped
+    best, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        call()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now >= end:
+            return best
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this platform
+        return None

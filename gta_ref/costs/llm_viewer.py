@@ -1,0 +1,61 @@
+"""The convention of LLM-Viewer, with which the paper's authors found "2×": to compare with, slips included.
+
+It differs from :mod:`gta_ref.costs.operators` in this:
+
+- no causal saving; a decoding step at length N attends to N keys, not to N and itself;
+- 2 bytes an element; RoPE, biases and the look-up in the embedding are not counted;
+- the scores of a prefill move the query as if it had n_k heads, and the MLP's activation moves H elements where it
+  reads or writes I: two slips;
+- GTA's decoder counts as one linear map (n_q·d_l → H/n_q), a residual add moves 2 H a token;
+- the head moves one row of logits, whatever the batch is;
+- its H100 reaches 989.5 TFLOP/s and 3072 GB/s.
+"""
+
+from __future__ import annotations
+
+from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.model import Model
+from gta_ref.costs.operators import Operator
+
+H100 = Hardware("h100", 989.5e12, 3072e9, 80 * 10**9, "LLM-Viewer's own figures for an NVIDIA H100")
+
+
+def operators(model: Model, batch: int, length: int, *, prefill: bool, fused: bool) -> list[Operator]:
+    """All operators of a prefill of `length` tokens, or of a decoding step at that length."""
+    s, h, i = model.structure, model.hidden_size, model.intermediate_size
+    n = batch * length if prefill else batch  # tokens
+    keys = batch * length
+    maps = n * length * s.n_q  # elements of all maps
+    layer: list[tuple[str, int, int]] = []  # name, operations, elements moved
+
+    def linear(name: str, d_in: int, d_out: int) -> None:
+        layer.append((name, 2 * d_in * d_out * n, d_in * d_out + n * (d_in + d_out)))
+
+    for product in s.products:
+        if product.name == "w_p":
+            linear("decoder", s.n_q * s.d_v, h // s.n_q)
+        else:
+            linear("gate" if product.name == "w_g" else "projections", product.d_in, product.d_out)
+    for d_in, d_out in ((h, i), (h, i), (i, h)):
+        linear("mlp", d_in, d_out)
+
+    query = keys * s.n_k * s.d_k if prefill else n * s.n_q * s.d_k
+    moved = {"k": keys * s.n_k * s.d_k, "v": keys * s.n_v * s.d_v, "z": n * s.n_q * s.d_v}
+    if fused:
+        operations = maps * (2 * s.d_k + 5 + 2 * s.d_v)
+        layer.append(("attention", operations, n * s.n_q * s.d_k + moved["k"] + moved["v"] + moved["z"]))
+    else:
+        layer.append(("attention", 2 * maps * s.d_k, maps + moved["k"] + query))
+        layer.append(("attention", 5 * maps, 2 * maps))
+        layer.append(("attention", 2 * maps * s.d_v, maps + moved["v"] + moved["z"]))
+    layer += 2 * [("norm", 7 * n * h, 2 * n * h)]
+    layer += 2 * [("residual", n * h, 2 * n * h)]
+    layer.append(("mlp", 5 * n * i, 2 * n * i + n * h))
+    if s.decoder_residual:
+        layer.append(("decoder", n * h, 2 * n * h))
+    if s.gate != "none":
+        layer.append(("gate", 5 * n * h, 3 * n * h))
+
+    found = [Operator(name, model.n_layers * ops, model.n_layers * 2 * moved_) for name, ops, moved_ in layer]
+    head = model.head_macs
+    return [*found, Operator("head", 2 * batch * head, 2 * (head + h + model.vocab_size))]

@@ -1,0 +1,57 @@
+"""Bytes: the cache, the weights, and what training keeps for the backward pass. All exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gta_ref.costs.model import Model
+from gta_ref.errors import as_int
+from gta_ref.mechanisms.structure import Structure
+from gta_ref.ops.arrays import as_dtype
+
+
+def cache_bytes(model: Model, batch: int, length: int, dtype: Any = "bfloat16") -> int:
+    """Bytes of all layers' caches for `batch` sequences of `length` tokens."""
+    tokens = as_int("batch", batch, at_least=1) * as_int("length", length, at_least=0)
+    return model.n_layers * tokens * model.structure.cache_elements * as_dtype(dtype).itemsize
+
+
+def weight_bytes(model: Model, dtype: Any = "bfloat16") -> int:
+    """Bytes of all parameters."""
+    return model.parameters * as_dtype(dtype).itemsize
+
+
+def attention_activations(structure: Structure, batch: int, length: int, *, fused: bool = True) -> int:
+    """Elements that one attention layer keeps between forward and backward, its input counted once.
+
+    Parameters
+    ----------
+    structure : Structure
+    batch, length : int
+    fused : bool
+        True: the core keeps q, k, v, z and lse. False: q, k, v and the map, N² elements for each of n_q.
+
+    Returns
+    -------
+    elements : int
+        Without the tables of RoPE's cos and sin.
+    """
+    s = structure
+    kept = sum(s.kept.values())
+    if not fused:
+        return batch * length * (kept + s.n_q * length)
+    z = 0 if "z" in s.kept else s.n_q * s.d_v  # one array, whoever keeps it
+    return batch * length * (kept + z + s.n_q)
+
+
+def training_activations(model: Model, batch: int, length: int, *, fused: bool = True) -> int:
+    """Elements that a whole model keeps between forward and backward, the logits included.
+
+    A block keeps both inputs of its RMSNorms and their 1/r, the attention's part, and of the MLP its input, both
+    projections and their product.
+    """
+    attention = attention_activations(model.structure, batch, length, fused=fused)
+    block = 2 * (model.hidden_size + 1) + model.hidden_size + 3 * model.intermediate_size
+    end = 2 * model.hidden_size + 1 + model.vocab_size  # the last RMSNorm, the head's input, the logits
+    tokens = batch * length
+    return model.n_layers * (attention + tokens * block) + tokens * end

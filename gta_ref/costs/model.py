@@ -1,0 +1,142 @@
+"""The sizes that a cost depends on: an attention layer's structure and the model around it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from gta_ref import mechanisms
+from gta_ref.errors import as_int, check_bool, check_choice
+from gta_ref.mechanisms.structure import Structure
+
+# what a size given on the command line leaves out: that of GTA-1B and GQA-1B
+BASE: dict[str, Any] = {"n_layers": 54, "intermediate_size": 3584, "vocab_size": 128256, "tied": True}
+BASE_ATTENTION: dict[str, Any] = {"hidden_size": 1280, "n_heads": 20, "head_dim": 64}
+PUBLISHED = {"gta-1b": "gta", "gqa-1b": "gqa"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder language model: RMSNorm, attention, SwiGLU MLP in every layer; embedding and head.
+
+    Attributes
+    ----------
+    name : str
+    structure : Structure
+        Of the attention layer over whole sequences.
+    decode_structure : Structure
+        Of the same layer in a decoding step. It differs for MLA alone, which then attends in the latent space.
+    n_layers, intermediate_size, vocab_size : int
+    tied : bool
+        Whether the head is the embedding's transpose.
+    """
+
+    name: str
+    structure: Structure
+    decode_structure: Structure
+    n_layers: int
+    intermediate_size: int
+    vocab_size: int
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "intermediate_size", "vocab_size"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+        check_bool("tied", self.tied)
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the model's width."""
+        return self.structure.hidden_size
+
+    @property
+    def mlp_macs(self) -> int:
+        """Multiply–accumulates of one layer's MLP, a token; as many parameters."""
+        return 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply–accumulates of the head, a token whose logits are computed."""
+        return self.hidden_size * self.vocab_size
+
+    @property
+    def parameters(self) -> int:
+        """All weights, biases and gains."""
+        layer = self.structure.parameters + self.mlp_macs + 2 * self.hidden_size
+        embeddings = self.head_macs * (1 if self.tied else 2)
+        return self.n_layers * layer + embeddings + self.hidden_size
+
+    @classmethod
+    def of(cls, name: str, mechanism: str, attention: Any, **sizes: Any) -> Model:
+        """A model around a mechanism's Config; `sizes` are n_layers, intermediate_size, vocab_size, tied."""
+        module = mechanisms.load(mechanism)
+        structure = module.structure(attention)
+        decode = structure
+        if "absorb" in inspect.signature(module.structure).parameters:
+            decode = module.structure(attention, absorb=True)
+        return cls(name, structure, decode, **{**BASE, **sizes})
+
+    @classmethod
+    def preset(cls, name: str) -> Model:
+        """A published model: "gta-1b" or its baseline "gqa-1b"."""
+        check_choice("model", name, tuple(PUBLISHED))
+        mechanism = PUBLISHED[name]
+        return cls.of(name, mechanism, mechanisms.load(mechanism).Config.preset(name))
+
+    @classmethod
+    def from_dict(cls, sizes: Mapping[str, Any]) -> Model:
+        """A model from names and sizes, as a JSON file holds them.
+
+        Parameters
+        ----------
+        sizes : mapping
+            ``mechanism``, the fields of its Config, and, where they differ from GTA-1B's, ``name``, n_layers,
+            intermediate_size, vocab_size, tied. hidden_size, n_heads and head_dim may be left out too.
+
+        Raises
+        ------
+        ValueError
+            Naming what is missing, unknown or does not fit.
+        """
+        if not isinstance(sizes, Mapping) or "mechanism" not in sizes:
+            raise ValueError("model: missing mechanism; expected a mapping with mechanism and its sizes")
+        rest = dict(sizes)
+        mechanism = rest.pop("mechanism")
+        config = mechanisms.load(mechanism).Config
+        name = str(rest.pop("name", mechanism))
+        around = {key: rest.pop(key) for key in BASE if key in rest}
+        known = {f.name: f for f in fields(config) if f.init}
+        unknown = sorted(rest.keys() - known.keys())
+        attention = {**{k: v for k, v in BASE_ATTENTION.items() if k in known}, **rest}
+        missing = [k for k, f in known.items() if f.default is MISSING and k not in attention]
+        if unknown or missing:
+            parts = [f"missing {', '.join(missing)}"] if missing else []
+            parts += [f"unknown {', '.join(unknown)}"] if unknown else []
+            raise ValueError(f"model {name}: {'; '.join(parts)}; {mechanism} has {', '.join(known)}")
+        return cls.of(name, mechanism, config(**attention), **around)
+
+    @classmethod
+    def parse(cls, text: str) -> Model:
+        """A model from words, as the command line has them: ``gta n_q=10 n_k=1 n_c=1 latent_dim=256``."""
+        mechanism, *words = text.split() or [""]
+        sizes: dict[str, Any] = {"mechanism": mechanism, "name": " ".join(text.split())}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals:
+                raise ValueError(f"model {text!r}: {word!r} must be of the form size=number")
+            sizes[key] = _value(value)
+        return cls.from_dict(sizes)
+
+
+def _value(text: str) -> Any:
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in ("true", "false"):
+        return named[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

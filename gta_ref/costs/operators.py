@@ -1,0 +1,119 @@
+"""A forward pass as a list of operators, each with its operations and the bytes that it really moves.
+
+What an operator reads and writes is counted once; nothing stays in a cache between two operators. A query that
+sees only half of the keys costs half (the causal saving) where the attention is fused, because such kernels skip
+what is masked; unfused attention computes, writes and reads whole maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gta_ref.costs.flops import pairs
+from gta_ref.costs.model import Model
+from gta_ref.mechanisms.structure import Product, Structure
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of a pass over all layers.
+
+    Attributes
+    ----------
+    name : str
+    operations : int
+        Two for a multiply–accumulate.
+    bytes : int
+        Read and written.
+    """
+
+    name: str
+    operations: int
+    bytes: int
+
+
+def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, itemsize: int = 2) -> list[Operator]:
+    """All operators of a prefill (held = 0) or of a decoding step, the layers' each with its n_layers-fold cost.
+
+    Parameters
+    ----------
+    model : Model
+    batch : int
+    new, held : int
+        Tokens of a sequence that are computed, and that are in the cache already.
+    fused : bool
+        Whether the maps stay inside the attention kernel.
+    itemsize : int
+        Bytes of an element.
+
+    Returns
+    -------
+    list of Operator
+    """
+    s = model.decode_structure if held else model.structure
+    tokens, h, i = batch * new, model.hidden_size, model.intermediate_size
+    layer: list[tuple[str, int, int]] = []  # name, operations, elements moved
+
+    def linear(name: str, product: Product, rows: int) -> None:
+        weight, bias = product.macs, product.parameters - product.macs
+        moved = weight + bias + rows * product.count * (product.d_in + product.d_out)
+        layer.append((name, 2 * rows * product.macs, moved))
+
+    def norm() -> None:
+        # a square and a sum, a root, a division and a gain: 7 an element, LLM-Viewer's figure, kept
+        layer.append(("norm", 7 * tokens * h, tokens * 2 * h))
+
+    norm()
+    for product in s.products:
+        if product.name not in ("w_p", "w_g", "w_o"):
+            linear("projections", product, batch * (held + new) if product.held else tokens)
+    turned = tokens * (s.n_q + s.n_k) * s.d_k
+    layer.append(("rope", 3 * turned, 2 * turned))  # of a pair, six operations
+    layer.extend(attention(s, batch, new, held, fused=fused))
+    width = next(product.d_in for product in s.products if product.name == "w_o")
+    for product in s.products:
+        if product.name == "w_p":
+            linear("decoder", product, tokens)
+            if s.decoder_residual:  # values += the latent contexts, e times
+                layer.append(("decoder", tokens * width, tokens * (s.n_q * s.d_v + 2 * width)))
+    for product in s.products:
+        if product.name == "w_g":
+            linear("gate", product, tokens)
+            layer.append(("gate", 5 * tokens * width, 3 * tokens * width))
+    for product in s.products:
+        if product.name == "w_o":
+            linear("projections", product, tokens)
+    layer.append(("residual", tokens * h, 3 * tokens * h))
+    norm()
+    for d_in, d_out in ((h, i), (h, i), (i, h)):
+        linear("mlp", Product("mlp", d_in, d_out), tokens)
+    layer.append(("mlp", 5 * tokens * i, 3 * tokens * i))
+    layer.append(("residual", tokens * h, 3 * tokens * h))
+
+    found = [Operator(name, model.n_layers * ops, model.n_layers * moved * itemsize) for name, ops, moved in layer]
+    found.append(Operator("embedding", 0, 2 * tokens * h * itemsize))
+    last = batch  # one position of each sequence
+    found.append(Operator("norm", 7 * last * h, 2 * last * h * itemsize))
+    moved = model.head_macs + last * (h + model.vocab_size)
+    found.append(Operator("head", 2 * last * model.head_macs, moved * itemsize))
+    return found
+
+
+def attention(s: Structure, batch: int, new: int, held: int, *, fused: bool) -> list[tuple[str, int, int]]:
+    """The core's operators: name, operations, elements moved."""
+    keys = held + new
+    queries, keys_moved, values_moved = (
+        batch * new * s.n_q * s.d_k,
+        batch * keys * s.n_k * s.d_k,
+        batch * keys * s.n_v * s.d_v,
+    )
+    context = batch * new * s.n_q * s.d_v
+    computed = batch * s.n_q * pairs(new, held, causal_saving=fused)
+    if fused:
+        operations = computed * (2 * s.d_k + 5 + 2 * s.d_v)
+        return [("attention", operations, queries + keys_moved + values_moved + context)]
+    return [
+        ("attention", 2 * computed * s.d_k, queries + keys_moved + computed),
+        ("attention", 5 * computed, 2 * computed),
+        ("attention", 2 * computed * s.d_v, computed + values_moved + context),
+    ]

@@ -1,0 +1,98 @@
+"""Time by a roofline: an operator takes as long as its operations or its bytes need, whichever is longer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gta_ref.costs import llm_viewer, operators
+from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.memory import cache_bytes, weight_bytes
+from gta_ref.costs.model import Model
+from gta_ref.costs.operators import Operator
+from gta_ref.errors import as_int, check_choice
+
+CONVENTIONS = ("moved", "llm-viewer")
+STAGES = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a pass takes by the roofline.
+
+    Attributes
+    ----------
+    seconds : float
+        Σ over operators of max(operations / peak, bytes / bandwidth).
+    operations, bytes : int
+    parts : dict of str to float
+        Seconds by operator.
+    """
+
+    seconds: float
+    operations: int
+    bytes: int
+    parts: dict[str, float]
+
+
+def estimate(
+    model: Model,
+    stage: str,
+    batch: int,
+    length: int,
+    hardware: Hardware,
+    *,
+    fused: bool = False,
+    convention: str = "moved",
+) -> Estimate:
+    """Time of a prefill of `length` tokens, or of one decoding step behind `length` tokens; 2 bytes an element.
+
+    Parameters
+    ----------
+    model : Model
+    stage : {"prefill", "decode"}
+    batch, length : int
+        At least 1.
+    hardware : Hardware
+        With the convention "llm-viewer" and the name "h100", that tool's own figures take its place.
+    fused : bool
+        Whether the maps stay inside the attention kernel.
+    convention : {"moved", "llm-viewer"}
+        :mod:`gta_ref.costs.operators` or :mod:`gta_ref.costs.llm_viewer`.
+
+    Returns
+    -------
+    Estimate
+    """
+    check_choice("stage", stage, STAGES)
+    check_choice("convention", convention, CONVENTIONS)
+    batch, length = as_int("batch", batch, at_least=1), as_int("length", length, at_least=1)
+    if convention == "llm-viewer":
+        hardware = llm_viewer.H100 if hardware.name == "h100" else hardware
+        found = llm_viewer.operators(model, batch, length, prefill=stage == "prefill", fused=fused)
+    elif stage == "prefill":
+        found = operators.operators(model, batch, length, 0, fused=fused)
+    else:
+        found = operators.operators(model, batch, 1, length, fused=fused)
+    return time(found, hardware)
+
+
+def time(found: Sequence[Operator], hardware: Hardware) -> Estimate:
+    """Add up the operators' times."""
+    parts: dict[str, float] = {}
+    for operator in found:
+        seconds = max(operator.operations / hardware.peak, operator.bytes / hardware.bandwidth)
+        parts[operator.name] = parts.get(operator.name, 0.0) + seconds
+    return Estimate(sum(parts.values()), sum(o.operations for o in found), sum(o.bytes for o in found), parts)
+
+
+def check_fits(model: Model, batch: int, length: int, hardware: Hardware) -> None:
+    """Raise ValueError where weights and cache, at 2 bytes an element, do not fit into the hardware's memory."""
+    if hardware.memory is None:
+        return
+    need = weight_bytes(model) + cache_bytes(model, batch, length)
+    if need > hardware.memory:
+        raise ValueError(
+            f"length={length} at batch={batch}: weights and cache of {model.name} need {need:,} bytes; "
+            f"{hardware.name} holds {hardware.memory:,}"
+        )

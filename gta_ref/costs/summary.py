@@ -1,0 +1,71 @@
+"""Everything about a few models in one nested dict: what ``gta-ref costs`` prints and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gta_ref.costs import llm_viewer
+from gta_ref.costs.flops import training_macs
+from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.memory import cache_bytes, training_activations
+from gta_ref.costs.model import Model
+from gta_ref.costs.roofline import STAGES, estimate
+
+
+def summary(
+    models: Sequence[Model],
+    batch: int,
+    length: int,
+    hardware: Hardware,
+    *,
+    fused: bool = False,
+    convention: str = "moved",
+    dtype: Any = "bfloat16",
+) -> dict[str, Any]:
+    """Costs of each model, and of each over the last one.
+
+    Returns
+    -------
+    found : dict
+        ``setting``; ``models``: name → costs; ``ratios``: name → cache, attention, prefill and decode seconds
+        over those of the last model.
+    """
+    if convention == "llm-viewer" and hardware.name == "h100":
+        hardware = llm_viewer.H100
+    found: dict[str, dict[str, Any]] = {}
+    for model in models:
+        # without a fused kernel nothing is computed twice, but whole maps are
+        training = training_macs(model, batch, length, fused=fused, causal_saving=fused)
+        found[model.name] = {
+            "mechanism": model.structure.mechanism,
+            "parameters": model.parameters,
+            "cache_elements": model.structure.cache_elements,
+            "cache_bytes_per_token": cache_bytes(model, 1, 1, dtype),
+            "cache_bytes": cache_bytes(model, batch, length, dtype),
+            "attention_macs": model.structure.attention_macs,
+            "training_activations": training_activations(model, batch, length, fused=fused),
+            "training_operations": 2 * training["total"],
+            **{
+                stage: vars(estimate(model, stage, batch, length, hardware, fused=fused, convention=convention))
+                for stage in STAGES
+            },
+        }
+    baseline = found[models[-1].name]
+    ratios = {
+        name: {
+            "cache": one["cache_elements"] / baseline["cache_elements"],
+            "attention": one["attention_macs"] / baseline["attention_macs"],
+            **{stage: one[stage]["seconds"] / baseline[stage]["seconds"] for stage in STAGES},
+        }
+        for name, one in found.items()
+    }
+    setting = {
+        "batch": batch,
+        "length": length,
+        "hardware": vars(hardware),
+        "fused": fused,
+        "convention": convention,
+        "dtype": str(dtype),
+    }
+    return {"setting": setting, "models": found, "ratios": ratios}

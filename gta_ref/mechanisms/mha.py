@@ -1,0 +1,45 @@
+"""Multi-head attention (MHA; Vaswani et al., arXiv 1706.03762): every head has a map, a key and a value of its own.
+
+For output head i = 0 … n_h − 1:
+
+    Q = X W_Q    K = X W_K    V = X W_V                       RoPE on Q and K, never on V
+    A_i = softmax(Q_i K_iᵀ / √d_h + mask)
+    Y   = ([A_0 V_0 … A_{n_h−1} V_{n_h−1}] ⊙ gate(X W_G)) W_O     the gate is GTA's, default none
+
+Pairing: head i, map i, key head i, value head i. Cached for a token: K and V, 2 n_h·d_h elements.
+
+Stages that `trace` receives, in order: q_proj, k_proj, v, q, k (after RoPE; all (B, n_h, N, d_h)), scores
+(scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only with one), heads
+(B, N, n_h·d_h), out (B, N, H). The backward's have d_ in front and come in reverse order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gta_ref.mechanisms.plain import PlainConfig, backward, decode, forward, init, param_shapes, structure
+
+__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
+
+
+@dataclass(frozen=True)
+class Config(PlainConfig):
+    """Sizes of one MHA layer: ``Config(hidden_size, n_heads, head_dim)``; options as in :class:`PlainConfig`."""
+
+    mechanism: ClassVar[str] = "mha"
+
+    @property
+    def n_q(self) -> int:
+        """Query heads: as many as output heads."""
+        return self.n_heads
+
+    @property
+    def n_k(self) -> int:
+        """Key heads: as many as output heads."""
+        return self.n_heads
+
+    @property
+    def n_v(self) -> int:
+        """Value heads: as many as output heads."""
+        return self.n_heads

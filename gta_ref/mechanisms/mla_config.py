@@ -1,0 +1,207 @@
+"""MLA's sizes: the configuration, the published ones by name, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice
+from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
+from gta_ref.ops.gate import GATES
+from gta_ref.ops.rope import PAIRINGS
+
+# name: (H, n_h, d_c, d_nope, d_rope, d_v, query latent)
+_PUBLISHED = {"deepseek-v2": (5120, 128, 512, 128, 64, 128, 1536)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of one MLA layer, checked on construction.
+
+    Parameters
+    ----------
+    hidden_size : int
+        H, the model's width.
+    n_heads : int
+        n_h, output heads and attention maps.
+    latent_dim : int
+        d_c, width of the latent that keys and values are made from.
+    nope_dim : int
+        d_nope, width of a head's query and key without position.
+    rope_dim : int
+        d_rope, width of a head's query and of the shared key with RoPE; even where RoPE turns pairs. 0: no
+        part of the layer knows positions.
+    value_dim : int
+        d_v, width of a head's value.
+    query_latent_dim : int, optional
+        d_cq, width of the latent that queries are made from. None: queries come from x.
+    latent_norm : bool
+        Whether each latent goes through an RMSNorm.
+    norm_eps : float
+        That RMSNorm's; 1e-6 in DeepSeek's code, whatever the rest of the model has.
+    rope_theta : float
+        RoPE's base.
+    rope_pairing : {"half", "interleaved", "none"}
+    gate : {"sigmoid", "silu", "relu2", "none"}
+        GTA's output gate on the heads.
+    bias : bool
+        Whether the projections from x, the gate's included, have one. The up-projections do not: absorbing
+        one needs a plain matrix. Neither does W_O.
+
+    Raises
+    ------
+    ValueError
+        Naming the field, its value and what was expected.
+    """
+
+    hidden_size: int
+    n_heads: int
+    latent_dim: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    query_latent_dim: int | None = None
+    latent_norm: bool = True
+    norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_pairing: str = "half"
+    gate: str = "none"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "n_heads", "latent_dim", "nope_dim", "value_dim"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+        object.__setattr__(self, "rope_dim", as_int("rope_dim", self.rope_dim, at_least=0))
+        if self.query_latent_dim is not None:
+            dim = as_int("query_latent_dim", self.query_latent_dim, at_least=1)
+            object.__setattr__(self, "query_latent_dim", dim)
+        for name in ("norm_eps", "rope_theta"):
+            object.__setattr__(self, name, as_positive_float(name, getattr(self, name)))
+        check_choice("rope_pairing", self.rope_pairing, PAIRINGS)
+        check_choice("gate", self.gate, GATES)
+        check_bool("latent_norm", self.latent_norm)
+        check_bool("bias", self.bias)
+        if self.rope_pairing != "none" and self.rope_dim % 2:
+            raise ValueError(f"rope_dim={self.rope_dim} must be even: RoPE turns pairs of features")
+
+    @property
+    def scale(self) -> float:
+        """1/√(d_nope + d_rope), the factor on the scores, whichever way they are computed."""
+        return 1 / math.sqrt(self.nope_dim + self.rope_dim)
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """A published configuration by name: "deepseek-v2", without its YaRN extension to long contexts."""
+        check_choice("preset", name, tuple(_PUBLISHED))
+        return cls(*_PUBLISHED[name], rope_pairing="interleaved")
+
+
+def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter; :mod:`gta_ref.mechanisms.mla` says what each is."""
+    c = config
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def from_x(name: str, width: int) -> None:
+        shapes[f"w_{name}"] = (c.hidden_size, width)
+        if c.bias:
+            shapes[f"b_{name}"] = (width,)
+
+    if c.query_latent_dim is None:
+        from_x("q", c.n_heads * c.nope_dim)
+        if c.rope_dim:
+            from_x("qr", c.n_heads * c.rope_dim)
+    else:
+        from_x("dq", c.query_latent_dim)
+        if c.latent_norm:
+            shapes["norm_q"] = (c.query_latent_dim,)
+        shapes["w_uq"] = (c.query_latent_dim, c.n_heads * c.nope_dim)
+        if c.rope_dim:
+            shapes["w_qr"] = (c.query_latent_dim, c.n_heads * c.rope_dim)
+    from_x("dkv", c.latent_dim)
+    if c.latent_norm:
+        shapes["norm_c"] = (c.latent_dim,)
+    if c.rope_dim:
+        from_x("kr", c.rope_dim)
+    shapes["w_uk"] = (c.latent_dim, c.n_heads * c.nope_dim)
+    shapes["w_uv"] = (c.latent_dim, c.n_heads * c.value_dim)
+    if c.gate != "none":
+        from_x("g", c.n_heads * c.value_dim)
+    shapes["w_o"] = (c.n_heads * c.value_dim, c.hidden_size)
+    return shapes
+
+
+def structure(config: Config, absorb: bool = False) -> Structure:
+    """The layer's products, its attention core and what it caches, for one of the two ways to run it.
+
+    Both ways do the same products with the same number of multiply–accumulates, and cache the same. What
+    differs is the attention core, and how often W_UK and W_UV run:
+
+    - absorb=False: they decompress the latent, (d_c → n_h·d_nope) and (d_c → n_h·d_v). Over whole sequences
+      that is once a token. In decoding every step does it again for all tokens that the cache holds, old and
+      new (`Product.held`): only the latent is kept. The core has n_h heads of keys d_nope + d_rope wide and
+      of values d_v wide.
+    - absorb=True: they run once for every new token, n_h products each, (d_nope → d_c) on its query and
+      (d_c → d_v) on its attended latent; no cached token is touched outside the core. The core has one key
+      head d_c + d_rope wide and one value head d_c wide, for all n_h maps.
+
+    All other products run once for every new token.
+
+    Parameters
+    ----------
+    config : Config
+    absorb : bool
+
+    Returns
+    -------
+    Structure
+    """
+    check_bool("absorb", absorb)
+    c = config
+    shapes = param_shapes(config)
+    products = []
+    for name, shape in shapes.items():
+        if name == "w_uk" and absorb:
+            products.append(Product(name, c.nope_dim, c.latent_dim, c.n_heads))
+        elif name == "w_uv" and absorb:
+            products.append(Product(name, c.latent_dim, c.value_dim, c.n_heads))
+        elif name.startswith("w_"):
+            bias = name.replace("w_", "b_") in shapes
+            products.append(Product(name, shape[0], shape[1], bias=bias, held=name in ("w_uk", "w_uv")))
+    cached = {"c": (1, c.latent_dim)}
+    if c.rope_dim:
+        cached["k_rope"] = (1, c.rope_dim)
+    return Structure(
+        mechanism="mla",
+        hidden_size=c.hidden_size,
+        n_heads=c.n_heads,
+        n_q=c.n_heads,
+        n_k=1 if absorb else c.n_heads,
+        n_v=1 if absorb else c.n_heads,
+        d_k=(c.latent_dim if absorb else c.nope_dim) + c.rope_dim,
+        d_v=c.latent_dim if absorb else c.value_dim,
+        products=tuple(products),
+        cached=cached,
+        gate=c.gate,
+        gains=sum(shape[0] for name, shape in shapes.items() if name.startswith("norm_")),
+        kept=_kept(config, absorb),
+    )
+
+
+def _kept(config: Config, absorb: bool) -> dict[str, int]:
+    """What the layer keeps for its backward; a latent with a norm is kept before and after it, and its 1/r."""
+    c = config
+    key = c.nope_dim + c.rope_dim
+    kept = {"x": c.hidden_size}
+    for name, width in (("c_q", c.query_latent_dim), ("c", c.latent_dim)):
+        if width is not None:
+            kept[name] = width
+            if c.latent_norm:
+                kept |= {f"{name}_proj": width, f"{name}_norm": 1}
+    if absorb:
+        kept |= {"q_nope": c.n_heads * c.nope_dim, "q": c.n_heads * (c.latent_dim + c.rope_dim)}
+        if c.rope_dim:  # else the key is the latent itself
+            kept["k"] = c.latent_dim + c.rope_dim
+        kept["z"] = c.n_heads * c.latent_dim
+    else:
+        kept |= {"q": c.n_heads * key, "k": c.n_heads * key, "v": c.n_heads * c.value_dim}
+    return kept | kept_by_output(c.n_heads * c.value_dim, c.gate)
