@@ -93,6 +93,22 @@ def test_a_whole_training_step(name):
     assert again["total"] - training["total"] == 2 * BATCH * s.n_q * s.d_k * LENGTH**2
 
 
+def test_a_decoding_step_of_a_whole_model():
+    """MLA's, which attends in the latent space there, in another core than its prefill."""
+    config = lm.Config(19, 2, 10, CONFIGS["mla"], mechanism="mla")
+    sizes = Model.of("tiny", "mla", CONFIGS["mla"], n_layers=2, intermediate_size=10, vocab_size=19)
+    rng = np.random.default_rng(0)
+    params = {key: counted(p) for key, p in lm.init(config, rng, "float64").items()}
+    caches = lm.new_caches(config, BATCH, LENGTH, "float64")
+    for cache in caches:
+        cache.arrays = {key: counted(a) for key, a in cache.arrays.items()}
+    ids = rng.integers(0, 19, (BATCH, LENGTH))
+    lm.decode(params, ids[:, :-1], caches, config, engine="reference")
+    with counted_products() as tally:
+        lm.decode(params, ids[:, -1:], caches, config, engine="reference")
+    assert tally.macs == forward_macs(sizes, BATCH, 1, LENGTH - 1)["total"]
+
+
 def test_what_is_counted(rng):
     a, b = counted(rng.standard_normal((2, 3, 4))), rng.standard_normal((4, 5))
     with counted_products() as tally:

@@ -78,6 +78,23 @@ def test_moved_bytes_by_hand():
     }
 
 
+def test_gtas_decoder_and_gate_by_hand():
+    """Three tokens of a GTA layer with the residual: the operators that GQA does not have."""
+    sizes = "gta hidden_size=8 n_heads=4 head_dim=2 n_q=2 n_k=1 n_c=1 latent_dim=2 bias=false decoder_residual=true"
+    structure = Model.parse(sizes).structure
+    found = operators(Model("m", structure, structure, 1, 16, 32), 3, 1, 0, fused=True, itemsize=1)
+    costs = [(o.operations, o.bytes) for o in found if o.name in ("decoder", "gate")]
+    assert costs == [
+        # two maps (2 → 4): weights, and of three tokens z in and values out
+        (2 * 3 * 2 * 2 * 4, 2 * 8 + 3 * 2 * (2 + 4)),
+        # values += copies of z: reads values and z, writes values
+        (3 * 8, 3 * (8 + 4 + 8)),
+        # x W_G, then activation and product: reads values and gate, writes heads
+        (2 * 3 * 64, 64 + 3 * (8 + 8)),
+        (5 * 3 * 8, 3 * 3 * 8),
+    ]
+
+
 def test_fused_attention_never_moves_a_map():
     for model in (GTA, GQA):
         fused, unfused = (
@@ -105,6 +122,9 @@ def test_what_does_not_fit():
     ):
         check_fits(GTA, 256, 65536, get("h100"))
     check_fits(GTA, 256, 65536, get("3000,900"))  # nobody said how much that holds
+    check_fits(GTA, 256, 65536, Hardware("just enough", 1, 1, need, "test"))
+    with pytest.raises(ValueError, match="one byte short holds"):
+        check_fits(GTA, 256, 65536, Hardware("one byte short", 1, 1, need - 1, "test"))
 
 
 @pytest.mark.parametrize(
