@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOUR_ARGS ?=
 
-.PHONY: tour test lint format clean
+.PHONY: tour test interop lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -22,6 +22,10 @@ tour: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -q tests
+
+# independent implementations in PyTorch and JAX, checked with the verification kit
+interop: .venv/installed-test .venv/installed-interop
+	$(BIN)/python -m pytest -q tests/verify/test_interop.py
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check .

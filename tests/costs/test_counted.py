@@ -7,7 +7,7 @@ import pytest
 
 from gta_ref import mechanisms
 from gta_ref.cache import KVCache
-from gta_ref.costs.counting import counted, counted_products
+from gta_ref.costs.counting import counted_products, watched
 from gta_ref.costs.flops import attention_layer, forward_macs, training_macs
 from gta_ref.costs.model import Model
 from gta_ref.lm import model as lm
@@ -31,8 +31,8 @@ def parts(name):
     module = mechanisms.load(name.partition(",")[0])
     config = CONFIGS[name]
     rng = np.random.default_rng(0)
-    params = {key: counted(p) for key, p in module.init(config, rng, "float64").items()}
-    x = counted(rng.standard_normal((BATCH, LENGTH, H)))
+    params = {key: watched(p) for key, p in module.init(config, rng, "float64").items()}
+    x = watched(rng.standard_normal((BATCH, LENGTH, H)))
     return module, config, params, x, rng
 
 
@@ -51,7 +51,7 @@ def test_forward_and_backward(name):
             out, saved = module.forward(params, x, config, engine="reference", **way)
         assert tally.macs == BATCH * sum(want.values())
         with counted_products() as tally:
-            module.backward(counted(rng.standard_normal(out.shape)), saved)
+            module.backward(watched(rng.standard_normal(out.shape)), saved)
         assert tally.macs == 2 * BATCH * sum(want.values())
 
 
@@ -61,7 +61,7 @@ def test_decode(name):
     for way in ways(name):
         structure = module.structure(config, **way)
         cache = KVCache(structure.cached, BATCH, LENGTH + 1, "float64")
-        cache.arrays = {key: counted(a) for key, a in cache.arrays.items()}
+        cache.arrays = {key: watched(a) for key, a in cache.arrays.items()}
         held = 0
         for new in (3, 1, 1):
             with counted_products() as tally:
@@ -76,7 +76,7 @@ def test_a_whole_training_step(name):
     config = lm.Config(19, 2, 10, CONFIGS[name], mechanism=name)
     sizes = Model.of("tiny", name, CONFIGS[name], n_layers=2, intermediate_size=10, vocab_size=19)
     rng = np.random.default_rng(0)
-    params = {key: counted(p) for key, p in lm.init(config, rng, "float64").items()}
+    params = {key: watched(p) for key, p in lm.init(config, rng, "float64").items()}
     ids = rng.integers(0, 19, (BATCH, LENGTH))
     with counted_products() as tally:
         loss, saved = lm.loss_forward(params, ids, config, engine="reference")
@@ -98,10 +98,10 @@ def test_a_decoding_step_of_a_whole_model():
     config = lm.Config(19, 2, 10, CONFIGS["mla"], mechanism="mla")
     sizes = Model.of("tiny", "mla", CONFIGS["mla"], n_layers=2, intermediate_size=10, vocab_size=19)
     rng = np.random.default_rng(0)
-    params = {key: counted(p) for key, p in lm.init(config, rng, "float64").items()}
+    params = {key: watched(p) for key, p in lm.init(config, rng, "float64").items()}
     caches = lm.new_caches(config, BATCH, LENGTH, "float64")
     for cache in caches:
-        cache.arrays = {key: counted(a) for key, a in cache.arrays.items()}
+        cache.arrays = {key: watched(a) for key, a in cache.arrays.items()}
     ids = rng.integers(0, 19, (BATCH, LENGTH))
     lm.decode(params, ids[:, :-1], caches, config, engine="reference")
     with counted_products() as tally:
@@ -110,7 +110,7 @@ def test_a_decoding_step_of_a_whole_model():
 
 
 def test_what_is_counted(rng):
-    a, b = counted(rng.standard_normal((2, 3, 4))), rng.standard_normal((4, 5))
+    a, b = watched(rng.standard_normal((2, 3, 4))), rng.standard_normal((4, 5))
     with counted_products() as tally:
         c = a @ b
         d = np.ones((7, 2)) @ c.reshape(2, 15)

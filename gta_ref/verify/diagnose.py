@@ -1,0 +1,79 @@
+"""Recognise a cause: find the known wrong implementation that gives the same wrong numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from gta_ref.verify.compare import Finding, compare_one
+from gta_ref.verify.mutants import MUTANTS, Mutant
+from gta_ref.verify.truth import wide
+from gta_ref.verify.vectors import Vector, make
+
+SLACK = 4.0  # budgets: a wrong implementation has rounding of its own
+
+
+def applicable(vector: Vector) -> list[Mutant]:
+    """The mutants that can run a case, the most particular first: the core's in every case, a layer's in GTA's."""
+    settings = vector.settings
+    if settings["level"] == "attention":
+        return [m for m in MUTANTS if m.kind == "attention"]
+    if settings["level"] != "layer" or settings["mechanism"] != "gta":
+        return []
+    kind = "decode" if settings.get("chunks") else "layer"
+    kinds = ("decode", "layer", "attention") if kind == "decode" else ("layer", "attention")
+    return [m for one in kinds for m in MUTANTS if m.kind == one]
+
+
+def cause(vector: Vector, given: Mapping[str, np.ndarray], findings: list[Finding]) -> str | None:
+    """The cause whose numbers agree with `given` wherever `given` disagrees with the truth, or None.
+
+    A cause is named only where it gives the same first wrong array; of several, the one that explains most of
+    the other wrong arrays.
+    """
+    wrong = [f for f in findings if f.kind in ("value", "nonfinite", "shape")]
+    if not wrong:
+        return None
+    best, explained = None, 0
+    for mutant in applicable(vector):
+        numbers = _numbers(mutant.name, vector)
+        agree = [
+            f.name for f in wrong if f.name in numbers and _explains(given[f.name], numbers[f.name], vector, f.name)
+        ]
+        if agree and agree[0] == wrong[0].name and len(agree) > explained:
+            best, explained = mutant.cause, len(agree)
+    return best
+
+
+def _explains(got: np.ndarray, numbers: np.ndarray, vector: Vector, name: str) -> bool:
+    """Whether the mutant's numbers are those that were given, and are wrong themselves."""
+    budget = SLACK * vector.budgets[name]
+
+    def same(x: np.ndarray, y: np.ndarray) -> bool:
+        return compare_one(name, x, y, budget, x.dtype.name, strict=False).kind == "ok"
+
+    return same(got, numbers) and not same(numbers, vector.expected[name])
+
+
+def _numbers(mutant: str, vector: Vector) -> Mapping[str, np.ndarray]:
+    try:
+        if make(vector.case.name, vector.dtype).inputs.keys() == vector.inputs.keys():
+            return _cached(mutant, vector.case.name, vector.dtype)
+    except ValueError:  # a case that only stands in a file
+        pass
+    return _run(mutant, vector)
+
+
+@lru_cache(maxsize=4096)
+def _cached(mutant: str, case: str, dtype: str) -> Mapping[str, np.ndarray]:
+    return _run(mutant, make(case, dtype))
+
+
+def _run(name: str, vector: Vector) -> Mapping[str, np.ndarray]:
+    mutant = next(m for m in MUTANTS if m.name == name)
+    try:
+        return mutant.implementation()(wide(vector.inputs), vector.settings)
+    except (ValueError, KeyError, IndexError):  # it cannot run this case: then it does not explain it
+        return {}

@@ -1,0 +1,77 @@
+"""Numbers that a program in any language wrote to safetensors files, beside the vectors they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gta_ref.files import read_tensors
+from gta_ref.ops import as_dtype
+from gta_ref.verify import vectors
+from gta_ref.verify.report import CaseResult, Report
+from gta_ref.verify.run import judge
+from gta_ref.verify.vectors import DamagedVectorError, Vector
+
+WANTED = ("all", "required")
+
+
+def verify_dumps(folder: Path, against: Path, wanted: str = "all") -> Report:
+    """Compare a folder of dumps with a folder of vectors, file by file of the same name.
+
+    Parameters
+    ----------
+    folder : path
+        Files with tensors named as in the vectors, ``NAME`` or ``expected.NAME``.
+    against : path
+        From ``gta-ref vectors export``.
+    wanted : {"all", "required"}
+        Which arrays have to be there: every named stage, or outputs and gradients alone.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        Where a folder is not there or `against` holds no vectors.
+    """
+    for path in (folder, against):
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder")
+    files = sorted(against.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{against}: no *.safetensors there; gta-ref vectors export writes them")
+    return Report([_one(folder / file.name, file, wanted) for file in files])
+
+
+def _one(dump: Path, file: Path, wanted: str) -> CaseResult:
+    name, dtype = file.stem, ""
+    try:
+        vector = vectors.read(file)
+        name, dtype = vector.case.name, vector.dtype
+        given = _given(dump, vector)
+    except DamagedVectorError as error:
+        status = "fail" if error.changed else "missing"
+        first = (*error.changed, *error.missing)[0].partition(".")[2]
+        return CaseResult(name, dtype, status, str(error), stage=first, kind=status)
+    except FileNotFoundError:
+        return CaseResult(name, dtype, "missing", f"{dump.name} was not given", kind="missing")
+    except ValueError as error:
+        return CaseResult(name, dtype, "error", str(error))
+    return judge(vector, given, vector.expected if wanted == "all" else vector.required)
+
+
+def _given(dump: Path, vector: Vector) -> Mapping[str, np.ndarray]:
+    """A dump's arrays by plain name; those of an exported file, which are exact, rounded to the case's dtype."""
+    tensors, metadata = read_tensors(dump)
+    if "gta_ref" in metadata:  # written by gta-ref vectors: what it says of its own tensors has to be true
+        vectors.check_file(dump, tensors, metadata)
+    given = {name: x for name, x in tensors.items() if name in vector.expected}
+    for name, x in tensors.items():
+        kind, _, plain = name.partition(".")
+        if kind == "expected" and plain in vector.expected:
+            given[plain] = x.astype(as_dtype(vector.dtype)) if plain in vector.required else x
+    return given

@@ -1,0 +1,78 @@
+"""Arrays to and from other libraries, by DLPack; bfloat16 as its bits, which NumPy's DLPack does not carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gta_ref.ops import as_dtype
+
+LIBRARIES = ("numpy", "torch", "jax", "cupy")
+
+
+def from_numpy(arrays: Mapping[str, np.ndarray], library: str) -> dict[str, Any]:
+    """Arrays of another library, equal to NumPy's.
+
+    Raises
+    ------
+    ValueError
+        Where the library is not installed, or cannot hold a dtype (float64 in JAX without jax_enable_x64).
+    """
+    if library == "numpy":
+        return dict(arrays)
+    try:
+        return {name: _INTO[library](x) for name, x in arrays.items()}
+    except ModuleNotFoundError as error:
+        raise ValueError(f"arrays={library!r} needs the package {error.name}") from None
+
+
+def to_numpy(x: Any, name: str = "array") -> np.ndarray:
+    """An array of any of the libraries as NumPy's.
+
+    Raises
+    ------
+    ValueError
+        Where it is no array.
+    """
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x)
+    family = type(x).__module__.partition(".")[0]
+    if family == "torch":
+        import torch
+
+        x = x.detach().cpu().resolve_conj()
+        if x.dtype == torch.bfloat16:
+            return x.contiguous().view(torch.int16).numpy().view(as_dtype("bfloat16"))
+        return x.numpy()
+    if family == "cupy":
+        return x.get()
+    if hasattr(x, "__array__"):
+        return np.asarray(x)  # JAX among them
+    raise ValueError(f"{name} is a {type(x).__name__}; expected an array")
+
+
+def _torch(x: np.ndarray) -> Any:
+    import torch
+
+    if x.dtype.name == "bfloat16":
+        return torch.from_dlpack(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_dlpack(x)
+
+
+def _jax(x: np.ndarray) -> Any:
+    import jax.numpy as jnp
+
+    if x.dtype == np.float64 and jnp.zeros(0, jnp.float64).dtype != np.float64:
+        raise ValueError("JAX holds float64 only with jax_enable_x64")
+    return jnp.array(x)
+
+
+def _cupy(x: np.ndarray) -> Any:
+    import cupy
+
+    return cupy.asarray(x)
+
+
+_INTO = {"torch": _torch, "jax": _jax, "cupy": _cupy}

@@ -1,0 +1,109 @@
+"""A pytest plugin: the fixture ``gta_case``, the marker ``gta_suite`` and the option ``--gta-impl``.
+
+    @pytest.mark.gta_suite("attention", dtype="float32")
+    def test_my_kernel(gta_case):
+        gta_case.check(my_kernel(**gta_case.arrays("torch")))
+
+A test with the fixture runs once for every case of the suite. ``gta_case.check(named)`` fails with the first array
+that is wrong, its worst element and, where it is recognised, the cause. ``gta_case.run(impl)`` runs a whole
+implementation; without an argument the one that ``--gta-impl package.module:name`` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from gta_ref.verify.vectors import Vector
+
+
+class GtaCase:
+    """A case that a test is given.
+
+    Attributes
+    ----------
+    name, dtype : str
+    settings : dict
+    vector : Vector
+    """
+
+    def __init__(self, name: str, dtype: str, implementation: str | None) -> None:
+        from gta_ref.verify import vectors
+
+        self.vector: Vector = vectors.make(name, dtype)
+        self.name, self.dtype = name, dtype
+        self.settings = self.vector.settings
+        self._implementation = implementation
+
+    def arrays(self, library: str = "numpy") -> dict[str, Any]:
+        """Private copies of the inputs as arrays of numpy, torch, jax or cupy."""
+        import numpy as np
+
+        from gta_ref.verify.exchange import from_numpy
+
+        return from_numpy({name: np.array(x) for name, x in self.vector.inputs.items()}, library)
+
+    def check(self, named: Mapping[str, Any], wanted: Any = ()) -> None:
+        """Fail unless every given array is right; names in `wanted` have to be there."""
+        from gta_ref.verify.exchange import to_numpy
+        from gta_ref.verify.run import judge
+
+        given = {name: to_numpy(x, name) for name, x in named.items() if name in self.vector.expected}
+        if not given:
+            pytest.fail(f"{self.name}: none of the given names is known; expected some of {list(self.vector.expected)}")
+        self._report(judge(self.vector, given, wanted))
+
+    def run(self, impl: Any = None, library: str = "numpy") -> None:
+        """Run an implementation on this case and fail unless all that is required is right."""
+        from gta_ref.verify.run import load, run_case, to_function
+
+        if impl is None:
+            if self._implementation is None:
+                pytest.fail("gta_case.run() needs an implementation, or pytest --gta-impl package.module:name")
+            impl = load(self._implementation)
+        self._report(run_case(to_function(impl), self.vector, library))
+
+    def _report(self, result: Any) -> None:
+        if result.status != "pass":
+            cause = f"\nlikely cause: {result.cause}" if result.cause else ""
+            pytest.fail(f"{self.name} {self.dtype}: {result.text}{cause}", pytrace=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --gta-impl."""
+    group = parser.getgroup("gta_ref")
+    group.addoption("--gta-impl", metavar="MODULE:NAME", help="implementation that gta_case.run() runs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers",
+        "gta_suite(name, dtype='float32', capabilities=None): cases of gta_ref that the fixture gta_case goes through",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for every case of the suite that the marker names."""
+    if "gta_case" not in metafunc.fixturenames:
+        return
+    from gta_ref.verify import cases
+
+    marker = metafunc.definition.get_closest_marker("gta_suite")
+    name = marker.args[0] if marker and marker.args else "core"
+    options = dict(marker.kwargs) if marker else {}
+    dtype, able = options.pop("dtype", "float32"), options.pop("capabilities", None)
+    if options:
+        raise pytest.UsageError(f"gta_suite: unknown {', '.join(options)}; expected a suite, dtype, capabilities")
+    found = [case.name for case in cases.suite(name, dtype) if able is None or set(case.needs(dtype)) <= set(able)]
+    metafunc.parametrize("gta_case", [(one, dtype) for one in found], ids=found, indirect=True)
+
+
+@pytest.fixture
+def gta_case(request: pytest.FixtureRequest) -> GtaCase:
+    """A case of the suite that the marker ``gta_suite`` names; default: "core" in float32."""
+    name, dtype = request.param
+    return GtaCase(name, dtype, request.config.getoption("--gta-impl"))

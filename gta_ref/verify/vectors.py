@@ -1,0 +1,169 @@
+"""Test vectors: a case with its inputs, the truth and the budgets; in memory, and in a safetensors file.
+
+File layout, schema version 1. Tensors ``input.NAME`` in the case's dtype (bounds, positions and ids int64) and
+``expected.NAME`` in float64, in the order of computation. One metadata entry, ``gta_ref``, is JSON: schema, case,
+level, tags, dtype, seed, settings, conventions, order, required, budgets, sha256 (of each tensor's bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gta_ref.files import read_tensors, write_tensors
+from gta_ref.verify.cases import Case, find
+from gta_ref.verify.tolerance import budgets, check_sharp
+from gta_ref.verify.truth import draw, wide
+
+SCHEMA = 1
+CONVENTIONS = {
+    "arrays": "(B, heads, N, width) inside attention, (B, N, H) outside; weights act from the right: y = x w + b",
+    "mask": "query row i sees key j iff k_start <= j < k_stop and, if causal, j <= q_start + i",
+    "lse": "natural logarithm; -inf, and z = 0, in a row that sees nothing",
+    "heads": "map m uses key head m // (n_q/n_k) and value head m // (n_q/n_v); output head i uses map i // (n_h/n_q)",
+    "scores": "scaled, before masking; unused slots of k and v count as 0",
+    "gate": "after its activation, from the query's token",
+    "gradients": "d_NAME is the gradient of sum(cotangent * output)",
+}
+
+
+class DamagedVectorError(ValueError):
+    """A file of vectors that is not what was written.
+
+    Attributes
+    ----------
+    missing, changed : list of str
+        Names of tensors.
+    """
+
+    def __init__(self, message: str, missing: list[str], changed: list[str]) -> None:
+        super().__init__(message)
+        self.missing, self.changed = missing, changed
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A case in one dtype, with all numbers.
+
+    Attributes
+    ----------
+    case : Case
+    dtype : str
+    inputs : dict of str to array
+    expected : dict of str to float64 array
+        In the order of computation.
+    budgets : dict of str to float
+    required : tuple of str
+        Names that an implementation has to give.
+    """
+
+    case: Case
+    dtype: str
+    inputs: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+    budgets: dict[str, float]
+    required: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an implementation is told: the case's settings, its level, name and dtype."""
+        return {"level": self.case.level, "case": self.case.name, "dtype": self.dtype, **self.case.settings}
+
+
+@lru_cache(maxsize=512)
+def make(name: str, dtype: str) -> Vector:
+    """Compute a case's numbers; a case that could not tell a senseless result apart is refused."""
+    problem = draw(find(name), dtype)
+    expected = {key: np.asarray(x, np.float64) for key, x in problem.compute(wide(problem.inputs)).items()}
+    budget = budgets(problem, expected)
+    check_sharp(problem, expected, budget)
+    for x in (*problem.inputs.values(), *expected.values()):
+        x.flags.writeable = False
+    return Vector(problem.case, dtype, problem.inputs, expected, budget, problem.required)
+
+
+def file_name(case: Case) -> str:
+    """Name of a case's file."""
+    return case.name.replace("/", "-") + ".safetensors"
+
+
+def write(vector: Vector, path: str | os.PathLike) -> None:
+    """Write a vector to a file."""
+    tensors = {f"input.{name}": x for name, x in vector.inputs.items()}
+    tensors |= {f"expected.{name}": x for name, x in vector.expected.items()}
+    case = vector.case
+    content = {
+        "schema": SCHEMA,
+        "case": case.name,
+        "level": case.level,
+        "tags": case.tags,
+        "dtype": vector.dtype,
+        "seed": case.seed,
+        "settings": case.settings,
+        "conventions": CONVENTIONS,
+        "order": list(vector.expected),
+        "required": vector.required,
+        "budgets": vector.budgets,
+        "sha256": {name: digest(x) for name, x in tensors.items()},
+    }
+    write_tensors(path, tensors, {"gta_ref": json.dumps(content)})
+
+
+def digest(x: np.ndarray) -> str:
+    """sha256 of an array's bytes in row-major order."""
+    return hashlib.sha256(np.asarray(x, order="C").tobytes()).hexdigest()
+
+
+def read(path: str | os.PathLike) -> Vector:
+    """Read a vector and check every tensor.
+
+    Raises
+    ------
+    DamagedVectorError
+        Naming the tensors that are missing or not those that were written.
+    ValueError
+        Where the file is foreign, truncated, or of another schema.
+    """
+    tensors, metadata = read_tensors(path)
+    content = check_file(path, tensors, metadata)
+    case = Case(content["case"], content["level"], tuple(content["tags"]), content["seed"], content["settings"])
+    inputs = {n.removeprefix("input."): x for n, x in tensors.items() if n.startswith("input.")}
+    expected = {name: tensors[f"expected.{name}"] for name in content["order"]}
+    return Vector(case, content["dtype"], inputs, expected, content["budgets"], tuple(content["required"]))
+
+
+def check_file(
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """The metadata of a file of vectors; DamagedVectorError where a tensor is missing or not as it was written."""
+    content = _content(path, metadata)
+    sha256 = content["sha256"]
+    missing = [name for name in sha256 if name not in tensors]
+    changed = [name for name, want in sha256.items() if name in tensors and digest(tensors[name]) != want]
+    if missing or changed:
+        parts = [f"missing {', '.join(missing)}"] if missing else []
+        parts += [f"{', '.join(changed)} not as written (sha256)"] if changed else []
+        raise DamagedVectorError(f"{Path(path).name}: {'; '.join(parts)}", missing, changed)
+    return content
+
+
+def _content(path: str | os.PathLike, metadata: Mapping[str, str]) -> dict[str, Any]:
+    name = Path(path).name
+    if "gta_ref" not in metadata:
+        raise ValueError(f"{name}: no entry gta_ref in its metadata; expected a file of gta-ref vectors export")
+    try:
+        content = json.loads(metadata["gta_ref"])
+        schema = content["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{name}: its metadata entry gta_ref is not what gta-ref writes") from None
+    if schema != SCHEMA:
+        raise ValueError(f"{name}: schema={schema} must be {SCHEMA}; a newer gta_ref may read it")
+    return content
