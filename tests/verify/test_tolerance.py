@@ -79,3 +79,10 @@ def test_terms_are_those_that_enter():
     for b, m, i, j in np.ndindex(inside.shape):
         largest = max(largest, inside[b, m, i, j] * np.abs(k[b, m // 3, j]).max())
     assert terms["d_q"] == pytest.approx(max(largest * 8**-0.5, np.abs(truth["d_q"]).max()), rel=1e-12)
+
+
+def test_float64_is_held_to_float64():
+    """Its budgets are float32's, 2²⁹ times smaller, up to the rounding of other inputs."""
+    double, single = (vectors.make("attention/heads-differ", dtype) for dtype in ("float64", "float32"))
+    for name, budget in double.budgets.items():
+        assert 0.3 < budget * 2.0**29 / single.budgets[name] < 3, name

@@ -79,6 +79,16 @@ def test_own_files_pass(exported):
     assert f"{len(cases.suite('attention', 'bfloat16'))} pass" in result.output
 
 
+def test_unused_slots_are_poisoned():
+    inputs = vectors.make("attention/nan-in-unused-slots", "float32").inputs
+    slot = np.arange(18)
+    unused = (slot < inputs["k_start"][:, None]) | (slot >= inputs["k_stop"][:, None])  # (B, N_k)
+    assert unused.any()
+    for name in "kv":
+        np.testing.assert_array_equal(np.isnan(inputs[name]).all(axis=(1, 3)), unused)
+        np.testing.assert_array_equal(np.isnan(inputs[name]).any(axis=(1, 3)), unused)
+
+
 def test_core_suite_is_small_enough(tmp_path):
     for case in cases.suite("core", "float32"):
         vectors.write(vectors.make(case.name, "float32"), tmp_path / vectors.file_name(case))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gta_ref.core import engines
-from gta_ref.verify import cases, verify
+from gta_ref.verify import cases, vectors, verify
 from gta_ref.verify.plain import Plain
-from gta_ref.verify.run import load
+from gta_ref.verify.run import judge, load
 from gta_ref.verify.selftest import GTA, by_engine, in_float64
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -134,6 +134,17 @@ def test_an_object_with_forward_and_backward():
     assert report.counts["pass"] == len(report.results)
     with pytest.raises(ValueError, match="impl is a int; expected a function or an object with forward"):
         verify(3)
+
+
+def test_no_cause_is_named_that_is_none():
+    """In a case with one key head, tiled heads are right heads: they explain no error, however small it is."""
+    vector = vectors.make("attention/plain", "float32")
+    given = {name: vector.expected[name].astype("float32") for name in vector.required}
+    assert judge(vector, given).status == "pass"
+    given["d_v"] = given["d_v"] + np.float32(2 * vector.budgets["d_v"])
+    result = judge(vector, given)
+    assert (result.status, result.stage, result.cause) == ("fail", "d_v", None)
+    assert 1 < result.ratio < 4
 
 
 def test_report_as_json():
