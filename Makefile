@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TOUR_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: tour test interop lint format clean
+.PHONY: tour test interop bench lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -26,6 +27,10 @@ test: .venv/installed-test
 # independent implementations in PyTorch and JAX, checked with the verification kit
 interop: .venv/installed-test .venv/installed-interop
 	$(BIN)/python -m pytest -q tests/verify/test_interop.py
+
+# a setting that makes OpenBLAS take another CPU's kernel would be measured instead of the machine
+bench: .venv/installed-bench
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/gta-ref bench core --against torch $(BENCH_ARGS)
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check .

@@ -11,9 +11,12 @@ import math
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from gta_ref.core import threads
 from gta_ref.core.mask import Mask
 from gta_ref.errors import as_positive_float, check_choice, check_divides, check_shape
-from gta_ref.ops.arrays import Array, check_float
+from gta_ref.ops.arrays import Array, array_module, check_float
 
 MODULES = {
     "reference": "gta_ref.core.reference",
@@ -21,6 +24,8 @@ MODULES = {
     "cuda": "gta_cuda.engine",
 }
 ENGINES = (*MODULES, "auto")
+# multiply–adds of a call, and of one tile's rows with all keys, from which "numba" was faster where it was measured
+LEAST_WORK, LEAST_TILE = 2**21, 120_000
 
 
 class EngineError(ValueError):
@@ -56,8 +61,28 @@ def load(engine: str) -> ModuleType:
 
 
 def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None) -> str:
-    """The engine that "auto" stands for in this case."""
-    return "reference"
+    """The engine that "auto" stands for in this case.
+
+    A trace wants the stages that only "reference" has. Below some millions of multiply–adds, or where each tile has
+    few of them, the work of cutting tiles is more than the work in them, forwards and backwards alike.
+    """
+    if trace is not None or array_module(q) is not np:
+        return "reference"
+    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    one_map = n_queries * n_keys * (d_k + d_v)
+    tile = math.gcd(n_q // n_k, n_q // n_v) * one_map
+    small = batch * n_q * one_map < LEAST_WORK or tile < LEAST_TILE
+    return "reference" if small or why_not("numba") is not None else "numba"
+
+
+def set_threads(n: int | None) -> None:
+    """Let the engine "numba" use `n` threads; None goes back to NUMBA_NUM_THREADS, or to all cores without it."""
+    threads.set_threads(n)
+
+
+def get_threads() -> int:
+    """How many threads the engine "numba" uses."""
+    return threads.get_threads()
 
 
 def attention_forward(
@@ -165,4 +190,5 @@ def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
         check_divides(name, x.shape[1], "n_q", n_q)
     if not isinstance(mask, Mask):
         raise ValueError(f"mask is a {type(mask).__name__}; expected a gta_ref.core.Mask")
-    mask.resolve(batch, n_queries, k.shape[2])
+    if not (mask.q_start is mask.k_start is mask.k_stop is None):  # nothing can be wrong with the defaults
+        mask.resolve(batch, n_queries, k.shape[2])

@@ -1,0 +1,1 @@
+"""What ``gta-ref bench`` measures. Speed is measured here and never asserted by a test."""

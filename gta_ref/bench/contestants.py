@@ -1,0 +1,162 @@
+"""Who computes attention in a benchmark: this package's engines, and PyTorch in each form that one would write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gta_ref.core import attention_backward, attention_forward
+
+Arrays = tuple[np.ndarray, ...]
+STREAM = 2**28  # bytes of keys and values that a timing of decoding reads at least
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape to measure. Causal; N_q = N_k, or one query at the end of N_k keys."""
+
+    name: str
+    kind: str  # "forward", "forward+backward" or "decode"
+    batch: int
+    n_q: int
+    n_k: int
+    n_v: int
+    length: int  # keys
+    d_k: int
+    d_v: int
+
+    @property
+    def queries(self) -> int:
+        """Queries of a sequence."""
+        return 1 if self.kind == "decode" else self.length
+
+    @property
+    def operations(self) -> int:
+        """Useful operations: two a multiply–add, pairs of query and visible key only; five products backwards."""
+        pairs = self.batch * self.n_q * (self.queries * (2 * self.length - self.queries + 1) // 2)
+        widths = self.d_k + self.d_v
+        if self.kind == "forward+backward":
+            widths += 3 * self.d_k + 2 * self.d_v
+        return 2 * pairs * widths
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values, each read once."""
+        return 4 * self.batch * self.length * (self.n_k * self.d_k + self.n_v * self.d_v)
+
+    @property
+    def copies(self) -> int:
+        """How many sets of inputs take turns: as layers of a model do, so that no cache still holds the one before."""
+        return -(-STREAM // self.cache_bytes) if self.kind == "decode" else 1
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients belong to it."""
+        return self.kind == "forward+backward"
+
+    def inputs(self) -> Arrays:
+        """Random q, k, v and dz in float32."""
+        rng = np.random.default_rng(0)
+        shapes = (
+            (self.batch, self.n_q, self.queries, self.d_k),
+            (self.batch, self.n_k, self.length, self.d_k),
+            (self.batch, self.n_v, self.length, self.d_v),
+            (self.batch, self.n_q, self.queries, self.d_v),
+        )
+        return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
+
+
+# q, k, v, dz → a function without arguments that computes (z,) or (z, dq, dk, dv)
+Contestant = Callable[[Case, Arrays], Callable[[], Any]]
+
+
+def engine(name: str) -> Contestant:
+    """An engine of this package."""
+
+    def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
+        q, k, v, dz = arrays
+
+        def compute() -> Arrays:
+            z, _, saved = attention_forward(q, k, v, engine=name, need_saved=case.backward)
+            return (z, *attention_backward(dz, saved)) if case.backward else (z,)
+
+        return compute
+
+    return prepare
+
+
+def torch_form(form: Callable[..., Any]) -> Contestant:
+    """PyTorch, with automatic differentiation where the case has a backward."""
+
+    def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
+        import torch
+
+        q, k, v, dz = (torch.from_numpy(x) for x in arrays)
+        inputs = [x.requires_grad_(case.backward) for x in (q, k, v)]
+
+        def compute() -> tuple[Any, ...]:
+            z = form(case, *inputs)
+            return (z, *torch.autograd.grad(z, inputs, dz)) if case.backward else (z,)
+
+        return compute
+
+    return prepare
+
+
+def eager(case: Case, q: Any, k: Any, v: Any) -> Any:
+    """The authors' form: repeat the heads, write the map."""
+    import torch
+
+    k, v = (x.repeat_interleave(case.n_q // x.shape[1], dim=1) for x in (k, v))
+    scores = q @ k.transpose(2, 3) / case.d_k**0.5
+    if case.queries > 1:
+        hidden = torch.ones(scores.shape[2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+def sdpa(case: Case, q: Any, k: Any, v: Any) -> Any:
+    """scaled_dot_product_attention as it comes; with d_k ≠ d_v PyTorch falls back to a map in memory."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    k, v = (x.expand(-1, case.n_q, -1, -1) if x.shape[1] == 1 else x for x in (k, v))
+    return scaled_dot_product_attention(
+        q, k, v, is_causal=case.queries > 1, scale=case.d_k**-0.5, enable_gqa=k.shape[1] < case.n_q
+    )
+
+
+def sdpa_padded(case: Case, q: Any, k: Any, v: Any) -> Any:
+    """The same with q and k padded by zeros to d_v, so that PyTorch's fused kernel takes it."""
+    from torch.nn.functional import pad
+
+    wider = [0, case.d_v - case.d_k]
+    return sdpa(case, pad(q, wider), pad(k, wider), v)
+
+
+def folded(case: Case, q: Any, k: Any, v: Any) -> Any:
+    """Decoding with the maps of a sequence as rows of one matrix: every key and value is read once."""
+    q = q.reshape(case.batch, case.n_k, -1, case.d_k)
+    return ((q @ k.transpose(2, 3) / case.d_k**0.5).softmax(-1) @ v).reshape(case.batch, case.n_q, 1, case.d_v)
+
+
+def of(case: Case, against_torch: bool) -> dict[str, Contestant]:
+    """Who takes part in a case. Forms that write the map stop at a length of 4096: it is gigabytes beyond."""
+    maps_fit = case.length <= 4096 or case.kind == "decode"
+    found = {"numba": engine("numba")}
+    if maps_fit:
+        found["reference"] = engine("reference")
+    if not against_torch:
+        return found
+    wide = case.d_k == case.d_v
+    if maps_fit:
+        found["torch eager"] = torch_form(eager)
+    if maps_fit or wide:
+        found["torch SDPA"] = torch_form(sdpa)
+    if not wide:
+        found["torch SDPA padded"] = torch_form(sdpa_padded)
+    if case.kind == "decode" and case.n_k == case.n_v:
+        found["torch folded"] = torch_form(folded)
+    return found

@@ -1,0 +1,211 @@
+"""``gta-ref bench core``: the attention core's engines beside PyTorch, in one process, one after the other in turn.
+
+A contestant is timed only after its result has been compared with float64.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gta_ref.bench.contestants import Arrays, Case, of
+from gta_ref.bench.machine import Ceilings, seconds
+from gta_ref.core import Mask, attention_backward, attention_forward
+
+GTA = (5, 1, 1)  # n_q, n_k, n_c of GTA-1B; widths 64 and 128
+GQA = (20, 5, 5)  # of GQA-1B; widths 64 and 64
+
+LENGTHS = (1024, 2048, 4096, 8192)
+DECODES = ((1, 32768), (8, 8192), (32, 4096))
+CHECKED_ROWS = 32  # queries at each end of a sequence whose results are compared with float64
+# A result may be this many times as far from float64 as "reference" in float32 is, which adds in one order of many …
+TIMES_REFERENCE = 8
+# … and so many roundings of the largest value besides, as an error may happen to be nearly 0
+ROUNDINGS = 8
+ROUNDS, SLOW_ROUNDS = 11, 3
+SLOW = 1.0  # seconds from which a contestant runs in SLOW_ROUNDS rounds only
+PAUSE = 0.05  # seconds: threads of the one before stop looking for work
+
+
+def cases(quick: bool) -> list[Case]:
+    """The shapes of the goals; a few small ones for `quick`."""
+    lengths, decodes = (LENGTHS[:2], DECODES[-1:]) if quick else (LENGTHS, DECODES)
+    both = ("forward", "forward+backward")
+    found = [Case(f"{kind}, N {n}", kind, 1, *GTA, n, 64, 128) for kind in both for n in lengths]
+    found += [Case(f"decode, B {b}, N {n}", "decode", b, *GTA, n, 64, 128) for b, n in decodes]
+    gqa = 1024 if quick else 2048
+    found += [Case(f"GQA-1B {kind}, N {gqa}", kind, 1, *GQA, gqa, 64, 64) for kind in both]
+    found.append(Case("training, B 32, N 128", "forward+backward", 32, 4, 1, 1, 128, 32, 64))
+    return found
+
+
+def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) -> dict[str, Any]:
+    """Check and time everybody in one case.
+
+    Returns
+    -------
+    result : dict
+        name, kind, sizes, ``gemm`` (operations a second) and ``read`` (bytes a second) of the rounds' medians, and
+        contestants: name → error, allowed, and, unless ``wrong``, seconds (median), rate (operations or bytes a
+        second), of_ceiling (median over rounds of rate ÷ ceiling of the round), times_numba (likewise).
+
+    """
+    arrays = case.inputs()
+    contestants = of(case, against_torch)
+    checks = dict(check(case, arrays, contestants))
+    copies = [arrays, *(tuple(x.copy() for x in arrays) for _ in range(case.copies - 1))]
+    runs = {
+        name: _in_turn([prepare(case, one) for one in copies])
+        for name, prepare in contestants.items()
+        if not checks[name]["wrong"]
+    }
+    rounds, slow = (5, 3) if quick else (ROUNDS, SLOW_ROUNDS)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    ceiling: dict[str, list[float]] = {"gemm": [], "read": []}
+    for work in runs.values():
+        work()  # what is done once: buffers, threads, pages
+    for turn in range(rounds):
+        names = [name for name in runs if turn < slow or times[name][0] <= SLOW]
+        if not names:
+            break
+        time.sleep(PAUSE)
+        ceiling["gemm"].append(ceilings.gemm())
+        reads = []
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
+            reads.append(ceilings.read())  # empties the caches and wakes the cores, for everybody alike
+            times[name].append(seconds(runs[name]) / case.copies)
+        ceiling["read"].append(statistics.median(reads))
+    decoding = case.kind == "decode"
+    work_done = case.cache_bytes if decoding else case.operations
+    limit = ceiling["read" if decoding else "gemm"]
+    for name, taken in times.items():
+        checks[name] |= {
+            "seconds": statistics.median(taken),
+            "rate": work_done / statistics.median(taken),
+            "of_ceiling": statistics.median(work_done / t / c for t, c in zip(taken, limit, strict=False)),
+            "times_numba": statistics.median(t / n for t, n in zip(taken, times["numba"], strict=False)),
+        }
+    return {
+        "name": case.name,
+        "kind": case.kind,
+        "sizes": {"B": case.batch, "n_q": case.n_q, "n_k": case.n_k, "n_v": case.n_v, "N": case.length}
+        | {"d_k": case.d_k, "d_v": case.d_v},
+        **{name: statistics.median(found) for name, found in ceiling.items()},
+        "contestants": checks,
+    }
+
+
+def _in_turn(works: list[Callable[[], Any]]) -> Callable[[], None]:
+    def all_of_them() -> None:
+        for work in works:
+            work()
+
+    return all_of_them
+
+
+def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Compare everybody's results with float64.
+
+    Only some rows at each end are compared, so that the float64 map stays small: dz is 0 in the others, and they
+    add nothing to dk and dv.
+    """
+    q, k, v, dz = arrays
+    rows = np.unique(
+        [*range(min(CHECKED_ROWS, case.queries)), *range(max(0, case.queries - CHECKED_ROWS), case.queries)]
+    )
+    some = np.zeros_like(dz)
+    some[:, :, rows] = dz[:, :, rows]
+    exact = _by_rows(case, (q, k, v, dz), rows, np.float64)
+    plain = _by_rows(case, (q, k, v, dz), rows, np.float32)
+    largest = [float(np.abs(x).max()) for x in exact]
+    allowed = [
+        TIMES_REFERENCE * float(np.abs(p - x).max()) + ROUNDINGS * float(np.finfo(np.float32).eps) * top
+        for p, x, top in zip(plain, exact, largest, strict=True)
+    ]
+    for name, prepare in contestants.items():
+        results = [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in prepare(case, (q, k, v, some))()]
+        results[:2] = [x[:, :, rows] for x in results[:2]]  # z and dq are by query
+        errors = [float(np.abs(x - y).max()) for x, y in zip(results, exact, strict=True)]
+        wrong = not all(error <= most for error, most in zip(errors, allowed, strict=True))  # NaN is wrong as well
+        relative = [error / top for error, top in zip(errors, largest, strict=True)]
+        yield name, {"error": max(relative), "wrong": wrong}
+
+
+def _by_rows(case: Case, arrays: Arrays, rows: np.ndarray, dtype: Any) -> list[np.ndarray]:
+    """z, and the gradients, of some query rows by the definition; runs of neighbouring rows are one call each."""
+    q, k, v, dz = (x.astype(dtype, copy=False) for x in arrays)
+    z, dq, dk, dv = [], [], np.zeros_like(k), np.zeros_like(v)
+    for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+        mask = Mask(q_start=int(run[0]) + case.length - case.queries)
+        one, _, saved = attention_forward(q[:, :, run], k, v, mask, engine="reference")
+        z.append(one)
+        if case.backward:
+            grads = attention_backward(dz[:, :, run], saved)
+            dq.append(grads[0])
+            dk += grads[1]
+            dv += grads[2]
+    found = [np.concatenate(z, axis=2)]
+    return [*found, np.concatenate(dq, axis=2), dk, dv] if case.backward else found
+
+
+def thread_gain(ceilings: Ceilings, rounds: int) -> dict[str, float]:
+    """How much faster all threads are than one: the forward at N 4096, and sgemm."""
+    from threadpoolctl import threadpool_limits
+
+    from gta_ref.core import engines
+
+    case = Case("", "forward", 1, *GTA, 4096, 64, 128)
+    work = of(case, False)["numba"](case, case.inputs())
+    found: dict[str, list[float]] = {"forward": [], "gemm": []}
+    before = engines.threads.chosen()
+    for _ in range(rounds):
+        time.sleep(PAUSE)
+        many, many_gemm = seconds(work), ceilings.gemm()
+        time.sleep(PAUSE)
+        with threadpool_limits(1, "blas"):
+            one_gemm = ceilings.gemm()
+        try:
+            engines.set_threads(1)
+            one = seconds(work)
+        finally:
+            engines.set_threads(before)
+        found["forward"].append(one / many)
+        found["gemm"].append(many_gemm / one_gemm)
+    return {name: statistics.median(gains) for name, gains in found.items()}
+
+
+def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+    """Measure everything.
+
+    Parameters
+    ----------
+    against_torch : bool
+    quick : bool
+        Few cases and rounds, without the long run for memory: to see that it works.
+    progress : callable
+        Called with the name of what comes next.
+
+    Returns
+    -------
+    figures : dict
+        machine, cases, threads, memory (None with `quick`), goals; all of it goes to JSON.
+    """
+    from gta_ref.bench import goals, machine, memory
+
+    ceilings = Ceilings()
+    found: dict[str, Any] = {"machine": machine.describe(), "cases": []}
+    for case in cases(quick):
+        progress(case.name)
+        found["cases"].append(measure(case, ceilings, against_torch, quick))
+    progress("threads")
+    found["threads"] = thread_gain(ceilings, 3 if quick else 7)
+    progress("memory")
+    found["memory"] = None if quick else memory.forward_growth(65536)
+    found["goals"] = goals.judge(found)
+    return found

@@ -1,0 +1,55 @@
+"""Peak memory of one forward, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+_CODE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from gta_ref.core import attention_forward
+
+def peak():
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would give the parent's peak where that is higher: it passes through fork and exec
+        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+def call(n):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, h, n, d), np.float32) for h, d in ((5, 64), (1, 64), (1, 128)))
+    z, lse, _ = attention_forward(q, k, v, engine="numba", need_saved=False)
+    return q.nbytes + k.nbytes + v.nbytes, z.nbytes + lse.nbytes
+
+call(512)  # what is there once: compiled code, threads, their tiles
+before = peak()
+inputs, outputs = call(int(sys.argv[1]))
+print(json.dumps({"inputs": inputs, "outputs": outputs, "growth": peak() - before}))
+"""
+
+
+def forward_growth(length: int) -> dict[str, Any]:
+    """How much the process grows while GTA-1B's forward makes its inputs and outputs, in bytes.
+
+    Returns
+    -------
+    found : dict
+        length, inputs, outputs, growth.
+
+    Raises
+    ------
+    ValueError
+        Where the process fails, or cannot have been measured: the growth is less than what it made.
+    """
+    done = subprocess.run([sys.executable, "-c", _CODE, str(length)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ValueError(f"memory at N={length}: the process failed: {done.stderr.strip().splitlines()[-1:]}")
+    found = {"length": length, **json.loads(done.stdout)}
+    if found["growth"] < found["outputs"]:
+        raise ValueError(f"memory at N={length}: a growth of {found['growth']} bytes is less than the outputs' own")
+    return found

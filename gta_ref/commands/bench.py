@@ -1,0 +1,112 @@
+"""gta-ref bench: speed of the attention core beside PyTorch and beside what the machine can do."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gta_ref.commands.common import JsonOption, one_line_errors, table
+
+app = typer.Typer(
+    help="Measure speed and memory on this machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def options() -> None:
+    """Measure speed and memory on this machine."""
+
+
+@app.command()
+@one_line_errors
+def core(
+    against: Annotated[str | None, typer.Option(help="Also PyTorch's forms of attention: torch.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this file.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few shapes and rounds: to see that it works.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Time the attention core's engines, forward, backward and decode, and compare with the goals."""
+    if against not in (None, "torch"):
+        raise ValueError(f"against={against!r} must be torch")
+    if against == "torch" and importlib.util.find_spec("torch") is None:
+        raise ValueError("against='torch' needs PyTorch, which is not installed: pip install --group bench")
+    from gta_ref.bench import core as benchmark
+    from gta_ref.files import atomic_path, write_json
+
+    console = Console()
+    with console.status("") as status:
+        found = benchmark.run(against == "torch", quick, lambda name: status.update(f"measuring: {name}"))
+    _show_machine(console, found["machine"])
+    _show_cases(console, found["cases"])
+    threads = found["threads"]
+    console.print(
+        f"\n{found['machine']['threads']} threads against one: forward {threads['forward']:.2f} ×, "
+        f"sgemm {threads['gemm']:.2f} ×\n",
+        highlight=False,
+    )
+    _show_goals(console, found["goals"])
+    if json is not None:
+        write_json(json, found)
+    if plot is not None:
+        from gta_ref import plots
+
+        with atomic_path(plot) as temporary:
+            plots.core_speed(found["cases"], _machine(found["machine"])).savefig(temporary, dpi=120)
+    wrong = [(case["name"], name) for case in found["cases"] for name, c in case["contestants"].items() if c["wrong"]]
+    for case, name in wrong:
+        console.print(f"[red]{case}: {name} is wrong by more than rounding and was not timed[/]")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return f"{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, {packages}"
+
+
+def _show_machine(console: Console, machine: dict[str, Any]) -> None:
+    console.print(_machine(machine), highlight=False)
+    for blas in machine["blas"]:
+        console.print(
+            f"BLAS of {blas['of']}: {blas['internal_api']} {blas['version']}, kernel {blas['architecture']}",
+            highlight=False,
+        )
+    console.print("float32; medians of runs in turn; operations are the useful ones, causal\n", highlight=False)
+
+
+def _show_cases(console: Console, cases: list[dict[str, Any]]) -> None:
+    rows = table("", "ms", "rate", "of ceiling", "÷ numba", "error", numbers_from=1)
+    for case in cases:
+        decoding = case["kind"] == "decode"
+        limit, unit, ceiling = ("read", "GB/s", case["read"]) if decoding else ("sgemm", "GFLOP/s", case["gemm"])
+        rows.add_row(f"[bold]{case['name']}[/]")
+        rows.add_row(f"  [dim]{limit}[/]", "", f"[dim]{ceiling / 1e9:.0f} {unit}[/]")
+        for name, c in case["contestants"].items():
+            if c["wrong"]:
+                rows.add_row(f"  {name}", "[red]wrong[/]", "", "", "", f"{c['error']:.0e}")
+                continue
+            rows.add_row(
+                f"  {name}",
+                f"{c['seconds'] * 1e3:.2f}",
+                f"{c['rate'] / 1e9:.1f} {unit}",
+                f"{c['of_ceiling']:.0%}",
+                f"{c['times_numba']:.2f}",
+                f"{c['error']:.0e}",
+            )
+    console.print(rows)
+
+
+def _show_goals(console: Console, goals: list[dict[str, Any]]) -> None:
+    rows = table("goal", "wanted", "got", "", numbers_from=1)
+    for column in rows.columns:
+        column.no_wrap = True
+    for goal in goals:
+        verdict = "[green]reached[/]" if goal["reached"] else "[yellow]missed[/]"
+        rows.add_row(goal["what"], goal["wanted"], goal["got"], verdict)
+    console.print(rows)

@@ -1,0 +1,203 @@
+"""Building blocks of the fused kernels that Numba has no word for, written as LLVM instructions.
+
+exp2 without a branch and an order of floats as integers (loops over both become vector code, which
+`np.exp` and `max` do not), and a call of BLAS by its address. No flag lets LLVM assume NaN or infinity
+away.
+
+Storage: float16 enters the kernels as its uint16 view and bfloat16 as its int16 view, so that the type
+of a view says how to widen it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import get_cython_function_address, intrinsic
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+
+# allows a fused multiply-add and nothing else; Numba writes a function's own flags, which let it reorder sums,
+# on every instruction that has none
+FUSE = ("contract",)
+
+# 2^r on [−½, ½], constant first. float32: the best polynomial of degree 6, off by at most 2e-9 of the value;
+# float64: Taylor's of degree 13, off by at most 4e-18.
+_EXP2_F32 = (
+    1.0000000005926,
+    0.69314714841861,
+    0.24022646203031,
+    0.055503324725646,
+    0.0096184373576168,
+    0.0013399744089213,
+    0.00015344279060889,
+)
+_EXP2_F64 = tuple(math.log(2) ** i / math.factorial(i) for i in range(14))
+
+
+def float_type(numba_type: Any) -> tuple[ir.Type, ir.IntType, int, int]:
+    """The LLVM type of a Numba float, the integer of its size, its mantissa's bits and exponent's bias."""
+    return (ir.FloatType(), I32, 23, 127) if numba_type == types.float32 else (ir.DoubleType(), I64, 52, 1023)
+
+
+def computed_in(storage: Any) -> Any:
+    """The Numba type that a storage type is computed in."""
+    return storage if isinstance(storage, types.Float) else types.float32
+
+
+@intrinsic
+def exp2(typingctx: Any, x: Any, c: Any, m: Any) -> Any:
+    """2^(c·x − m), error about 1 ulp; 0 below the smallest normal number, NaN of NaN. Not for results near overflow.
+
+    The exponent is one multiply–add, so that the same x, c and m give the same bits in every kernel: a backward
+    whose map differs from the forward's is wrong by more than rounding where scores are huge.
+
+    Adding 1.5 · 2^mantissa rounds the exponent y to a whole number n and leaves n in the low bits of the sum, from
+    where a shift makes it the exponent of 2^n. Then 2^y = 2^n · p(y − n).
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        real, whole, mantissa, bias = float_type(x)
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(real, [real] * 3), "llvm.fmuladd.f" + str(x.bitwidth)
+        )
+        y = builder.call(fused, [args[0], args[1], builder.fneg(args[2])])
+        coefficients = _EXP2_F32 if x == types.float32 else _EXP2_F64
+        magic = real(1.5 * 2**mantissa + bias)
+        shifted = builder.fadd(y, magic, flags=FUSE)
+        r = builder.fsub(y, builder.fsub(shifted, magic, flags=FUSE), flags=FUSE)
+        value = real(coefficients[-1])
+        for coefficient in reversed(coefficients[:-1]):
+            value = builder.fadd(builder.fmul(value, r, flags=FUSE), real(coefficient), flags=FUSE)
+        exponent = builder.shl(builder.bitcast(shifted, whole), whole(mantissa))
+        value = builder.fmul(value, builder.bitcast(exponent, real), flags=FUSE)
+        below = builder.fcmp_ordered("<", y, real(1 - bias), flags=FUSE)  # false for NaN, which goes through
+        return builder.select(below, real(0), value)
+
+    return x(x, x, x), codegen
+
+
+def _flip(builder: Any, bits: Any, whole: ir.IntType) -> Any:
+    """Swap between a float's bits and an integer in the same order: negative floats have theirs backwards."""
+    negative = builder.ashr(bits, whole(whole.width - 1))
+    return builder.xor(bits, builder.and_(negative, whole(2 ** (whole.width - 1) - 1)))
+
+
+@intrinsic
+def to_ordered(typingctx: Any, x: Any) -> Any:
+    """The integer of x: ordered as floats are, a NaN beyond the infinity of its sign."""
+    integer = types.int32 if x == types.float32 else types.int64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole = float_type(x)[1]
+        return _flip(builder, builder.bitcast(args[0], whole), whole)
+
+    return integer(x), codegen
+
+
+@intrinsic
+def from_ordered(typingctx: Any, i: Any) -> Any:
+    """The float that :func:`to_ordered` made an integer."""
+    real_type = types.float32 if i == types.int32 else types.float64
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        real, whole, _, _ = float_type(real_type)
+        return builder.bitcast(_flip(builder, args[0], whole), real)
+
+    return real_type(i), codegen
+
+
+def widen_bits(builder: Any, bits: Any, storage: Any, lanes: int = 0) -> Any:
+    """Widen a loaded storage value, or a vector of `lanes` of them, to the type it is computed in."""
+
+    def shape(scalar: ir.Type) -> ir.Type:
+        return ir.VectorType(scalar, lanes) if lanes else scalar
+
+    if storage == types.uint16:
+        return builder.fpext(builder.bitcast(bits, shape(ir.HalfType())), shape(ir.FloatType()))
+    if storage == types.int16:
+        sixteen = ir.Constant(shape(I32), [16] * lanes if lanes else 16)
+        return builder.bitcast(builder.shl(builder.zext(bits, shape(I32)), sixteen), shape(ir.FloatType()))
+    return bits
+
+
+def storage_type(storage: Any) -> tuple[ir.Type, int]:
+    """The LLVM type of a storage value in memory, and its bytes."""
+    if isinstance(storage, types.Float):
+        return float_type(storage)[0], storage.bitwidth // 8
+    return I16, 2
+
+
+@intrinsic
+def widen(typingctx: Any, x: Any) -> Any:
+    """The value of a stored float in the type that it is computed in."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return widen_bits(builder, args[0], x)
+
+    return computed_in(x)(x), codegen
+
+
+@intrinsic
+def gemm(
+    typingctx: Any,
+    routine: Any,
+    trans_a: Any,
+    trans_b: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    alpha: Any,
+    a: Any,
+    lda: Any,
+    b: Any,
+    ldb: Any,
+    beta: Any,
+    c: Any,
+    ldc: Any,
+) -> Any:
+    """BLAS: C = alpha op(A) op(B) + beta C on column-major matrices, C (m, n), op(A) (m, k), op(B) (k, n).
+
+    `routine` is an address from :func:`gemm_address`; a, b and c are addresses, trans_a and trans_b ord("N") or
+    ord("T"). The routine is called by address because a function that holds a pointer cannot be cached on disk.
+    """
+    i32, address, real_type = types.int32, types.intp, alpha
+    arguments = (i32, i32, i32, i32, i32, real_type, address, i32, address, i32, real_type, address, i32)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def by_reference(value: Any) -> Any:
+            slot = cgutils.alloca_once(builder, value.type)
+            builder.store(value, slot)
+            return builder.bitcast(slot, I8.as_pointer())
+
+        routine, trans_a, trans_b, *rest = args
+        operands = [by_reference(builder.trunc(trans, I8)) for trans in (trans_a, trans_b)]
+        for value, numba_type in zip(rest, arguments[2:], strict=True):
+            is_address = numba_type == address
+            operands.append(builder.inttoptr(value, I8.as_pointer()) if is_address else by_reference(value))
+        function = ir.FunctionType(ir.VoidType(), [I8.as_pointer()] * 13)
+        builder.call(builder.inttoptr(routine, function.as_pointer()), operands)
+        return context.get_dummy_value()
+
+    return types.void(address, *arguments), codegen
+
+
+@cache
+def gemm_address(letter: str) -> int:
+    """Address of SciPy's sgemm ("f", as NumPy calls a float32) or dgemm ("d"): 32-bit integers, all by reference."""
+    return get_cython_function_address("scipy.linalg.cython_blas", {"f": "sgemm", "d": "dgemm"}[letter])
+
+
+@cache
+def why_not_blas() -> str | None:
+    """Why SciPy's BLAS cannot be called this way; None where it can."""
+    from scipy.linalg import cython_blas
+
+    signature = repr(cython_blas.__pyx_capi__["sgemm"])
+    if signature.count("int *") != 6:
+        return f"it calls SciPy's BLAS with 32-bit integers, and this SciPy has {signature}"
+    return None

@@ -1,0 +1,194 @@
+"""The engine "numba" and the process around it: forks, imports, the cache of compiled code, memory, "auto"; and exp2."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gta_ref
+from gta_ref.core import attention_backward, attention_forward, engines, fused_compile
+from gta_ref.core import fused as engine
+from gta_ref.core.fused_llvm import exp2
+from tests.core.test_fused import random
+
+
+@pytest.fixture(autouse=True)
+def default_threads():
+    yield
+    engines.set_threads(None)
+
+
+def python(code, **environment):
+    """Run code in a process of its own; its stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_after_a_fork():
+    out, _ = python(
+        """
+        import os, warnings
+        import numpy as np
+        from gta_ref.core import attention_forward, engines
+        warnings.simplefilter("ignore")
+        engines.set_threads(2)
+        rng = np.random.default_rng(0)
+        q, k, v = (rng.standard_normal((1, h, 400, d), np.float32) for h, d in ((5, 32), (1, 32), (1, 64)))
+        before = attention_forward(q, k, v, engine="numba")[0]
+        child = os.fork()
+        if child == 0:
+            same = np.array_equal(attention_forward(q, k, v, engine="numba")[0], before)
+            os._exit(0 if same else 1)
+        print(os.waitpid(child, 0)[1])
+        """
+    )
+    assert out == "0"
+
+
+def test_import_and_small_problems_do_without_numba():
+    out, _ = python(
+        """
+        import sys
+        import numpy as np
+        import gta_ref.core
+        x = np.ones((1, 1, 4, 4), np.float32)
+        gta_ref.core.attention_forward(x, x, x, engine="auto")
+        print([name for name in ("numba", "llvmlite", "scipy") if name in sys.modules])
+        """
+    )
+    assert out == "[]"
+
+
+def test_no_folder_to_cache_in(tmp_path):
+    # a folder in the place of a file, or below one, can be made by nobody, not even by root
+    package = shutil.copytree(
+        Path(gta_ref.__file__).parent, tmp_path / "gta_ref", ignore=shutil.ignore_patterns("__py*")
+    )
+    (package / "core" / "__pycache__").write_text("")
+    nowhere = str(package / "core" / "__pycache__" / "cache")
+    out, _ = python(
+        """
+        import numpy as np
+        import gta_ref
+        from gta_ref.core import attention_forward
+        x = np.ones((1, 1, 20, 4), np.float32)
+        print(gta_ref.__file__, attention_forward(x, x, x, engine="numba")[0].sum())
+        """,
+        NUMBA_CACHE_DIR=nowhere,
+        XDG_CACHE_HOME=nowhere,
+        HOME=nowhere,
+        PYTHONPATH=str(tmp_path),
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    assert out == f"{package / '__init__.py'} 80.0"
+
+
+def test_compiled_code_is_kept_and_a_change_of_source_is_noticed():
+    from gta_ref.core import fused_backward, fused_forward
+
+    for make in (fused_forward.make_forward, fused_forward.make_merge, fused_backward.make_backward):
+        # Numba's key has the values that a function closes over: this is how a change in another file counts
+        assert 12345 in [cell.cell_contents for cell in make(12345).__closure__]
+    # and no file whose functions a kernel calls is forgotten
+    compiled = {
+        path.stem.removeprefix("fused_")
+        for path in Path(fused_compile.__file__).parent.glob("fused_*.py")
+        if "njit" in (text := path.read_text(encoding="utf-8")) or "intrinsic" in text
+    }
+    assert compiled | {"compile", "forward", "backward"} == set(fused_compile.SOURCES)
+    assert fused_compile._stamp() > 0
+
+
+def test_compiling_for_long_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(fused_compile, "NOTICE_AFTER", 0.02)
+    monkeypatch.setattr(fused_compile, "_told", False)
+    with fused_compile._notice():
+        pass
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        with fused_compile._notice():
+            time.sleep(0.1)
+    err = capsys.readouterr().err
+    assert err.startswith("gta_ref: compiling")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((1, 5, 1, 1, 2048, 2048, 64, 128), "numba"),
+        ((32, 4, 1, 1, 128, 128, 32, 64), "numba"),
+        ((8, 5, 1, 1, 1, 4096, 64, 128), "numba"),
+        ((1, 4, 1, 1, 32, 32, 32, 64), "reference"),
+        ((64, 8, 8, 8, 16, 16, 16, 16), "reference"),
+        ((512, 4, 4, 4, 4, 4, 8, 8), "reference"),
+        ((1, 2, 1, 1, 256, 256, 2, 2), "reference"),
+        ((2, 4, 1, 1, 0, 256, 32, 64), "reference"),
+    ],
+)
+def test_auto_takes_the_faster_engine(sizes, expected):
+    batch, n_q, n_k, n_v, n_queries, n_keys, d_k, d_v = sizes
+    shapes = (batch, n_q, n_queries, d_k), (batch, n_k, n_keys, d_k), (batch, n_v, n_keys, d_v)
+    q, k, v = (np.broadcast_to(np.float32(0), shape) for shape in shapes)
+    for need_saved in (True, False):
+        assert engines.choose(q, k, v, need_saved=need_saved, trace=None) == expected
+    assert engines.choose(q, k, v, need_saved=True, trace={}) == "reference"
+
+
+def test_auto_stays_with_reference_where_numba_cannot_run(rng, monkeypatch):
+    q, k, v, *_ = random(rng, (1, 5, 1, 1, 400, 400, 32, 64))
+    assert attention_forward(q, k, v, engine="auto")[2].engine == "numba"
+    monkeypatch.setattr(engine, "why_not", lambda: "no BLAS")
+    assert attention_forward(q, k, v, engine="auto")[2].engine == "reference"
+
+
+def test_memory_is_linear(rng):
+    length = 4000
+    q, k, v, dz, _ = random(rng, (1, 5, 1, 1, length, length, 8, 8))
+    engines.set_threads(2)
+    attention_forward(q, k, v, engine="numba")  # compiled code and tiles
+    arrays = q.nbytes + k.nbytes + v.nbytes + dz.nbytes
+    tracemalloc.start()
+    _, _, saved = attention_forward(q, k, v, engine="numba")
+    forward = tracemalloc.get_traced_memory()[1]
+    attention_backward(dz, saved)
+    backward = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(forward, backward) < 4 * arrays < length**2  # one map is 5 · 4 · length² bytes
+    held = [x for x in saved.state if isinstance(x, np.ndarray)]
+    assert sum(x.nbytes for x in held) < 4 * arrays
+
+
+def test_exp2():
+    from numba import njit
+
+    @njit
+    def values(x, c, m, out):
+        for i in range(len(x)):
+            out[i] = exp2(x[i], c, m)
+
+    for dtype, lowest in ((np.float32, -126), (np.float64, -1022)):
+        x = np.linspace(lowest, 8, 200_001).astype(dtype)
+        out = np.empty_like(x)
+        values(x, dtype(1), dtype(0), out)
+        exact = np.exp2(x.astype(np.longdouble))
+        assert np.abs(out / exact - 1).max() < 1.5 * np.finfo(dtype).eps
+        x = np.array([0, -np.inf, np.nan, lowest - 1, -1e30, 3], dtype)
+        out = np.empty_like(x)
+        values(x, dtype(1), dtype(0), out)
+        np.testing.assert_array_equal(out, np.array([1, 0, np.nan, 0, 0, 8], dtype))
