@@ -4,7 +4,7 @@ BIN := .venv/bin
 TOUR_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: tour test interop bench lint format clean
+.PHONY: tour test test-cudasim test-gpu interop bench lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -21,8 +21,16 @@ BENCH_ARGS ?=
 tour: .venv/installed
 	$(BIN)/gta-ref tour $(TOUR_ARGS)
 
-test: .venv/installed-test
+test: .venv/installed-test .venv/installed-cuda test-cudasim
 	$(BIN)/python -m pytest -q tests
+
+# the CUDA kernels in Numba's simulator, which has to be chosen before Numba is imported: a process of its own
+test-cudasim: .venv/installed-test .venv/installed-cuda
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q tests/gta_cuda/test_simulated.py
+
+# needs a CUDA GPU, and the extra cuda13: .venv/bin/python -m pip install --editable '.[cuda13]'
+test-gpu: .venv/installed-test
+	$(BIN)/python -m pytest -q -m gpu tests
 
 # independent implementations in PyTorch and JAX, checked with the verification kit
 interop: .venv/installed-test .venv/installed-interop

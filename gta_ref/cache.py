@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gta_ref.errors import as_int, check_names, check_shape
-from gta_ref.ops.arrays import Array, as_dtype
+from gta_ref.ops.arrays import Array, array_module, as_dtype
 
 
 class KVCache:
@@ -26,6 +26,8 @@ class KVCache:
         float32, float64, float16 or bfloat16.
     k_start : int or int array (B,), optional
         Number of left-padding tokens of each sequence. Default 0.
+    like : array, optional
+        The memory is of this array's library: pass a CuPy array for a cache on the GPU. Default NumPy.
 
     Attributes
     ----------
@@ -43,6 +45,7 @@ class KVCache:
         capacity: int,
         dtype: Any = "float32",
         k_start: Any = None,
+        like: Array | None = None,
     ) -> None:
         self.batch = as_int("batch", batch, at_least=1)
         self.capacity = as_int("capacity", capacity, at_least=0)
@@ -56,8 +59,9 @@ class KVCache:
             raise ValueError(f"k_start={int(start.min())} must be a whole number of at least 0")
         self.k_start = np.broadcast_to(start, (batch,)).astype(np.int64)
         self.length = 0
+        xp = array_module(like)
         self.arrays: dict[str, Array] = {
-            name: np.zeros((batch, heads, self.capacity, width), self.dtype) for name, (heads, width) in cached.items()
+            name: xp.zeros((batch, heads, self.capacity, width), self.dtype) for name, (heads, width) in cached.items()
         }
 
     def append(self, **new: Array) -> dict[str, Array]:

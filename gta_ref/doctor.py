@@ -64,3 +64,19 @@ def version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def kernels() -> list[dict[str, Any]]:
+    """Compile the CUDA kernels for sm_80 and sm_90, without a GPU; see ``gta_cuda.resources.measure``.
+
+    Raises
+    ------
+    ValueError
+        Where what compiles them is not installed; the message says how to install it.
+    """
+    from gta_cuda import resources
+
+    reason = resources.why_not()
+    if reason is not None:
+        raise ValueError(f"the kernels cannot be compiled here: {reason}")
+    return resources.table()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from gta_ref.commands import bench_gpu
 from gta_ref.commands.common import JsonOption, one_line_errors, table
 
 app = typer.Typer(
@@ -21,6 +22,9 @@ app = typer.Typer(
 @app.callback()
 def options() -> None:
     """Measure speed and memory on this machine."""
+
+
+app.command("gpu")(bench_gpu.gpu)
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -9,13 +12,25 @@ from gta_ref.commands.common import JsonOption, one_line_errors, table
 
 
 @one_line_errors
-def doctor(json: JsonOption = None) -> None:
+def doctor(
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="Compile the CUDA kernels for sm_80 and sm_90, and show what they need."),
+    ] = False,
+    json: JsonOption = None,
+) -> None:
     """Say what is installed, which engines can run here, and why the others cannot."""
     from gta_ref import doctor as facts
     from gta_ref.files import write_json
 
-    found = facts.examine()
     console = Console()
+    if kernels:
+        found: dict[str, Any] = {"kernels": facts.kernels()}
+        _show_kernels(console, found["kernels"])
+        if json is not None:
+            write_json(json, found)
+        return
+    found = facts.examine()
     console.print(
         f"gta_ref {found['gta_ref']}, Python {found['python']}, {found['cores']} cores, {found['platform']}",
         highlight=False,
@@ -37,3 +52,20 @@ def doctor(json: JsonOption = None) -> None:
     console.print(engines)
     if json is not None:
         write_json(json, found)
+
+
+def _show_kernels(console: Console, kernels: list[dict[str, Any]]) -> None:
+    """Registers and so on of every kernel, both architectures beside each other."""
+    console.print("d_k 64, d_v 128, as in GTA-1B; sm_80 / sm_90 where they differ", highlight=False)
+    columns = ("registers", "spills", "stack", "shared", "hmma", "blocks")
+    rows = table("kernel", "threads", "registers", "spills", "stack", "shared", "HMMA", "blocks", numbers_from=1)
+    for name in dict.fromkeys(one["kernel"] for one in kernels):
+        both = [one for one in kernels if one["kernel"] == name]
+        cells = [["?" if one[column] is None else f"{one[column]:,}" for one in both] for column in columns]
+        rows.add_row(name, str(both[0]["threads"]), *(" / ".join(dict.fromkeys(cell)) for cell in cells))
+    console.print(rows)
+    console.print(
+        "registers, spills, stack: of a thread (bytes); shared: bytes of a block; "
+        "blocks: how many fit on a multiprocessor by registers and threads",
+        highlight=False,
+    )

@@ -63,11 +63,14 @@ def load(engine: str) -> ModuleType:
 def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None) -> str:
     """The engine that "auto" stands for in this case.
 
-    A trace wants the stages that only "reference" has. Below some millions of multiply–adds, or where each tile has
-    few of them, the work of cutting tiles is more than the work in them, forwards and backwards alike.
+    A trace wants the stages that only "reference" has. CuPy arrays go to "cuda", in the dtypes that it takes. Below
+    some millions of multiply–adds, or where each tile has few of them, the work of cutting tiles is more than the
+    work in them, forwards and backwards alike.
     """
-    if trace is not None or array_module(q) is not np:
+    if trace is not None:
         return "reference"
+    if array_module(q) is not np:
+        return "cuda" if q.dtype.name != "float64" and why_not("cuda") is None else "reference"
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     one_map = n_queries * n_keys * (d_k + d_v)
     tile = math.gcd(n_q // n_k, n_q // n_v) * one_map

@@ -44,7 +44,8 @@ def greedy(
     xp = array_module(ids)
     # the last token is never fed back, so its keys need no room
     capacity = ids.shape[1] + n_tokens - 1
-    caches = model.new_caches(config, ids.shape[0], capacity, params["embed"].dtype, k_start)
+    embed = params["embed"]
+    caches = model.new_caches(config, ids.shape[0], capacity, embed.dtype, k_start, like=embed)
     new = ids
     for _ in range(n_tokens):
         logits = model.decode(params, new, caches, config, engine=engine)

@@ -237,10 +237,12 @@ def loss_backward(saved: Any) -> dict[str, Array]:
     return backward(cross_entropy_backward(1.0, entropy), model)
 
 
-def new_caches(config: Config, batch: int, capacity: int, dtype: Any = "float32", k_start: Any = None) -> list[KVCache]:
-    """One empty cache a layer."""
+def new_caches(
+    config: Config, batch: int, capacity: int, dtype: Any = "float32", k_start: Any = None, like: Array | None = None
+) -> list[KVCache]:
+    """One empty cache a layer; the arguments are those of :class:`gta_ref.cache.KVCache`."""
     cached = config.module.structure(config.attention).cached
-    return [KVCache(cached, batch, capacity, dtype, k_start) for _ in range(config.n_layers)]
+    return [KVCache(cached, batch, capacity, dtype, k_start, like) for _ in range(config.n_layers)]
 
 
 def decode(params: Params, ids: Array, caches: Sequence[KVCache], config: Config, *, engine: str = "auto") -> Array:

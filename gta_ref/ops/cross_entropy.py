@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from gta_ref.errors import check_shape
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
@@ -69,5 +67,5 @@ def cross_entropy_backward(dloss: Array | float, saved: Any) -> Array:
     vocabulary = wide.shape[-1]
     rows = dlogits.reshape(-1, vocabulary)  # a view: dlogits was just made
     rows[xp.arange(rows.shape[0]), inside.reshape(-1)] -= 1
-    weight = xp.where(counted, wide.dtype.type(1) / n, 0)[..., None] * np.asarray(dloss, wide.dtype)
+    weight = xp.where(counted, wide.dtype.type(1) / n, 0)[..., None] * float(dloss)
     return narrow(dlogits * weight, logits.dtype)

@@ -33,7 +33,10 @@ def softmax_lse_forward(x: Array, visible: Array | None = None) -> tuple[Array, 
     scores = widen(x)
     if visible is not None:
         scores = xp.where(visible, scores, -np.inf)
-    largest = scores.max(axis=-1, keepdims=True, initial=-np.inf)  # (..., 1)
+    if not scores.shape[-1]:  # no largest of nothing
+        y = narrow(scores, x.dtype)
+        return y, xp.full(scores.shape[:-1], -np.inf, scores.dtype), y
+    largest = scores.max(axis=-1, keepdims=True)  # (..., 1)
     # −inf − −inf is NaN: a row that sees nothing subtracts 0, and every exp there is 0
     shift = xp.where(xp.isneginf(largest), scores.dtype.type(0), largest)
     y = scores - shift

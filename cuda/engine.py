@@ -1,0 +1,188 @@
+"""Engine "cuda": the attention core on a GPU, with CuPy's arrays and on CuPy's current stream.
+
+The protocol is that of ``gta_ref.core.engines``. Nothing is copied where rows are contiguous, and views of a cache
+are read where they lie. Which kernel takes what:
+
+    float32     forward, decode and backward in float32
+    bfloat16    forward and decode on tensor cores, weights rounded to bfloat16 before they meet the values; d_k up to
+                256. The backward widens its inputs to float32, computes there and rounds its results once.
+    float16     widened to float32 and rounded once
+
+The forward is the decode kernel where there are few queries. This module imports neither CuPy nor Numba until an
+array has to be computed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gta_ref.core.engines import EngineError
+from gta_ref.core.mask import Mask
+from gta_ref.ops.arrays import Array, narrow, widen
+
+MOVE_NUMPY = False
+"""Set it to True to have NumPy arrays moved to the GPU and results back, at every call."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+LEAST_CAPABILITY = (8, 0)  # bfloat16 tensor cores and asynchronous copies
+MOST_LENGTH = 65535 * 64  # tiles that a grid has room for
+MOST_DECODE_ROWS = 16  # queries times maps that share a key; from more on, the forward's tiles are better filled
+
+
+class State(NamedTuple):
+    """What the backward needs: inputs and results. The map is computed again."""
+
+    q: Array  # (B, n_q, N_q, d_k)
+    k: Array  # (B, n_k, N_k, d_k)
+    v: Array  # (B, n_v, N_k, d_v)
+    z: Array  # (B, n_q, N_q, d_v)
+    lse: Array  # (B, n_q, N_q)
+    mask: Mask
+    scale: float
+    to_numpy: bool
+
+
+def why_not() -> str | None:
+    """Why this engine cannot run here, in one line; None where it can."""
+    extra = "pip install 'gta-ref[cuda13]', or [cuda12] for older drivers"
+    for module, package in (("numba_cuda", "numba-cuda"), ("cupy", "CuPy")):
+        if importlib.util.find_spec(module) is None:
+            return f"{package} is not installed ({extra})"
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates a GPU, for tests of the kernels alone"
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver ({library} was not found)"
+    count, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or count.value == 0:
+        return f"the NVIDIA driver finds no GPU (status {status})"
+    # attributes 75 and 76 of device 0: its compute capability
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
+    if (major.value, minor.value) < LEAST_CAPABILITY:
+        return f"the GPU has compute capability {major.value}.{minor.value}; the kernels need 8.0 or above"
+    return None
+
+
+def check(q: Array, k: Array, v: Array) -> None:
+    """Raise EngineError unless the arrays are CuPy's (or MOVE_NUMPY is set) and of a dtype that the kernels take."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        _check_place(name, x)
+    if q.dtype.name not in DTYPES:
+        raise EngineError(
+            f"q has dtype {q.dtype}; engine 'cuda' takes {', '.join(DTYPES)} "
+            "(engine 'reference' computes float64 on CuPy arrays too)"
+        )
+    if max(q.shape[2], k.shape[2]) > MOST_LENGTH or q.shape[0] * q.shape[1] * q.shape[2] >= 2**31:
+        raise EngineError(
+            f"q has shape {tuple(q.shape)} and k has N_k={k.shape[2]}; engine 'cuda' takes up to {MOST_LENGTH:,} "
+            "queries and keys of a sequence and 2³¹ rows of q in all"
+        )
+
+
+def _check_place(name: str, x: Any) -> None:
+    if type(x).__module__.partition(".")[0] == "cupy":
+        if x.device.id:
+            raise EngineError(
+                f"{name} is on GPU {x.device.id}; engine 'cuda' takes arrays on GPU 0: "
+                "choose which one that is by CUDA_VISIBLE_DEVICES"
+            )
+        return
+    if MOVE_NUMPY and isinstance(x, np.ndarray):
+        return
+    raise EngineError(
+        f"{name} is a {type(x).__module__}.{type(x).__name__}; engine 'cuda' takes CuPy arrays: "
+        f"move it with cupy.asarray({name}), or set gta_cuda.engine.MOVE_NUMPY = True to have it moved at every call"
+    )
+
+
+def forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    scale: float,
+    *,
+    need_saved: bool = True,
+    trace: dict | None = None,
+) -> tuple[Array, Array, State | None]:
+    """z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`. `trace` receives nothing."""
+    import cupy
+
+    to_numpy = isinstance(q, np.ndarray)
+    q, k, v = (cupy.asarray(x) for x in (q, k, v))
+    z, lse = run(q, k, v, mask, scale)
+    state = State(q, k, v, z, lse, mask, scale, to_numpy) if need_saved else None
+    return _back(z, to_numpy), _back(lse, to_numpy), state
+
+
+def backward(
+    dz: Array, state: State, dlse: Array | None = None, *, trace: dict | None = None
+) -> tuple[Array, Array, Array]:
+    """The gradient through z and lse; see :func:`gta_ref.core.attention_backward`. `trace` receives nothing."""
+    import cupy
+
+    if not state.to_numpy:
+        for name, x in (("dz", dz), ("dlse", dlse)):
+            if x is not None:
+                _check_place(name, x)
+    grads = run_backward(cupy.asarray(dz), state, None if dlse is None else cupy.asarray(dlse))
+    return tuple(_back(x, state.to_numpy) for x in grads)  # type: ignore[return-value]
+
+
+def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, Array]:
+    """The forward by the kernel that suits the case; arrays of CuPy, or in the simulator of NumPy."""
+    from gta_cuda import launch
+
+    (batch, n_q, n_queries, d_k), (n_keys, d_v) = q.shape, v.shape[2:]
+    if 0 in (*q.shape, n_keys, d_v):
+        xp = launch.array_module(q)
+        shape = (batch, n_q, n_queries)
+        lse = xp.full(shape, -np.inf, np.float32)
+        if d_v == 0 and n_keys:  # lse is still a number then
+            lse = run(q, k, xp.zeros((*v.shape[:3], 4), v.dtype), mask, scale)[1]
+        return xp.zeros((*shape, d_v), q.dtype), lse
+    dtype = q.dtype
+    if dtype.name == "float16" or (dtype.name == "bfloat16" and not launch.takes_bf16(d_k)):
+        q, k, v = widen(q), widen(k), widen(v)
+    q, k, v = (launch.arrays.rows(x) for x in (q, k, v))
+    if launch.takes_decode(q, k, v, MOST_DECODE_ROWS):
+        z, lse = launch.decode(q, k, v, mask, scale)
+    elif q.dtype.name == "bfloat16":
+        z, lse = launch.forward_bf16(q, k, v, mask, scale)
+    else:
+        z, lse = launch.forward(q, k, v, mask, scale)
+    return narrow(z, dtype), lse
+
+
+def run_backward(dz: Array, state: State, dlse: Array | None) -> tuple[Array, Array, Array]:
+    """The backward in float32; arrays of CuPy, or in the simulator of NumPy."""
+    from gta_cuda import launch
+
+    q, k, v, z, lse, mask, scale, _ = state
+    xp = launch.array_module(q)
+    if 0 in (*q.shape, *v.shape):
+        if v.shape[3] == 0 and dlse is not None and 0 not in (*q.shape, *v.shape[:3]):
+            wide = state._replace(v=xp.zeros((*v.shape[:3], 4), v.dtype), z=xp.zeros((*z.shape[:3], 4), z.dtype))
+            dq, dk, _ = run_backward(xp.zeros_like(wide.z), wide, dlse)
+            return dq, dk, xp.zeros_like(v)
+        return xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
+    inputs = [launch.arrays.rows(widen(x)) for x in (q, k, v)]
+    whole = [xp.ascontiguousarray(widen(x)) for x in (z, lse, dz)]
+    if dlse is not None:
+        dlse = xp.ascontiguousarray(dlse.astype(np.float32, copy=False))
+    dq, dk, dv = launch.backward(*inputs, *whole, dlse, mask, scale)
+    return narrow(dq, q.dtype), narrow(dk, k.dtype), narrow(dv, v.dtype)
+
+
+def _back(x: Array, to_numpy: bool) -> Array:
+    return x.get() if to_numpy else x

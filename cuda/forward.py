@@ -1,0 +1,133 @@
+"""Step 4 of the ladder, and the engine's float32 forward: register tiles and 16-byte accesses.
+
+Changed against step 3 (``step3_online``): a thread holds 4 × 2 scores and 4 × 8 results in registers instead of one
+row, and reads shared memory 16 bytes at a time. Step 3 spends its time on reading operands; here an operand read
+once serves 2 to 8 multiply–adds. The threads of a row agree on its maximum by shuffles, without shared memory.
+
+    NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder forward
+
+A block computes 64 queries of one map. It walks over the keys that any of them may see, 32 at a time, with the
+online softmax: m is the largest score so far, l the sum of exp(s − m), z the sum of exp(s − m) v; when m grows by δ,
+l and z are multiplied by exp(−δ). At the end z/l is the result and m + log l the lse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from numba import cuda, float32, int32, int64
+
+from gta_cuda.intrinsics import ALIGNMENT, div, exp2, inverse, log2, shfl_xor
+from gta_cuda.tiles import TILE, Memory, Tile, make_accumulate, make_load, make_product, make_store, slab
+
+LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
+
+
+def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
+    """The kernel for these widths.
+
+    Grid (B·n_q, tiles of queries, parts of d_v); see ``launch`` for the arguments.
+    """
+    part = tile.part(d_v)
+    chunks = tile.chunks(d_v)
+    memory = Memory.plan(tile, (d_k,), part)
+    total, x_at, y_at = memory.total, memory.x, memory.y
+    resident = slab(d_k) >= d_k  # then the queries are loaded once
+    load_q = make_load(tile, tile.rows, slab(d_k), slab(d_k) + 4, d_k, wide)
+    load_v = make_load(tile, tile.columns, part, part, d_v, wide)
+    values_at = memory.values
+    product = make_product(tile, d_k, wide, x_at, y_at, resident)
+    accumulate = make_accumulate(tile, chunks, y_at, values_at)
+    store = make_store(tile, chunks, d_v)
+    rows, columns, groups, height, each, pitch = (
+        tile.rows,
+        tile.columns,
+        tile.groups,
+        tile.height,
+        tile.each,
+        tile.pitch,
+    )
+    n_scores, held, n_results = height * each, 4 * chunks, height * 4 * chunks
+    zero, lowest = float32(0), float32(-math.inf)
+    to_log2, to_ln = float32(LOG2_E), float32(LN_2)
+
+    def forward_f32(q, k, v, z, lse, bounds, strides, scale, n_q, maps_k, maps_v, n_queries, causal):
+        shared = cuda.shared.array(total, float32, alignment=ALIGNMENT)
+        scores = cuda.local.array(n_scores, float32)
+        result = cuda.local.array(n_results, float32)
+        largest = cuda.local.array(height, float32)
+        total_weight = cuda.local.array(height, float32)
+        t = int32(cuda.threadIdx.x)
+        g, top = int32(t % groups), int32(t // groups * height)
+        batch, b = div(cuda.gridDim.x, n_q), div(cuda.blockIdx.x, n_q)
+        m = int32(cuda.blockIdx.x - b * n_q)
+        # with a causal mask the last tiles have most to do: they come first
+        first = int32((cuda.gridDim.y - 1 - cuda.blockIdx.y) * rows)
+        left = int32(cuda.blockIdx.z) * part
+        q_start, k_start, k_stop = bounds[b], bounds[batch + b], bounds[2 * batch + b]
+        stop = k_stop
+        if causal:
+            stop = int32(min(k_stop, q_start + min(first + rows, n_queries)))
+        queries = (q, b * strides[0] + m * strides[1], strides[2], 0, n_queries)
+        keys = (k, b * strides[3] + div(m, maps_k) * strides[4], strides[5], k_start, k_stop)
+        values = (v, b * strides[6] + div(m, maps_v) * strides[7], strides[8], k_start, k_stop)
+
+        if resident:
+            load_q(shared, x_at, queries, first, 0)
+        for i in range(height):
+            largest[i] = lowest
+            total_weight[i] = zero
+        for i in range(n_results):
+            result[i] = zero
+        for j0 in range(k_start, stop, int32(columns)):
+            product(scores, shared, queries, first, keys, j0)
+            cuda.syncthreads()  # the keys are read out: their place takes the weights
+            load_v(shared, values_at, values, j0, left)
+            for i in range(height):
+                last = k_stop - 1
+                if causal:
+                    last = min(last, q_start + first + top + i)
+                high = largest[i]
+                for j in range(each):
+                    s = scores[i * each + j] * scale * to_log2
+                    if j0 + g + groups * j > last:
+                        s = lowest
+                    scores[i * each + j] = s
+                    high = max(high, s)
+                step = groups // 2
+                while step > 0:
+                    high = max(high, shfl_xor(high, step))
+                    step //= 2
+                base = high
+                if high == lowest:  # nothing seen so far: −∞ − (−∞) is not 0
+                    base = zero
+                shrink = exp2(largest[i] - base)
+                largest[i] = high
+                weights = zero
+                for j in range(each):
+                    w = exp2(scores[i * each + j] - base)
+                    weights += w
+                    shared[y_at + (top + i) * pitch + g + groups * j] = w
+                total_weight[i] = total_weight[i] * shrink + weights
+                for c in range(held):
+                    result[i * held + c] *= shrink
+            cuda.syncthreads()
+            accumulate(result, shared)
+
+        for i in range(height):
+            weight = total_weight[i]
+            step = groups // 2
+            while step > 0:
+                weight += shfl_xor(weight, step)
+                step //= 2
+            row = first + top + i
+            if g == 0 and left == 0 and row < n_queries:
+                value = lowest
+                if weight > zero:
+                    value = (largest[i] + log2(weight)) * to_ln
+                lse[int64(cuda.blockIdx.x) * n_queries + row] = value
+            total_weight[i] = inverse(weight) if weight > zero else zero
+        store(result, total_weight, z, int64(cuda.blockIdx.x) * n_queries * d_v, first, n_queries, left)
+
+    return forward_f32

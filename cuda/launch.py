@@ -1,0 +1,279 @@
+"""From arrays to launched kernels: which kernel, which grid, where its results go. The engine stands on this.
+
+The functions take CuPy arrays; in the simulator NumPy arrays, and smaller tiles. Arrays that a caller may not see
+changed are never written. Every kernel is made once for its widths.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from gta_cuda import arrays
+from gta_cuda.backward import make_backward_keys, make_backward_queries, make_delta
+from gta_cuda.decode import make_decode, make_merge, most_rows, step_keys
+from gta_cuda.decode_bf16 import KEYS as KEYS_BF16
+from gta_cuda.decode_bf16 import ROWS as ROWS_BF16
+from gta_cuda.decode_bf16 import make_decode as make_decode_bf16
+from gta_cuda.decode_bf16 import most_warps
+from gta_cuda.forward import make_forward
+from gta_cuda.forward_bf16 import MOST_D_K
+from gta_cuda.forward_bf16 import Tile as TileBf16
+from gta_cuda.forward_bf16 import make_forward as make_forward_bf16
+from gta_cuda.kernels import COUNT, FLOATS, HALVES, INTS, NUMBER, STRIDES, Kernel
+from gta_cuda.tiles import SLAB, TILE, Tile
+from gta_cuda.tiles_bf16 import PART as PART_BF16
+from gta_cuda.tiles_bf16 import padded
+from gta_ref.core.mask import Mask
+from gta_ref.core.reference import sum_heads
+from gta_ref.ops.arrays import Array, array_module
+
+
+@lru_cache(maxsize=64)
+def forward_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
+    """float32 forward."""
+    arguments = (FLOATS,) * 5 + (INTS, STRIDES, NUMBER) + (COUNT,) * 5
+    blocks = 2 if d_k <= SLAB else 1  # wider: addresses of more slabs take registers
+    return Kernel("forward", make_forward(d_k, d_v, wide, tile), arguments, tile.threads, blocks)
+
+
+def forward(q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: Tile = TILE) -> tuple[Array, Array]:
+    """z (B, n_q, N_q, d_v) and lse (B, n_q, N_q) of float32 arrays with contiguous rows."""
+    xp = array_module(q)
+    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    z = xp.empty((batch, n_q, n_queries, d_v), np.float32)
+    lse = xp.empty((batch, n_q, n_queries), np.float32)
+    kernel = forward_kernel(d_k, d_v, arrays.is_wide(q, k, v), tile)
+    stream = arrays.current_stream(q)
+    kernel.launch(
+        (batch * n_q, -(-n_queries // tile.rows), -(-d_v // tile.part(d_v))),
+        stream,
+        *(arrays.pointer(x) for x in (q, k, v, z, lse)),
+        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
+        all_strides(q, k, v),
+        np.float32(scale),
+        *(np.int32(n) for n in (n_q, n_q // n_k, n_q // n_v, n_queries, mask.causal)),
+    )
+    return z, lse
+
+
+@lru_cache(maxsize=64)
+def forward_bf16_kernel(d_k: int, d_v: int, wide: bool, tile: TileBf16) -> Kernel:
+    """bfloat16 forward."""
+    arguments = (HALVES,) * 4 + (FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 5
+    function = make_forward_bf16(d_k, d_v, wide, tile)
+    return Kernel("forward_bf16", function, arguments, tile.threads, tensor_cores=True)
+
+
+def forward_bf16(
+    q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: TileBf16 | None = None
+) -> tuple[Array, Array]:
+    """As :func:`forward`, of bfloat16 arrays with d_k up to MOST_D_K; lse is float32."""
+    xp = array_module(q)
+    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    tile = TileBf16.of(d_k) if tile is None else tile
+    z = xp.empty((batch, n_q, n_queries, d_v), q.dtype)
+    lse = xp.empty((batch, n_q, n_queries), np.float32)
+    stream = arrays.current_stream(q)
+    forward_bf16_kernel(d_k, d_v, arrays.is_wide(q, k, v), tile).launch(
+        (batch * n_q, -(-n_queries // tile.rows), -(-d_v // min(PART_BF16, padded(d_v)))),
+        stream,
+        *(arrays.pointer(x) for x in (q, k, v, z, lse)),
+        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
+        all_strides(q, k, v),
+        np.float32(scale),
+        *(np.int32(n) for n in (n_q, n_q // n_k, n_q // n_v, n_queries, mask.causal)),
+    )
+    return z, lse
+
+
+@lru_cache(maxsize=64)
+def delta_kernel(d_v: int, warps: int = 4) -> Kernel:
+    """float32 backward, the part that both others need."""
+    return Kernel("backward: delta", make_delta(d_v, warps), (FLOATS,) * 4 + (COUNT, COUNT), 32 * warps)
+
+
+@lru_cache(maxsize=64)
+def backward_queries_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
+    """float32 backward, dQ."""
+    arguments = (FLOATS,) * 7 + (INTS, STRIDES, NUMBER) + (COUNT,) * 5
+    return Kernel("backward: dQ", make_backward_queries(d_k, d_v, wide, tile), arguments, tile.threads)
+
+
+@lru_cache(maxsize=64)
+def backward_keys_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
+    """float32 backward, dK and dV."""
+    arguments = (FLOATS,) * 8 + (INTS, STRIDES, NUMBER) + (COUNT,) * 7
+    return Kernel("backward: dK, dV", make_backward_keys(d_k, d_v, wide, tile), arguments, tile.threads)
+
+
+def backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    z: Array,
+    lse: Array,
+    dz: Array,
+    dlse: Array | None,
+    mask: Mask,
+    scale: float,
+    tile: Tile = TILE,
+) -> tuple[Array, Array, Array]:
+    """dq, dk and dv of float32 arrays; z, lse, dz and dlse contiguous, the others with contiguous rows."""
+    xp = array_module(q)
+    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    maps_k, maps_v = n_q // n_k, n_q // n_v
+    maps = math.gcd(maps_k, maps_v)  # of a run: they share both heads
+    wide = arrays.is_wide(q, k, v, dz)
+    stream = arrays.current_stream(q)
+    on_device = arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream))
+    common = (on_device, all_strides(q, k, v), np.float32(scale), *(np.int32(n) for n in (n_q, maps_k, maps_v)))
+
+    n_rows = batch * n_q * n_queries
+    delta = xp.empty_like(lse)
+    kernel = delta_kernel(d_v, 4 if tile == TILE else 1)
+    kernel.launch(
+        (-(-n_rows * 32 // kernel.threads), 1, 1),
+        stream,
+        *(arrays.pointer(x) for x in (z, dz, delta if dlse is None else dlse, delta)),
+        np.int32(n_rows),
+        np.int32(dlse is not None),
+    )
+    inputs = [arrays.pointer(x) for x in (q, k, v, dz, lse, delta)]
+    dq = xp.empty((batch, n_q, n_queries, d_k), np.float32)
+    backward_queries_kernel(d_k, d_v, wide, tile).launch(
+        (batch * n_q, -(-n_queries // tile.rows), -(-d_k // tile.part(d_k))),
+        stream,
+        *inputs,
+        arrays.pointer(dq),
+        *common,
+        np.int32(n_queries),
+        np.int32(mask.causal),
+    )
+    runs = n_q // maps
+    dk = xp.empty((batch, runs, n_keys, d_k), np.float32)
+    dv = xp.empty((batch, runs, n_keys, d_v), np.float32)
+    backward_keys_kernel(d_k, d_v, wide, tile).launch(
+        (batch * runs, -(-n_keys // tile.rows), max(-(-d_k // tile.part(d_k)), -(-d_v // tile.part(d_v)))),
+        stream,
+        *inputs,
+        arrays.pointer(dk),
+        arrays.pointer(dv),
+        *common,
+        *(np.int32(n) for n in (maps, n_queries, n_keys, mask.causal)),
+    )
+    return dq, dk if runs == n_k else sum_heads(dk, n_k), dv if runs == n_v else sum_heads(dv, n_v)
+
+
+@lru_cache(maxsize=64)
+def decode_kernel(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Kernel:
+    """float32 decode."""
+    arguments = (FLOATS,) * 5 + (INTS, STRIDES, NUMBER) + (COUNT,) * 7
+    return Kernel("decode", make_decode(d_k, d_v, wide, rows, warps), arguments, 32 * warps, 2)
+
+
+@lru_cache(maxsize=64)
+def merge_kernel(d_v: int, to_bf16: bool, threads: int = 128) -> Kernel:
+    """Sum of the splits of a decode."""
+    z = HALVES if to_bf16 else FLOATS
+    return Kernel(
+        "merge to bf16" if to_bf16 else "merge",
+        make_merge(d_v, to_bf16, threads),
+        (FLOATS, FLOATS, z, FLOATS, COUNT, COUNT),
+        threads,
+    )
+
+
+@lru_cache(maxsize=64)
+def decode_bf16_kernel(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Kernel:
+    """bfloat16 decode; its parts, like its sums, are float32."""
+    arguments = (HALVES,) * 3 + (HALVES if to_bf16 else FLOATS, FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 7
+    function = make_decode_bf16(d_k, d_v, wide, warps, to_bf16)
+    return Kernel("decode_bf16", function, arguments, 32 * warps, 2, tensor_cores=True)
+
+
+def decode(
+    q: Array, k: Array, v: Array, mask: Mask, scale: float, splits: int | None = None, warps: int = 4
+) -> tuple[Array, Array]:
+    """As :func:`forward` and :func:`forward_bf16`, for few queries.
+
+    splits: how many blocks share a sequence's keys; by default the GPU's size says. warps: at most, of a block.
+    """
+    xp = array_module(q)
+    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    maps_k, maps_v = n_q // n_k, n_q // n_v
+    maps = math.gcd(maps_k, maps_v)
+    in_bf16, wide = q.dtype.name == "bfloat16", arrays.is_wide(q, k, v)
+    if in_bf16:
+        rows, warps = ROWS_BF16, min(warps, most_warps(d_k, d_v))
+        step = warps * KEYS_BF16
+    else:
+        rows = balanced(maps * n_queries, most_rows(d_k, d_v))
+        step = warps * step_keys(d_k, d_v)
+    blocks = batch * (n_q // maps) * -(-maps * n_queries // rows)
+    splits = choose_splits(blocks, n_keys, step, q) if splits is None else splits
+    n_rows = batch * n_q * n_queries
+    z = xp.empty((batch, n_q, n_queries, d_v), q.dtype)
+    lse = xp.empty((batch, n_q, n_queries), np.float32)
+    z_parts, lse_parts = z, lse
+    if splits > 1:
+        z_parts, lse_parts = xp.empty((splits, n_rows, d_v), np.float32), xp.empty((splits, n_rows), np.float32)
+    if in_bf16:
+        kernel = decode_bf16_kernel(d_k, d_v, wide, warps, splits == 1)
+    else:
+        kernel = decode_kernel(d_k, d_v, wide, rows, warps)
+    stream = arrays.current_stream(q)
+    kernel.launch(
+        (batch * (n_q // maps), -(-maps * n_queries // rows), splits),
+        stream,
+        *(arrays.pointer(x) for x in (q, k, v, z_parts, lse_parts)),
+        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
+        all_strides(q, k, v),
+        np.float32(scale),
+        *(np.int32(n) for n in (n_q, maps_k, maps_v, maps, n_queries, mask.causal, n_rows)),
+    )
+    if splits > 1:
+        merge(z_parts, lse_parts, z, lse, stream, 32 * warps)
+    return z, lse
+
+
+def merge(z_parts: Array, lse_parts: Array, z: Array, lse: Array, stream: int, threads: int) -> None:
+    """Write to z and lse what z_parts (splits, rows, d_v) and lse_parts (splits, rows) come to."""
+    splits, n_rows, d_v = z_parts.shape
+    merge_kernel(d_v, z.dtype.name == "bfloat16", threads).launch(
+        (n_rows, 1, 1),
+        stream,
+        *(arrays.pointer(x) for x in (z_parts, lse_parts, z, lse)),
+        np.int32(n_rows),
+        np.int32(splits),
+    )
+
+
+def balanced(total: int, most: int) -> int:
+    """Rows of a block, so that the fewest blocks have as even a share as can be: 10 rows by at most 8 are 5 and 5."""
+    return -(-total // -(-total // most))
+
+
+def choose_splits(blocks: int, n_keys: int, step: int, like: Array) -> int:
+    """So many that every multiprocessor has two blocks to run, as long as a split has four steps to make."""
+    return max(1, min(-(-2 * arrays.multiprocessors(like) // max(blocks, 1)), n_keys // (4 * step), 128))
+
+
+def takes_bf16(d_k: int) -> bool:
+    """Whether bfloat16 keys of this width go through the tensor cores; wider ones have to be widened."""
+    return d_k <= MOST_D_K
+
+
+def takes_decode(q: Array, k: Array, v: Array, most: int) -> bool:
+    """Whether the decode kernel takes the widths, and has no more than `most` rows to a key."""
+    (_, n_q, n_queries, d_k), d_v = q.shape, v.shape[3]
+    maps = math.gcd(n_q // k.shape[1], n_q // v.shape[1])
+    fits = most_warps(d_k, d_v) if q.dtype.name == "bfloat16" else most_rows(d_k, d_v)
+    return fits > 0 and maps * n_queries <= most
+
+
+def all_strides(q: Array, k: Array, v: Array) -> tuple[np.int64, ...]:
+    """The kernels' `strides`: of q, k and v, from a sequence, a head and a row to the next."""
+    return tuple(np.int64(stride) for x in (q, k, v) for stride in arrays.strides(x)[:3])

@@ -1,0 +1,88 @@
+"""Step 2 of the ladder: tiles in shared memory.
+
+Changed against step 1 (``step1_naive``): the block copies 32 keys and values at a time to shared memory, where all
+its queries read them; neighbouring threads copy neighbouring columns, so the copies are whole cache lines. Global
+memory is read once a block instead of once a query. Still three passes over the keys, and every multiply–add reads
+two operands from shared memory.
+
+    NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder tiles
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from numba import cuda, float32, int32, int64
+
+THREADS, KEYS = 128, 32
+
+
+def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -> Callable:
+    """The kernel for these widths; arguments as in ``forward``. Grid (B·n_q, blocks of queries, 1)."""
+    widest = max(d_k, d_v)
+    total_floats = keys * widest
+
+    @cuda.jit(device=True)
+    def load(tile, array, start, stride, width, first, stop):
+        cuda.syncthreads()  # until nobody reads the last tile
+        for e in range(cuda.threadIdx.x, keys * width, threads):
+            j, d = e // width, e % width
+            if first + j < stop:
+                tile[j * widest + d] = array[start + (first + j) * stride + d]
+        cuda.syncthreads()
+
+    @cuda.jit(device=True)
+    def score(query, tile, j):
+        s = float32(0)
+        for d in range(d_k):
+            s += query[d] * tile[j * widest + d]
+        return s
+
+    def tiles_f32(q, k, v, z, lse, bounds, strides, scale, n_q, maps_k, maps_v, n_queries, causal):
+        tile = cuda.shared.array(total_floats, float32)
+        weights = cuda.local.array(keys, float32)
+        query = cuda.local.array(d_k, float32)
+        batch, b = cuda.gridDim.x // n_q, cuda.blockIdx.x // n_q
+        m = cuda.blockIdx.x - b * n_q
+        i = int32(cuda.blockIdx.y * threads + cuda.threadIdx.x)
+        first, stop = bounds[batch + b], bounds[2 * batch + b]
+        last = stop - 1  # of this thread's query; stop is the block's
+        if causal:
+            last = min(last, bounds[b] + i)
+            stop = min(stop, bounds[b] + min(n_queries, (cuda.blockIdx.y + 1) * threads))
+        at_k = b * strides[3] + m // maps_k * strides[4]
+        at_v = b * strides[6] + m // maps_v * strides[7]
+        row = int64(cuda.blockIdx.x) * n_queries + i
+        live = i < n_queries  # the others help to copy
+        if live:
+            for d in range(d_k):
+                query[d] = q[b * strides[0] + m * strides[1] + i * strides[2] + d] * scale
+            for d in range(d_v):
+                z[row * d_v + d] = float32(0)
+
+        largest = float32(-math.inf)
+        for j0 in range(first, stop, keys):
+            load(tile, k, at_k, strides[5], d_k, j0, stop)
+            for j in range(min(keys, last + 1 - j0)):
+                largest = max(largest, score(query, tile, j))
+        total = float32(0)
+        for j0 in range(first, stop, keys):
+            load(tile, k, at_k, strides[5], d_k, j0, stop)
+            for j in range(min(keys, last + 1 - j0)):
+                total += math.exp(score(query, tile, j) - largest)
+        for j0 in range(first, stop, keys):
+            load(tile, k, at_k, strides[5], d_k, j0, stop)
+            for j in range(min(keys, last + 1 - j0)):
+                weights[j] = math.exp(score(query, tile, j) - largest) / total
+            load(tile, v, at_v, strides[8], d_v, j0, stop)
+            for j in range(min(keys, last + 1 - j0)):
+                if live:
+                    for d in range(d_v):
+                        z[row * d_v + d] += weights[j] * tile[j * widest + d]
+        if live:
+            lse[row] = float32(-math.inf)
+            if first <= last:
+                lse[row] = largest + math.log(total)
+
+    return tiles_f32

@@ -1,0 +1,8 @@
+"""The simulator has to be chosen before Numba is imported: `make test-cudasim` collects its tests, others the rest."""
+
+import os
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+collect_ignore = (
+    ["test_compiled.py", "test_engine.py", "test_gpu.py", "test_gpu_bench.py"] if SIMULATED else ["test_simulated.py"]
+)

@@ -1,0 +1,73 @@
+"""Every kernel as machine code for sm_80 and sm_90, compiled without a GPU: what it needs, and that tensor cores work.
+
+The numbers are those of `gta-ref doctor --kernels`.
+"""
+
+import pytest
+
+from gta_cuda import resources
+
+REASON = resources.why_not()
+if REASON is not None:
+    pytest.skip(f"the kernels cannot be compiled here: {REASON}", allow_module_level=True)
+
+from gta_cuda.catalog import catalog, engine_kernels  # noqa: E402
+from gta_cuda.kernels import MOST_SHARED  # noqa: E402
+
+ARCHITECTURES = {f"sm_{a}{b}": (a, b) for a, b in resources.CAPABILITIES}
+KERNELS = {kernel.name: kernel for kernel in catalog()}
+# bytes of shared memory of a block, by hand: K slab 32·68 and weights 64·36 share a place in the float32 kernels
+SHARED = {
+    "step 1: naive": 0,
+    "step 2: tiles": 4 * 32 * 128,
+    "step 3: online": 4 * 32 * (64 + 128),
+    "forward": 4 * (64 * 68 + 64 * 36 + 32 * 128),
+    "backward: delta": 0,
+    "backward: dQ": 4 * (64 * 68 + 64 * 36 + 32 * 64),
+    "backward: dK, dV": 4 * (64 * 68 + 64 * 36 + 32 * 128),
+    "decode": 4 * 4 * 5 * (8 + 2 + 128),  # of 4 warps and 5 rows: weights of 8 keys, two states, results
+    "merge": 0,
+    "forward_bf16": 2 * 2 * 64 * (64 + 128),
+    "decode_bf16": 2 * 2 * 4 * 16 * (64 + 128),
+    "merge to bf16": 0,
+}
+# registers of a thread, at most: what lets so many blocks of these threads onto a multiprocessor
+REGISTERS = {"forward": 128, "backward: delta": 64, "merge": 64, "merge to bf16": 64}
+
+
+def test_the_table_is_complete():
+    assert set(KERNELS) == set(SHARED)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_resources(name, architecture):
+    kernel = KERNELS[name]
+    needs = resources.measure(kernel, ARCHITECTURES[architecture])
+    assert needs["shared"] == SHARED[name] <= MOST_SHARED
+    assert needs["registers"] <= min(REGISTERS.get(name, 255), kernel.most_registers)
+    if not name.startswith("step"):  # the ladder's first steps show what local memory is
+        assert (needs["spills"], needs["stack"]) == (0, 0)
+        assert not needs["local"]  # None where nvdisasm is missing
+    if needs["hmma"] is not None:
+        assert (needs["hmma"] > 0) == kernel.tensor_cores
+
+
+@pytest.mark.parametrize(
+    "kernel", engine_kernels(33, 17, wide=False, rows=3), ids=lambda kernel: f"{kernel.name}, 33 and 17 wide"
+)
+def test_widths_without_16_byte_loads(kernel):
+    needs = resources.measure(kernel, (9, 0))
+    assert (needs["spills"], needs["stack"]) == (0, 0)
+    assert needs["shared"] <= MOST_SHARED
+
+
+def test_what_does_not_fit_is_seen():
+    """The measuring itself: 128 registers less, and the tensor-core kernel spills."""
+    kernel = KERNELS["forward_bf16"]
+    squeezed = type(kernel)(kernel.name, kernel.function, kernel.arguments, kernel.threads, blocks=2)
+    needs = resources.measure(squeezed, (9, 0))
+    assert needs["registers"] <= 128
+    assert needs["spills"] > 0
+    assert needs["stack"] > 0
+    assert needs["local"] is None or needs["local"] > 0
