@@ -50,12 +50,12 @@ class State(NamedTuple):
 
 def why_not() -> str | None:
     """Why this engine cannot run here, in one line; None where it can."""
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates a GPU, for tests of the kernels alone"
     extra = "pip install 'gta-ref[cuda13]', or [cuda12] for older drivers"
     for module, package in (("numba_cuda", "numba-cuda"), ("cupy", "CuPy")):
         if importlib.util.find_spec(module) is None:
             return f"{package} is not installed ({extra})"
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates a GPU, for tests of the kernels alone"
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)

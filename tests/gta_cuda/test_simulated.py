@@ -89,8 +89,7 @@ def test_forward(case, rng):
     assert not z[np.isneginf(lse)].any()
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("with_dlse", [False, True], ids=["dz", "dz and dlse"])
+@pytest.mark.parametrize("case, with_dlse", [*((case, True) for case in CASES), ("masked rows", False)], ids=str)
 def test_backward(case, with_dlse, rng):
     inputs, mask = make(CASES[case], np.float32, rng)
     z, lse, plain_saved = exact(inputs, mask, 0.4, np.float32)
@@ -106,8 +105,7 @@ def test_backward(case, with_dlse, rng):
         assert_as_close(one, other, truth)
 
 
-@pytest.mark.parametrize("case", DECODES)
-@pytest.mark.parametrize("splits, warps", [(1, 2), (3, 1)])
+@pytest.mark.parametrize("case, splits, warps", list(zip(DECODES, (3, 1, 1), (1, 2, 2), strict=True)), ids=str)
 def test_decode(case, splits, warps, rng):
     inputs, mask = make(DECODES[case], np.float32, rng)
     got = launch.decode(*inputs, mask, 0.4, splits, warps)
@@ -129,8 +127,8 @@ def test_forward_on_tensor_cores(case, rng):
     assert_as_close(lse, exact(inputs, mask, 1.2, np.float32)[1], exact(inputs, mask, 1.2)[1])
 
 
-@pytest.mark.parametrize("case", DECODES)
-@pytest.mark.parametrize("splits, warps", [(1, 1), (3, 2)])  # 16 keys a step: two steps, and parts of one
+# 16 keys a step: two steps, and parts of one
+@pytest.mark.parametrize("case, splits, warps", list(zip(DECODES, (3, 1, 3), (2, 1, 2), strict=True)), ids=str)
 def test_decode_on_tensor_cores(case, splits, warps, rng):
     inputs, mask = make(DECODES[case], BFLOAT16, rng)
     z, lse = launch.decode(*inputs, mask, 1.2, splits, warps)
