@@ -39,7 +39,7 @@ def describe() -> dict[str, Any]:
         "blas": [
             {
                 "of": _owner(pool["filepath"]),
-                **{key: pool.get(key) for key in ("internal_api", "version", "architecture")},
+                **{key: pool.get(key) for key in BLAS_FACTS},
             }
             for pool in threadpool_info()
             if pool.get("user_api") == "blas"

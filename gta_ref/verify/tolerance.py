@@ -15,7 +15,7 @@ import numpy as np
 
 from gta_ref.ops.arrays import STORAGE_DTYPES, as_dtype, widen
 from gta_ref.ops.products import Product, products_by, watched
-from gta_ref.verify.truth import Arrays, Problem, draw, wide
+from gta_ref.verify.truth import Arrays, Problem, config_of, draw, wide
 
 GARBAGE = 10.0  # budgets by which a senseless result has to fail
 
@@ -160,8 +160,6 @@ def _carry(terms: dict[str, float], finite: Mapping[str, np.ndarray], carried_q:
 def _scale(problem: Problem) -> float:
     if problem.case.level == "attention":
         return problem.case.settings.get("scale") or problem.case.settings["sizes"]["d_k"] ** -0.5
-    from gta_ref.verify.truth import config_of
-
     return config_of(problem.case.settings).scale
 
 
