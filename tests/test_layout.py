@@ -19,6 +19,7 @@ ROOMS = [
     "mechanisms",
     "costs",
     "lm",
+    "lab",
     "verify",
     "plots",
     "tour",

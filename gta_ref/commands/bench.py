@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from gta_ref.commands import bench_gpu
-from gta_ref.commands.common import JsonOption, one_line_errors, table
+from gta_ref.commands import bench_gpu, bench_lm
+from gta_ref.commands.common import JsonOption, check_torch, machine_line, one_line_errors, table
 
 app = typer.Typer(
     help="Measure speed and memory on this machine.",
@@ -25,6 +24,7 @@ def options() -> None:
 
 
 app.command("gpu")(bench_gpu.gpu)
+app.command("lm")(bench_lm.lm)
 
 
 @app.command()
@@ -36,10 +36,7 @@ def core(
     json: JsonOption = None,
 ) -> None:
     """Time the attention core's engines, forward, backward and decode, and compare with the goals."""
-    if against not in (None, "torch"):
-        raise ValueError(f"against={against!r} must be torch")
-    if against == "torch" and importlib.util.find_spec("torch") is None:
-        raise ValueError("against='torch' needs PyTorch, which is not installed: pip install --group bench")
+    check_torch(against)
     from gta_ref.bench import core as benchmark
     from gta_ref.files import atomic_path, write_json
 
@@ -61,7 +58,7 @@ def core(
         from gta_ref import plots
 
         with atomic_path(plot) as temporary:
-            plots.core_speed(found["cases"], _machine(found["machine"])).savefig(temporary, dpi=120)
+            plots.core_speed(found["cases"], machine_line(found["machine"])).savefig(temporary, dpi=120)
     wrong = [(case["name"], name) for case in found["cases"] for name, c in case["contestants"].items() if c["wrong"]]
     for case, name in wrong:
         console.print(f"[red]{case}: {name} is wrong by more than rounding and was not timed[/]")
@@ -69,13 +66,8 @@ def core(
         raise typer.Exit(1)
 
 
-def _machine(machine: dict[str, Any]) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    return f"{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, {packages}"
-
-
 def _show_machine(console: Console, machine: dict[str, Any]) -> None:
-    console.print(_machine(machine), highlight=False)
+    console.print(machine_line(machine), highlight=False)
     for blas in machine["blas"]:
         console.print(
             f"BLAS of {blas['of']}: {blas['internal_api']} {blas['version']}, kernel {blas['architecture']}",

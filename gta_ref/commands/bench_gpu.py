@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gta_ref.commands.common import JsonOption, one_line_errors, table
+from gta_ref.commands.common import JsonOption, check_torch, one_line_errors, table
 
 
 @one_line_errors
@@ -18,8 +18,7 @@ def gpu(
     json: JsonOption = None,
 ) -> None:
     """Time the engine "cuda" on this machine's GPU."""
-    if against not in (None, "torch"):
-        raise ValueError(f"against={against!r} must be torch")
+    check_torch(against)
     from gta_ref.bench import gpu as benchmark
     from gta_ref.files import write_json
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -28,6 +29,20 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return wrapped
+
+
+def check_torch(against: str | None) -> None:
+    """Raise ValueError unless the option --against is not given, or is torch and PyTorch is installed."""
+    if against not in (None, "torch"):
+        raise ValueError(f"against={against!r} must be torch")
+    if against == "torch" and importlib.util.find_spec("torch") is None:
+        raise ValueError("against='torch' needs PyTorch, which is not installed: pip install --group bench")
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """What :func:`gta_ref.bench.machine.describe` found, in a line."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return f"{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, {packages}"
 
 
 def table(*columns: str, numbers_from: int | None = None) -> Table:

@@ -40,6 +40,7 @@ def swiglu_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     a, b = saved
     wide, dy_wide = widen(a), widen(dy)
     s = sigmoid(wide)
-    da = dy_wide * widen(b) * (s + wide * s * (1 - s))
-    db = dy_wide * wide * s
+    silu = wide * s
+    da = dy_wide * widen(b) * (s + silu * (1 - s))
+    db = dy_wide * silu
     return narrow(da, a.dtype), narrow(db, b.dtype)

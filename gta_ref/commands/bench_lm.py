@@ -1,0 +1,51 @@
+"""gta-ref bench lm: training speed of the small language models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gta_ref.commands.common import JsonOption, check_torch, machine_line, one_line_errors, table
+
+
+@one_line_errors
+def lm(
+    against: Annotated[str | None, typer.Option(help="Also the same model in PyTorch: torch.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few rounds: to see that it works.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Time whole training steps (forward, backward, AdamW) of small GTA and GQA models."""
+    check_torch(against)
+    from gta_ref.bench import lm as benchmark
+    from gta_ref.files import write_json
+
+    console = Console()
+    with console.status("") as status:
+        found = benchmark.run(against == "torch", quick, lambda name: status.update(f"measuring: {name}"))
+    console.print(machine_line(found["machine"]), highlight=False)
+    console.print(
+        f"a step: {found['batch']} × {found['length']} tokens, forward, backward, clipping and AdamW in float32; "
+        "medians of steps in turn\n",
+        highlight=False,
+    )
+    rows = table("", "ms a step", "tokens/s", "÷ numba", numbers_from=1)
+    for name, measured in found["models"].items():
+        rows.add_row(f"[bold]{name}[/], {measured['parameters']:,} parameters")
+        for contestant, c in measured["contestants"].items():
+            rows.add_row(
+                f"  {contestant}",
+                f"{c['seconds'] * 1e3:.0f}",
+                f"{c['tokens_per_second']:,.0f}",
+                f"{c['times_numba']:.2f}",
+            )
+    console.print(rows)
+    if against == "torch":
+        errors = ", ".join(f"{name} {m['error']:.0e}" for name, m in found["models"].items())
+        console.print(f"\nlargest difference of a gradient, relative to its largest value: {errors}", highlight=False)
+    if json is not None:
+        write_json(json, found)
+    if wrong := [name for name, measured in found["models"].items() if measured["wrong"]]:
+        console.print(f"[red]{', '.join(wrong)}: the gradients differ by more than rounding; not timed[/]")
+        raise typer.Exit(1)

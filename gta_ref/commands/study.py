@@ -1,0 +1,74 @@
+"""gta-ref study: a small set of training runs with equal budgets, and what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gta_ref.commands.common import JsonOption, one_line_errors, table
+
+
+@one_line_errors
+def study(
+    name: Annotated[str, typer.Argument(help="mechanisms, gate, activations, sizes or retrieval.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the runs' files.")] = Path("gta-studies"),
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="Two steps and two seeds: to see that it works.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figure into this file.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Train a study's models from three seeds each and compare them; a study that was stopped goes on.
+
+    The full studies take from one to several hours on two cores; docs/studies.md has their results.
+    """
+    from gta_ref.files import atomic_path, write_json
+    from gta_ref.lab import runner, studies, summary
+
+    chosen = studies.load(name)
+    if quick:
+        chosen = studies.quick(chosen)
+    console = Console()
+    console.print(f"[bold]{chosen.question}[/]", highlight=False)
+    budget = chosen.settings
+    console.print(
+        f"{len(chosen.arms)} models from {len(chosen.seeds)} seeds; {budget.steps} steps of "
+        f"{budget.batch} × {budget.length} tokens each; runs in {folder}",
+        highlight=False,
+    )
+    results = _run(console, runner, chosen, folder, jobs)
+    found = summary.summarise(chosen, results)
+    parameters = [arm["parameters"] for arm in found["arms"].values()]
+    console.print(f"{min(parameters):,} to {max(parameters):,} parameters; cache: elements a token and layer\n")
+    for content in (summary.loss_rows(found), summary.measured_rows(found)):
+        if content:
+            header, *lines = content
+            rows = table(*header, numbers_from=1)
+            for line in lines:
+                rows.add_row(*line)
+            console.print(rows)
+    if json is not None:
+        write_json(json, found)
+    if plot is not None:
+        from gta_ref import plots_studies
+
+        with atomic_path(plot) as temporary:
+            plots_studies.study(found).savefig(temporary, dpi=120)
+
+
+def _run(console: Console, runner: Any, chosen: Any, folder: Path, jobs: int) -> Any:
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(label: str, step: int, loss: float) -> None:
+            if label not in tasks:
+                tasks[label] = bar.add_task("", total=chosen.settings.steps)
+            bar.update(tasks[label], completed=step, description=f"{label}: loss {loss:.3f}")
+            if step == chosen.settings.steps:
+                bar.update(tasks[label], visible=False)
+
+        return runner.run(chosen, folder, jobs, tell)

@@ -1,0 +1,141 @@
+"""gta-ref train: a small language model from scratch, on text a byte a token."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gta_ref.commands.common import JsonOption, one_line_errors
+
+# option of the command: field of Settings
+_SETTINGS = ("steps", "batch", "length", "learning_rate", "seed", "validate_every")
+_SIZES = ("hidden_size", "n_heads", "n_layers")
+
+
+@one_line_errors
+def train(
+    context: typer.Context,
+    mechanism: Annotated[str, typer.Option(help="mha, mqa, gqa, mla, gva, gha or gta.")] = "gta",
+    hidden_size: Annotated[int, typer.Option(help="Width of the model.")] = 128,
+    n_heads: Annotated[int, typer.Option(help="Output heads.")] = 8,
+    n_layers: Annotated[int, typer.Option(help="Layers.")] = 4,
+    gate: Annotated[str | None, typer.Option(help="sigmoid, silu, relu2 or none. Default: the mechanism's.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text to learn. Default: Python's standard library.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps in all.")] = 600,
+    batch: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
+    length: Annotated[int, typer.Option(help="Bytes of a sequence.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 6e-3,
+    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
+    validate_every: Annotated[int, typer.Option(help="Steps from one validation, and one file, to the next.")] = 100,
+    engine: Annotated[str, typer.Option(help="Of the attention core: auto, numba or reference.")] = "auto",
+    out: Annotated[Path, typer.Option(help="File of the run, written after every validation.")] = Path(
+        "gta-run.safetensors"
+    ),
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run; its file is the one written.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Train a small decoder language model; Ctrl-C saves it, and --resume goes on exactly where it was.
+
+    The sizes are made so that every mechanism has as many parameters as MHA at the same width.
+    """
+    from gta_ref.files import write_json
+    from gta_ref.lm import small
+    from gta_ref.lm import text as texts
+    from gta_ref.lm import train as training
+
+    options = {"gate": gate} if gate is not None else {}
+    config = small.config(mechanism, hidden_size=hidden_size, n_heads=n_heads, n_layers=n_layers, **options)
+    settings = training.Settings(
+        **{name: context.params[name] for name in _SETTINGS}, warmup=max(1, min(50, steps // 10))
+    )
+    console = Console()
+    if resume is None:
+        source = _source(texts, text)
+        run = training.begin(config, settings, source)
+    else:
+        run = training.load(resume)
+        _check_same(context, resume, run, config, settings)
+        out, source = resume, _source(texts, text)
+    made = run.config
+    console.print(
+        f"{mechanism if resume is None else made.mechanism}: {small.n_parameters(made):,} parameters, "
+        f"{made.n_layers} layers of width {made.hidden_size}; "
+        f"{made.module.structure(made.attention).cache_elements} cached elements a token and layer",
+        highlight=False,
+    )
+    console.print(f"text: {source.name}", highlight=False)
+    if run.state.step == run.settings.steps:
+        console.print(f"{out}: this run has done all its {run.state.step} steps", highlight=False)
+    elif run.state.step:
+        console.print(f"goes on after step {run.state.step}", highlight=False)
+    done = run.state.step
+    try:
+        _advance(console, training, run, source, engine, out)
+    except KeyboardInterrupt:
+        training.save(out, run)
+        console.print(f"stopped after step {run.state.step}; go on with: gta-ref train --resume {out}", highlight=False)
+        raise typer.Exit(130) from None
+    except training.DivergedError as error:
+        kept = f"the run as of its last validation is in {out}" if out.is_file() else "nothing was written"
+        raise ValueError(f"{error}; {kept}; try a smaller --learning-rate") from None
+    console.print(f"loss {run.losses[-1]:.3f}, on text held out {run.validation[run.state.step]:.3f} nats a byte")
+    if run.state.step > done:
+        console.print(f"written: {out}", highlight=False)
+    if json is not None:
+        write_json(json, _figures(run))
+
+
+def _source(texts: Any, text: Path | None) -> Any:
+    return texts.standard_library() if text is None else texts.from_file(text)
+
+
+def _advance(console: Console, training: Any, run: Any, source: Any, engine: str, out: Path) -> None:
+    if run.state.step == run.settings.steps:
+        return
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+    tokens = run.settings.batch * run.settings.length
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=run.settings.steps, completed=run.state.step)
+
+        def show(run: Any) -> None:
+            rate = tokens * run.state.step / run.seconds
+            bar.update(task, completed=run.state.step, description=f"loss {run.losses[-1]:.3f}, {rate:,.0f} tokens/s")
+
+        def keep(run: Any) -> None:
+            training.save(out, run)
+            bar.console.print(f"step {run.state.step}: held out {run.validation[run.state.step]:.3f}", highlight=False)
+
+        training.advance(run, source, engine=engine, on_step=show, on_validation=keep)
+
+
+def _check_same(context: typer.Context, path: Path, run: Any, config: Any, settings: Any) -> None:
+    """Refuse options that were given and say something else than the run's file."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, found in sources.items() if found is not None and found.name != "DEFAULT"}
+    for name in _SETTINGS:
+        asked, held = getattr(settings, name), getattr(run.settings, name)
+        if name in given and asked != held:
+            raise ValueError(f"{path} holds a run with {name}={held}; asked for {asked}")
+    if given & {"mechanism", "gate", *_SIZES} and config != run.config:
+        fields = dataclasses.asdict(run.config), dataclasses.asdict(config)
+        flat = [{**f, **f["attention"]} for f in fields]
+        differ = sorted(n for n in flat[0] if n != "attention" and flat[0][n] != flat[1].get(n))
+        raise ValueError(
+            f"{path} holds another model: " + ", ".join(f"{n}={flat[0][n]} (asked: {flat[1].get(n)})" for n in differ)
+        )
+
+
+def _figures(run: Any) -> dict[str, Any]:
+    return {
+        "config": dataclasses.asdict(run.config),
+        "settings": dataclasses.asdict(run.settings),
+        "text": run.source,
+        "losses": run.losses,
+        "validation": run.validation,
+        "tokens_per_second": run.settings.batch * run.settings.length * run.state.step / run.seconds,
+    }

@@ -1,0 +1,136 @@
+"""Run a study: its runs side by side, each in a file of its own that a later call finds again.
+
+A run's file is named by a digest of all that decides its result, so studies share the runs they have in common, and
+a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from gta_ref.files import write_json
+from gta_ref.lab.studies import SOURCES, Job, Study
+from gta_ref.lm import train
+
+# what a run's process tells of its progress: run, step, loss
+Tell = Callable[[str, int, float], None]
+
+_progress: Any = None  # in a run's process: the queue to the study's
+
+
+def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any]]:
+    """Do what is left of a study.
+
+    Parameters
+    ----------
+    study : Study
+    folder : path
+        Of the runs' files; made if it is not there.
+    jobs : int
+        Runs at a time, each with its share of the threads.
+    tell : callable
+        Called with a run's label, its last step and loss.
+
+    Returns
+    -------
+    results : list of dict
+        One a run, in the study's order: what :func:`result` gives, with ``arm`` and ``seed``.
+
+    Raises
+    ------
+    DivergedError
+        Of the first run whose loss stopped being finite; the others' files stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    queue = context.SimpleQueue()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    waiting = [job for job in study.jobs() if not _result_path(folder, job).is_file()]
+    pool = ProcessPoolExecutor(jobs, context, _set_up, (queue, threads))
+    try:
+        left: set[Future] = {pool.submit(_run, job, folder) for job in waiting}
+        while left:
+            done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not queue.empty():
+                tell(*queue.get())
+            for future in done:
+                future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    found = []
+    for job in study.jobs():
+        content = json.loads(_result_path(folder, job).read_text(encoding="utf-8"))
+        if missing := study.measures.keys() - content["measured"].keys():
+            done, source = train.load(_run_path(folder, job)), SOURCES[job.source]()
+            content["measured"] |= {name: study.measures[name](done, source) for name in sorted(missing)}
+            write_json(_result_path(folder, job), content)
+        found.append({"arm": job.arm, "seed": job.settings.seed, **content})
+    return found
+
+
+def digest(job: Job) -> str:
+    """Name of a run: of its model, its settings and its data."""
+    content = [train.config_to_dict(job.config), dataclasses.asdict(job.settings), job.source]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def result(job: Job, done: train.Run) -> dict[str, Any]:
+    """What a finished run leaves: sizes and losses; and room for what a study measures of it besides."""
+    structure = job.config.module.structure(job.config.attention)
+    return {
+        "parameters": sum(p.size for p in done.state.params.values()),
+        "cache_elements": structure.cache_elements,
+        "attention_macs": structure.attention_macs,
+        "source": done.source,
+        "validation": {str(step): loss for step, loss in done.validation.items()},
+        "loss": done.validation[done.state.step],
+        "losses": [round(loss, 5) for loss in done.losses],
+        "seconds": round(done.seconds, 1),
+        "date": date.today().isoformat(),
+        "measured": {},
+    }
+
+
+def _result_path(folder: Path, job: Job) -> Path:
+    return folder / f"{digest(job)}.json"
+
+
+def _run_path(folder: Path, job: Job) -> Path:
+    return folder / f"{digest(job)}.safetensors"
+
+
+def _set_up(queue: Any, threads: int) -> None:
+    from threadpoolctl import threadpool_limits
+
+    from gta_ref.core import engines
+
+    global _progress
+    _progress = queue
+    threadpool_limits(threads)
+    engines.set_threads(threads)
+
+
+def _run(job: Job, folder: Path) -> None:
+    label = f"{job.arm}, seed {job.settings.seed}"
+    source = SOURCES[job.source]()
+    path = _run_path(folder, job)
+    current = train.load(path) if path.is_file() else train.begin(job.config, job.settings, source)
+
+    def show(run: train.Run) -> None:
+        _progress.put((label, run.state.step, run.losses[-1]))
+
+    try:
+        train.advance(current, source, on_step=show, on_validation=lambda run: train.save(path, run))
+    except KeyboardInterrupt:
+        train.save(path, current)
+        raise
+    write_json(_result_path(folder, job), result(job, current))

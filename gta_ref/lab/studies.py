@@ -1,0 +1,156 @@
+"""The studies: which models are trained on what, and what is asked.
+
+Every study trains each of its models from the same seeds with the same budget: the same batches, the same number of
+steps, the same schedule, and as many parameters (gta_ref/lm/small.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gta_ref.errors import check_choice
+from gta_ref.lab import measures
+from gta_ref.lab.retrieval import Retrieval
+from gta_ref.lm import model, small, text
+from gta_ref.lm.train import Run, Settings
+
+Measure = Callable[[Run, Any], Any]
+
+SOURCES: Mapping[str, Callable[[], Any]] = {"text": text.standard_library, "retrieval": Retrieval}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    arm: str
+    config: model.Config
+    settings: Settings
+    source: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and the runs that answer it.
+
+    Attributes
+    ----------
+    name, question : str
+    arms : mapping of str to model.Config
+    baseline : str
+        The arm that the others are compared with.
+    settings : Settings
+        Of every run, but for the seed.
+    source : str
+        A key of SOURCES.
+    seeds : tuple of int
+    measures : mapping of str to function
+        What is measured of a finished run besides its loss: (run, source) → JSON.
+    """
+
+    name: str
+    question: str
+    arms: Mapping[str, model.Config]
+    baseline: str
+    settings: Settings
+    source: str = "text"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+
+    def jobs(self) -> Iterator[Job]:
+        """All runs, seed by seed, so that an unfinished study has compared something."""
+        for seed in self.seeds:
+            for arm, config in self.arms.items():
+                yield Job(arm, config, replace(self.settings, seed=seed), self.source)
+
+
+def load(name: str) -> Study:
+    """The study called `name`."""
+    check_choice("study", name, tuple(STUDIES))
+    return STUDIES[name]()
+
+
+def quick(study: Study) -> Study:
+    """The same with next to no training: to see that it works."""
+    settings = replace(study.settings, steps=2, batch=2, length=64, warmup=1, validate_every=1, validation_sequences=2)
+    return replace(study, settings=settings, seeds=(0, 1))
+
+
+def _mechanisms() -> Study:
+    return Study(
+        "mechanisms",
+        "At matched parameters, what does a smaller cache cost in loss?",
+        {name: small.config(name) for name in small.NAMES},
+        "mha",
+        TEXT,
+    )
+
+
+def _gate() -> Study:
+    gates = {"without a gate": "none", "with a gate": "sigmoid"}
+    names = ("gqa", "mla", "gta")
+    return Study(
+        "gate",
+        "Does GTA's loss come from sharing maps or from the gate?",
+        {f"{name} {how}": small.config(name, gate=gate) for name in names for how, gate in gates.items()},
+        "gqa without a gate",
+        TEXT,
+    )
+
+
+def _activations() -> Study:
+    gates = ("sigmoid", "silu", "relu2", "none")
+    return Study(
+        "activations",
+        "What does the gate's activation do to the loss, and to the rank of what a head puts out?",
+        {f"gta {gate}": small.config("gta", gate=gate) for gate in gates},
+        "gta none",
+        TEXT,
+        measures={"rank, decoded": measures.rank_decoded, "rank, gated": measures.rank_gated},
+    )
+
+
+def _sizes() -> Study:
+    # without copies of the latent context, whose width need not divide every one of these
+    sizes = [(1, 32), (2, 32), (4, 32), (8, 32), (2, 16), (2, 64)]
+    return Study(
+        "sizes",
+        "How many maps, and how wide a latent?",
+        {
+            f"n_q {n_q}, d_l {latent}": small.config("gta", n_q=n_q, latent_dim=latent, decoder_residual=False)
+            for n_q, latent in sizes
+        },
+        "n_q 2, d_l 32",
+        TEXT,
+    )
+
+
+def _retrieval() -> Study:
+    source = Retrieval()
+    sizes = {"vocab_size": source.vocab_size, "hidden_size": 64, "n_layers": 2}
+    return Study(
+        "retrieval",
+        "Does a compressed cache still find one pair among noise, near and far?",
+        {name: small.config(name, **sizes) for name in ("mha", "gqa", "mla", "gta")},
+        "gqa",
+        RECALL,
+        source="retrieval",
+        measures={
+            "found": measures.accuracy,
+            "near": measures.accuracy_near,
+            "far": measures.accuracy_far,
+        },
+    )
+
+
+RECALL = Settings(steps=1500, batch=32, length=128, learning_rate=6e-3, warmup=40, validate_every=250)
+TEXT = Settings(steps=400, batch=16, length=256, learning_rate=6e-3, warmup=40, validate_every=100)
+STUDIES: Mapping[str, Callable[[], Study]] = {
+    "mechanisms": _mechanisms,
+    "gate": _gate,
+    "activations": _activations,
+    "sizes": _sizes,
+    "retrieval": _retrieval,
+}

@@ -1,0 +1,106 @@
+"""What a study's runs say together: mean, spread, and whether a difference is more than chance.
+
+An arm is compared with the baseline seed by seed, because runs of one seed see the same batches. The interval of the
+mean difference is Student's, 95 %, of as many differences as there are seeds; where it holds 0, the study does not
+tell the two apart.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from gta_ref.lab.studies import Study
+
+Result = dict[str, Any]
+
+
+def summarise(study: Study, results: Sequence[Result]) -> dict[str, Any]:
+    """The study in figures.
+
+    Parameters
+    ----------
+    study : Study
+    results : sequence of dict
+        From :func:`gta_ref.lab.runner.run`.
+
+    Returns
+    -------
+    summary : dict
+        name, question, source, seeds, budget, dates, seconds, and arms: arm → parameters, cache_elements,
+        attention_macs, loss (of each seed), validation (step → mean over seeds), mean, spread (standard deviation over
+        seeds), measured (name → what each seed gave), and against the baseline, difference (mean), interval and
+        verdict ("lower", "higher", "not told apart").
+    """
+    arms: dict[str, Any] = {}
+    for arm in study.arms:
+        runs = [result for result in results if result["arm"] == arm]
+        losses = [run["loss"] for run in runs]
+        arms[arm] = {
+            **{name: runs[0][name] for name in ("parameters", "cache_elements", "attention_macs")},
+            "loss": losses,
+            "mean": statistics.fmean(losses),
+            "spread": _spread(losses),
+            "validation": {
+                step: statistics.fmean(run["validation"][step] for run in runs) for step in runs[0]["validation"]
+            },
+            "measured": {name: [run["measured"][name] for run in runs] for name in study.measures},
+        }
+    for arm, found in arms.items():
+        if arm != study.baseline:
+            found |= compare(found["loss"], arms[study.baseline]["loss"])
+    dates = sorted(result["date"] for result in results)
+    return {
+        "name": study.name,
+        "question": study.question,
+        "baseline": study.baseline,
+        "source": results[0]["source"],
+        "seeds": list(study.seeds),
+        "steps": study.settings.steps,
+        "tokens": study.settings.steps * study.settings.batch * study.settings.length,
+        "dates": [dates[0], dates[-1]],
+        "seconds": round(sum(result["seconds"] for result in results), 1),
+        "arms": arms,
+    }
+
+
+def compare(losses: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
+    """Mean difference to the baseline, its 95 % interval, and what that allows to say."""
+    differences = [loss - other for loss, other in zip(losses, baseline, strict=True)]
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return {"difference": mean, "interval": None, "verdict": "not told apart"}
+    from scipy.stats import t
+
+    n = len(differences)
+    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
+    verdict = "lower" if mean + half < 0 else "higher" if mean - half > 0 else "not told apart"
+    return {"difference": mean, "interval": [mean - half, mean + half], "verdict": verdict}
+
+
+def loss_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The table of the losses: a header and a line an arm, all as text."""
+    lines = [("", "cache", "loss", f"− {summary['baseline']}", "95 % interval", "")]
+    for name, arm in summary["arms"].items():
+        against = ("", "", "baseline")
+        if name != summary["baseline"]:
+            interval = arm["interval"]
+            span = f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
+            against = (f"{arm['difference']:+.3f}", span, arm["verdict"])
+        lines.append((name, f"{arm['cache_elements']}", f"{arm['mean']:.3f} ± {arm['spread']:.3f}", *against))
+    return lines
+
+
+def measured_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The table of what was measured besides, mean ± spread over seeds; empty where nothing was."""
+    names = list(next(iter(summary["arms"].values()))["measured"])
+    lines = [("", *names)] if names else []
+    for arm_name, arm in summary["arms"].items() if names else ():
+        lines.append((arm_name, *(f"{statistics.fmean(x):.3g} ± {_spread(x):.2g}" for x in arm["measured"].values())))
+    return lines
+
+
+def _spread(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan

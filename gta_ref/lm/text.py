@@ -1,0 +1,126 @@
+"""Text to learn from, a byte a token: Python's own standard library, or a file of one's own.
+
+What a training run needs of its data is a :class:`Source`: batches to learn from, drawn by a generator, and fixed
+batches held out. :class:`Text` is one; a task made of random numbers is another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import platform
+import sysconfig
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+VOCABULARY = 256  # a byte a token
+HELD_OUT = 10  # one file, or one stretch of a single file, in so many
+_NOT_READ = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+
+Batch = tuple[np.ndarray, np.ndarray]  # ids and targets, (B, N), int64
+
+
+class Source(Protocol):
+    """Where the batches of a training run come from."""
+
+    name: str
+    vocab_size: int
+
+    def batch(self, rng: np.random.Generator, batch: int, length: int) -> Batch:
+        """Draw ids and the targets that follow them, each (batch, length)."""
+
+    def held_out(self, batch: int, length: int, n_sequences: int) -> Iterator[Batch]:
+        """Give always the same `n_sequences` sequences, none of them to be drawn by :meth:`batch`."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Bytes to learn from and bytes held out.
+
+    Attributes
+    ----------
+    name : str
+        Says which text it is, and by a digest, which state of it.
+    train, validation : (n,), uint8
+    """
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    vocab_size: int = VOCABULARY
+
+    def batch(self, rng: np.random.Generator, batch: int, length: int) -> Batch:
+        """Windows that begin anywhere in the training text."""
+        _check_length(self.train, length)
+        return _windows(self.train, rng.integers(0, len(self.train) - length, batch), length)
+
+    def held_out(self, batch: int, length: int, n_sequences: int) -> Iterator[Batch]:
+        """Windows at even distances in the validation text, in order."""
+        _check_length(self.validation, length)
+        starts = np.linspace(0, len(self.validation) - length - 1, n_sequences).astype(np.int64)
+        for first in range(0, n_sequences, batch):
+            yield _windows(self.validation, starts[first : first + batch], length)
+
+
+def standard_library() -> Text:
+    """Python's standard library, as far as it is written in Python; whole files are held out.
+
+    Tests and installed packages are left out. The text is that of the Python that runs, so it differs between
+    versions; the name says which.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where this Python comes without its source.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    parts: dict[bool, list[bytes]] = {False: [], True: []}
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if not _NOT_READ.intersection(relative.parts):
+            is_held_out = zlib.crc32(relative.as_posix().encode()) % HELD_OUT == 0
+            parts[is_held_out].append(path.read_bytes())
+    if not parts[False] or not parts[True]:
+        raise FileNotFoundError(f"{root}: no source of the standard library there; give a text of your own")
+    return _text(f"standard library of Python {platform.python_version()}", *(b"\n".join(parts[k]) for k in parts))
+
+
+def from_file(path: str | os.PathLike) -> Text:
+    """Read any file; of every ten equal stretches the last is held out.
+
+    Raises
+    ------
+    ValueError
+        Where the file is too short for the stretches to hold anything.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    if len(content) < 2 * HELD_OUT**2:
+        raise ValueError(f"{path} has {len(content)} bytes; expected at least {2 * HELD_OUT**2}")
+    edges = np.linspace(0, len(content), HELD_OUT**2 + 1).astype(int)
+    parts: dict[bool, list[bytes]] = {False: [], True: []}
+    for i, (start, stop) in enumerate(itertools.pairwise(edges.tolist())):
+        parts[i % HELD_OUT == HELD_OUT - 1].append(content[start:stop])
+    return _text(path.name, *(b"".join(parts[k]) for k in parts))
+
+
+def _text(name: str, train: bytes, validation: bytes) -> Text:
+    digest = hashlib.sha256(train + validation).hexdigest()[:12]
+    arrays = (np.frombuffer(part, np.uint8) for part in (train, validation))
+    return Text(f"{name} ({len(train) + len(validation):,} bytes, sha256 {digest})", *arrays)
+
+
+def _check_length(text: np.ndarray, length: int) -> None:
+    if len(text) <= length:
+        raise ValueError(f"the text has {len(text)} bytes to draw from; expected more than length={length}")
+
+
+def _windows(text: np.ndarray, starts: np.ndarray, length: int) -> Batch:
+    window = text[starts[:, None] + np.arange(length + 1)].astype(np.int64)  # (B, length + 1)
+    return window[:, :-1], window[:, 1:]

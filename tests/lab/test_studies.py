@@ -1,0 +1,98 @@
+"""Studies: equal budgets, runs that are found again, and a verdict that follows from the figures."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gta_ref.lab import runner, studies, summary
+from gta_ref.lm import small
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_budgets_are_equal(name):
+    study = studies.load(name)
+    jobs = list(study.jobs())
+    assert len(jobs) == len(study.arms) * len(study.seeds)
+    assert study.baseline in study.arms
+    assert {replace(job.settings, seed=0) for job in jobs} == {replace(study.settings, seed=0)}
+    parameters = [small.n_parameters(config) for config in study.arms.values()]
+    assert max(parameters) / min(parameters) < 1.002
+    assert len({runner.digest(job) for job in jobs}) == len(jobs)
+    assert set(study.measures) <= {"found", "near", "far", "rank, decoded", "rank, gated"}
+
+
+def test_studies_share_runs():
+    found = {name: {runner.digest(job) for job in studies.load(name).jobs()} for name in studies.STUDIES}
+    assert len(found["mechanisms"] & found["gate"]) == 9  # gqa and mla as they are, gta with its gate
+    assert len(found["gate"] & found["activations"]) == 6
+
+
+def test_unknown_study():
+    with pytest.raises(ValueError, match="study='x' must be one of 'mechanisms'"):
+        studies.load("x")
+
+
+def test_a_study_runs_and_finds_its_runs_again(tmp_path):
+    study = studies.quick(studies.load("activations"))
+    study = replace(study, arms={name: study.arms[name] for name in ("gta sigmoid", "gta none")})
+    told = []
+    results = runner.run(study, tmp_path / "runs", 2, lambda *what: told.append(what))
+    assert [(r["arm"], r["seed"]) for r in results] == [
+        ("gta sigmoid", 0),
+        ("gta none", 0),
+        ("gta sigmoid", 1),
+        ("gta none", 1),
+    ]
+    assert {label for label, _, _ in told} == {f"{r['arm']}, seed {r['seed']}" for r in results}
+    assert all(r["loss"] == r["validation"]["2"] and len(r["losses"]) == 2 for r in results)
+    assert len({r["loss"] for r in results}) == 4
+    # without a gate the heads are the decoded values; with one their rank is larger
+    for r in results:
+        decoded, gated = r["measured"]["rank, decoded"], r["measured"]["rank, gated"]
+        assert gated > 1.2 * decoded if r["arm"] == "gta sigmoid" else gated == decoded
+    told.clear()
+    assert runner.run(study, tmp_path / "runs", 2, lambda *what: told.append(what)) == results
+    assert told == []
+    # a run whose result is missing goes on from its file, and ends as it did
+    job = list(study.jobs())[1]
+    path = tmp_path / "runs" / f"{runner.digest(job)}.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    assert runner.run(study, tmp_path / "runs", 1, lambda *what: None)[1]["loss"] == before["loss"]
+
+    found = summary.summarise(study, results)
+    sigmoid, none = found["arms"]["gta sigmoid"], found["arms"]["gta none"]
+    assert sigmoid["loss"] == [results[0]["loss"], results[2]["loss"]]
+    assert none["mean"] == pytest.approx(np.mean([results[1]["loss"], results[3]["loss"]]))
+    assert sigmoid["difference"] == pytest.approx(sigmoid["mean"] - none["mean"])
+    assert "verdict" not in none
+    assert found["tokens"] == 2 * 2 * 64
+    text = [" ".join(row) for rows in (summary.loss_rows(found), summary.measured_rows(found)) for row in rows]
+    assert len(text) == 6
+    assert text[1].startswith("gta sigmoid 48 ")
+    assert text[2].endswith("baseline")
+
+
+def test_verdicts_by_hand():
+    # differences 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, Student's quantile of 2 degrees of freedom 4.302653
+    found = summary.compare([1.1, 2.2, 3.3], [1.0, 2.0, 3.0])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert found["difference"] == pytest.approx(0.2)
+    assert found["interval"] == pytest.approx([0.2 - half, 0.2 + half], rel=1e-6)
+    assert found["verdict"] == "not told apart"  # the interval holds 0
+    assert summary.compare([1.19, 2.2, 3.21], [1.0, 2.0, 3.0])["verdict"] == "higher"
+    assert summary.compare([0.81, 1.8, 2.79], [1.0, 2.0, 3.0])["verdict"] == "lower"
+    one = summary.compare([1.0], [2.0])
+    assert one == {"difference": -1.0, "interval": None, "verdict": "not told apart"}
+
+
+def test_a_diverging_run_stops_the_study(tmp_path):
+    study = studies.quick(studies.load("gate"))
+    settings = replace(study.settings, learning_rate=1e12, steps=5)
+    study = replace(study, settings=settings, seeds=(0,), arms={"gta with a gate": study.arms["gta with a gate"]})
+    study = replace(study, baseline="gta with a gate")
+    with pytest.raises(ValueError, match=r"step \d: the loss is"):
+        runner.run(study, tmp_path, 1, lambda *what: None)
