@@ -16,7 +16,7 @@ from gta_ref.lm import model, small, train
 from gta_ref.lm.text import Text
 
 SETTINGS = train.Settings(steps=1000, batch=16, length=256)
-MODELS = ("gta", "gqa")
+AGAINST = ("gta", "gqa")  # models that PyTorch and the engine "reference" train too
 ROUNDS = 15
 # Both sides add float32 numbers in their own order; a few roundings a layer, far below any mistake.
 ALLOWED = 1e-4  # relative to the largest gradient of a parameter
@@ -29,61 +29,73 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
     ----------
     against_torch, quick : bool
     progress : callable
-        Called with the name of what comes next.
+        Called with what comes next.
 
     Returns
     -------
     figures : dict
-        machine, batch, length, and models: name → parameters, and contestants: name → seconds (median of a step),
-        tokens_per_second, times_numba (median over rounds), error (of the gradients, against PyTorch's) and wrong.
+        machine, batch, length, and models: name → parameters, error (of the gradients against PyTorch's, or None),
+        times_gqa (median over rounds of the step's time ÷ GQA's), and contestants: name → seconds (median),
+        tokens_per_second, times_numba (median over rounds). One whose gradients are wrong is not timed.
     """
-    found: dict[str, Any] = {"machine": machine.describe(), "batch": SETTINGS.batch, "length": SETTINGS.length}
     rng = np.random.default_rng(0)
     content = rng.integers(0, 256, 100_000).astype(np.uint8)  # what is learnt does not change the speed
     source = Text("random bytes", content, content)
-    found["models"] = {}
-    for name in MODELS:
-        progress(name)
-        found["models"][name] = measure(name, source, against_torch, 3 if quick else ROUNDS)
-    return found
-
-
-def measure(name: str, source: Text, against_torch: bool, rounds: int) -> dict[str, Any]:
-    """Check and time one model on every engine and in PyTorch."""
-    config = small.config(name)
-    batch = source.batch(np.random.default_rng(0), SETTINGS.batch, SETTINGS.length)
-    steps: dict[str, Callable[[], Any]] = {e: _training(config, source, e) for e in ("numba", "reference")}
-    error = None
-    if against_torch:
-        from gta_ref.bench.lm_torch import Model
-
-        peer = Model(config, train.begin(config, SETTINGS, source).state.params, SETTINGS)
-        error = gradient_error(config, peer, batch)
-        steps["torch eager"] = lambda: peer.step(*batch)
-    if error is not None and not error <= ALLOWED:  # NaN is wrong as well
-        return {"parameters": small.n_parameters(config), "error": error, "wrong": True, "contestants": {}}
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {contestant: [] for contestant in steps}
-    names = list(steps)
-    for turn in range(rounds):
-        first = turn % len(names)
-        for contestant in names[first:] + names[:first]:
-            time.sleep(PAUSE)
-            times[contestant].append(seconds(steps[contestant]))
-    return {
-        "parameters": small.n_parameters(config),
-        "error": error,
-        "wrong": False,
-        "contestants": {
+    steps: dict[tuple[str, str], Callable[[], Any]] = {}
+    models: dict[str, Any] = {}
+    for name in small.NAMES:
+        progress(f"{name}: compiling and checking")
+        config = small.config(name)
+        models[name] = {"parameters": small.n_parameters(config), "error": None}
+        for engine in ("numba", "reference") if name in AGAINST else ("numba",):
+            steps[name, engine] = _training(config, source, engine)
+        if against_torch and name in AGAINST:
+            models[name]["error"], steps[name, "torch eager"] = _peer(config, source)
+            if not models[name]["error"] <= ALLOWED:  # NaN is wrong as well
+                del steps[name, "torch eager"]
+    times = _in_turn(steps, 3 if quick else ROUNDS, progress)
+    for name, model_found in models.items():
+        own = {contestant: taken for (of, contestant), taken in times.items() if of == name}
+        model_found["times_gqa"] = _ratio(own["numba"], times["gqa", "numba"])
+        model_found["contestants"] = {
             contestant: {
                 "seconds": statistics.median(taken),
                 "tokens_per_second": SETTINGS.batch * SETTINGS.length / statistics.median(taken),
-                "times_numba": statistics.median(t / n for t, n in zip(taken, times["numba"], strict=True)),
+                "times_numba": _ratio(taken, own["numba"]),
             }
-            for contestant, taken in times.items()
-        },
-    }
+            for contestant, taken in own.items()
+        }
+    return {"machine": machine.describe(), "batch": SETTINGS.batch, "length": SETTINGS.length, "models": models}
+
+
+def _in_turn(
+    steps: dict[tuple[str, str], Callable[[], Any]], rounds: int, progress: Callable[[str], None]
+) -> dict[tuple[str, str], list[float]]:
+    """Time every step once a round, each round beginning with another."""
+    for step in steps.values():
+        step()
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
+    keys = list(steps)
+    for turn in range(rounds):
+        progress(f"round {turn + 1} of {rounds}")
+        first = turn % len(keys)
+        for key in keys[first:] + keys[:first]:
+            time.sleep(PAUSE)
+            times[key].append(seconds(steps[key]))
+    return times
+
+
+def _ratio(taken: list[float], other: list[float]) -> float:
+    return statistics.median(t / o for t, o in zip(taken, other, strict=True))
+
+
+def _peer(config: model.Config, source: Text) -> tuple[float, Callable[[], Any]]:
+    """PyTorch's gradient error and its step."""
+    from gta_ref.bench.lm_torch import Model
+
+    peer = Model(config, train.begin(config, SETTINGS, source).state.params, SETTINGS)
+    batch = source.batch(np.random.default_rng(0), SETTINGS.batch, SETTINGS.length)
+    return gradient_error(config, peer, batch), lambda: peer.step(*batch)
 
 
 def gradient_error(config: model.Config, peer: Any, batch: tuple[np.ndarray, np.ndarray]) -> float:

@@ -27,17 +27,20 @@ def few(monkeypatch):
 
 
 def test_figures(few):
-    found = lm.measure("gta", letters(), False, 2)
-    assert found["parameters"] == small.n_parameters(small.config("gta"))
-    assert list(found["contestants"]) == ["numba", "reference"]
-    assert found["error"] is None
-    for c in found["contestants"].values():
-        assert c["tokens_per_second"] == pytest.approx(64 / c["seconds"])
-    assert found["contestants"]["numba"]["times_numba"] == 1
+    found = lm.run(False, True)
+    assert list(found["models"]) == list(small.NAMES)
+    for name, measured in found["models"].items():
+        assert measured["parameters"] == small.n_parameters(small.config(name))
+        assert list(measured["contestants"]) == (["numba", "reference"] if name in ("gta", "gqa") else ["numba"])
+        assert measured["error"] is None
+        for c in measured["contestants"].values():
+            assert c["tokens_per_second"] == pytest.approx(64 / c["seconds"])
+        assert measured["contestants"]["numba"]["times_numba"] == 1
+    assert found["models"]["gqa"]["times_gqa"] == 1
 
 
 @needs_torch
-@pytest.mark.parametrize("name", lm.MODELS)
+@pytest.mark.parametrize("name", lm.AGAINST)
 def test_the_peer_trains_the_same_model(name, few):
     from gta_ref.bench.lm_torch import Model
 
@@ -56,11 +59,12 @@ def test_the_peer_trains_the_same_model(name, few):
 def test_a_wrong_peer_is_not_timed(few, monkeypatch):
     from gta_ref.bench import lm_torch
 
-    monkeypatch.setattr(lm_torch.Model, "_rope", lambda self, x: x)
-    found = lm.measure("gta", letters(), True, 1)
-    assert found["wrong"]
-    assert found["contestants"] == {}
-    assert found["error"] > lm.ALLOWED
+    right = lm_torch.Model._gta
+    monkeypatch.setattr(lm_torch.Model, "_gta", lambda self, w, x: 0.9 * right(self, w, x))
+    found = lm.run(True, True)["models"]
+    assert "torch eager" not in found["gta"]["contestants"]
+    assert not found["gta"]["error"] <= lm.ALLOWED
+    assert "torch eager" in found["gqa"]["contestants"]
 
 
 @needs_torch
