@@ -26,7 +26,7 @@ ROOMS = [
     "commands",
     "cli",
 ]
-SAME_AS = {"doctor": "tour", "bench": "tour"}  # behind a command, like the tour
+SAME_AS = {"doctor": "tour", "bench": "tour", "plots_e2e": "plots", "plots_maps": "plots", "plots_studies": "plots"}  # behind a command, like the tour
 
 
 def room_of(module):

@@ -1,0 +1,56 @@
+"""The figure of ``gta-ref bench e2e``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from gta_ref.plots import COLOURS
+
+
+def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], title: str = "") -> Figure:
+    """Seconds of a pass by part, a panel for each case: of each model, as predicted and as measured.
+
+    Parameters
+    ----------
+    cases : sequence of mappings
+        As :func:`gta_ref.bench.e2e.measure` returns them.
+    groups : mapping of str to sequence of str
+        The parts that are drawn as one; at most seven groups.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    columns = min(4, len(cases))
+    rows = -(-len(cases) // columns)
+    figure = Figure(figsize=(1 + 2.9 * columns, 1.4 + 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, case in zip(grid, cases, strict=False):
+        bars = {
+            f"{name[:3].upper()}\n{kind}": one[kind]
+            for name, one in case["models"].items()
+            for kind in ("predicted", "measured")
+        }
+        bottom = np.zeros(len(bars))
+        for colour, (group, parts) in zip(COLOURS, groups.items(), strict=False):
+            height = np.array([sum(bar[part] for part in parts) for bar in bars.values()])
+            ax.bar(range(len(bars)), height, bottom=bottom, width=0.75, color=colour, label=group)
+            bottom += height
+        ax.set_xticks(range(len(bars)), list(bars), fontsize=7)
+        ax.set_title(case["name"], fontsize=9)
+        ax.yaxis.set_major_formatter(EngFormatter("s"))
+        ax.tick_params(axis="y", labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in grid[len(cases) :]:
+        ax.remove()
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
