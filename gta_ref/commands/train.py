@@ -48,7 +48,7 @@ def train(
     from gta_ref.lm import text as texts
     from gta_ref.lm import train as training
 
-    options = {"gate": gate} if gate is not None else {}
+    options: dict[str, Any] = {"gate": gate} if gate is not None else {}
     config = small.config(mechanism, hidden_size=hidden_size, n_heads=n_heads, n_layers=n_layers, **options)
     settings = training.Settings(
         **{name: context.params[name] for name in _SETTINGS}, warmup=max(1, min(50, steps // 10))

@@ -1,10 +1,10 @@
-"""A task of retrieval: pairs of a key and a value stand among noise; at the end keys are asked for their values.
+"""A task of retrieval: records of a key and a value among noise; at the end keys are asked for their values.
 
-    noise noise K7 V2 noise K1 V5 noise … noise | K1 V5 K7 V2 …
+    noise (7, 2) noise noise (1, 5) noise … (3, 5) | 1? 7? …     answers: 5 2 …
 
-Only the token after an asked key counts, and it can be known only by attending to the pair, however far back it
-stands. This is associative recall; a model solves it by two layers that work together (the token before a value is
-found in one, the key is matched in the next), or not at all.
+A record is one token, so that a single layer can solve the task: it can be known only by attending to the record with
+the asked key, as far back as it stands, and by reading the value there. Keys and values in tokens of their own would
+need two layers that work together, which takes small models many times longer to learn, whatever their attention.
 """
 
 from __future__ import annotations
@@ -22,65 +22,79 @@ from gta_ref.ops.cross_entropy import IGNORE
 class Retrieval:
     """The task; it is a :class:`gta_ref.lm.text.Source`.
 
-    Tokens: 0 … n_symbols − 1 are keys, the next n_symbols are values, the last n_noise are noise.
+    Tokens: a record for every pair of key and value, then a question for every key, an answer for every value, and
+    the kinds of noise.
 
     Attributes
     ----------
-    n_pairs : int
-        In a sequence, all with different keys; every one is asked for, in another order.
-    n_symbols, n_noise : int
+    n_records : int
+        In a sequence, all with different keys.
+    n_asked : int
+        Questions at the end, of different keys.
+    n_keys, n_values, n_noise : int
     """
 
-    n_pairs: int = 8
-    n_symbols: int = 32
-    n_noise: int = 16
+    n_records: int = 8
+    n_asked: int = 8
+    n_keys: int = 16
+    n_values: int = 8
+    n_noise: int = 8
 
     @property
     def name(self) -> str:
         """What the batches depend on."""
-        return f"retrieval of {self.n_pairs} pairs, {self.n_symbols} keys and values, {self.n_noise} kinds of noise"
+        return (
+            f"retrieval: {self.n_asked} of {self.n_records} records, {self.n_keys} keys, {self.n_values} values, "
+            f"{self.n_noise} kinds of noise"
+        )
 
     @property
     def vocab_size(self) -> int:
-        """Keys, values and noise."""
-        return 2 * self.n_symbols + self.n_noise
+        """Records, questions, answers, noise."""
+        return self.first_answer + self.n_values + self.n_noise
+
+    @property
+    def first_question(self) -> int:
+        """The token that asks for key 0."""
+        return self.n_keys * self.n_values
+
+    @property
+    def first_answer(self) -> int:
+        """The token of value 0."""
+        return self.first_question + self.n_keys
 
     def batch(self, rng: np.random.Generator, batch: int, length: int) -> Batch:
-        """Sequences with their pairs at random places."""
+        """Sequences with their records at random places."""
         ids, targets, _ = self.with_distances(rng, batch, length)
         return ids, targets
 
     def held_out(self, batch: int, length: int, n_sequences: int) -> Iterator[Batch]:
         """Sequences of a generator that no run begins with."""
-        rng = np.random.default_rng([20250617286, self.n_pairs])
+        rng = np.random.default_rng([20250617286, self.n_records])
         for first in range(0, n_sequences, batch):
             yield self.batch(rng, min(batch, n_sequences - first), length)
 
     def with_distances(self, rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, ...]:
-        """ids and targets (B, length), and distances (B, length): tokens from an asked key back to its pair.
+        """ids and targets (B, length), and distances (B, length): tokens from a question back to its record.
 
-        distances is 0 where the target does not count.
+        distances is 0 where the target does not count, which is everywhere but at questions.
         """
-        asked = 2 * self.n_pairs  # tokens at the end
-        slots = (length - asked) // 2  # places for a pair, two tokens each
-        if slots < self.n_pairs:
-            raise ValueError(f"length={length} must be at least {2 * asked} for {self.n_pairs} pairs")
-        noise = 2 * self.n_symbols + rng.integers(0, self.n_noise, (batch, length + 1))
-        ids = noise.astype(np.int64)
-        keys = _choose(rng, batch, self.n_symbols, self.n_pairs)
-        values = self.n_symbols + rng.integers(0, self.n_symbols, (batch, self.n_pairs))
-        places = 2 * _choose(rng, batch, slots, self.n_pairs)  # (B, n_pairs)
-        order = _choose(rng, batch, self.n_pairs, self.n_pairs)
+        body = length - self.n_asked
+        if body < self.n_records:
+            raise ValueError(f"length={length} must be at least {self.n_records + self.n_asked}, records and questions")
+        ids = self.first_answer + self.n_values + rng.integers(0, self.n_noise, (batch, length))
+        keys = _choose(rng, batch, self.n_keys, self.n_records)
+        values = rng.integers(0, self.n_values, (batch, self.n_records))
+        places = _choose(rng, batch, body, self.n_records)
         row = np.arange(batch)[:, None]
-        ids[row, places], ids[row, places + 1] = keys, values
-        at = length - asked + 2 * np.arange(self.n_pairs)
-        ids[:, at] = np.take_along_axis(keys, order, 1)
-        ids[:, at + 1] = np.take_along_axis(values, order, 1)
+        ids[row, places] = keys * self.n_values + values
+        asked = _choose(rng, batch, self.n_records, self.n_asked)  # which record each question is about
+        ids[:, body:] = self.first_question + keys[row, asked]
         targets = np.full((batch, length), IGNORE, dtype=np.int64)
-        targets[:, at] = ids[:, at + 1]
+        targets[:, body:] = self.first_answer + values[row, asked]
         distances = np.zeros((batch, length), dtype=np.int64)
-        distances[:, at] = at - np.take_along_axis(places, order, 1)
-        return ids[:, :length], targets, distances
+        distances[:, body:] = np.arange(body, length) - places[row, asked]
+        return ids, targets, distances
 
 
 def _choose(rng: np.random.Generator, rows: int, of: int, n: int) -> np.ndarray:

@@ -59,10 +59,10 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
     try:
         left: set[Future] = {pool.submit(_run, job, folder) for job in waiting}
         while left:
-            done, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+            ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
             while not queue.empty():
                 tell(*queue.get())
-            for future in done:
+            for future in ended:
                 future.result()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -78,7 +78,7 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
 
 
 def digest(job: Job) -> str:
-    """Name of a run: of its model, its settings and its data."""
+    """Name of a run: a digest of its model, its settings and its data."""
     content = [train.config_to_dict(job.config), dataclasses.asdict(job.settings), job.source]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -126,7 +126,9 @@ def _run(job: Job, folder: Path) -> None:
     current = train.load(path) if path.is_file() else train.begin(job.config, job.settings, source)
 
     def show(run: train.Run) -> None:
-        _progress.put((label, run.state.step, run.losses[-1]))
+        # not every step: what nobody reads any more, after an error elsewhere, has to fit into the queue's pipe
+        if run.state.step % 10 == 0 or run.state.step == run.settings.steps:
+            _progress.put((label, run.state.step, run.losses[-1]))
 
     try:
         train.advance(current, source, on_step=show, on_validation=lambda run: train.save(path, run))

@@ -132,7 +132,7 @@ def _retrieval() -> Study:
     sizes = {"vocab_size": source.vocab_size, "hidden_size": 64, "n_layers": 2}
     return Study(
         "retrieval",
-        "Does a compressed cache still find one pair among noise, near and far?",
+        "Does a compressed cache still find the value after a key, near and far?",
         {name: small.config(name, **sizes) for name in ("mha", "gqa", "mla", "gta")},
         "gqa",
         RECALL,

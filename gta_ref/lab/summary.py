@@ -82,7 +82,7 @@ def compare(losses: Sequence[float], baseline: Sequence[float]) -> dict[str, Any
 
 def loss_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """The table of the losses: a header and a line an arm, all as text."""
-    lines = [("", "cache", "loss", f"− {summary['baseline']}", "95 % interval", "")]
+    lines: list[tuple[str, ...]] = [("", "cache", "loss", f"− {summary['baseline']}", "95 % interval", "")]
     for name, arm in summary["arms"].items():
         against = ("", "", "baseline")
         if name != summary["baseline"]:

@@ -1,10 +1,14 @@
-"""Continue a text with a cache."""
+"""Continue a text: the most likely token each time, or one drawn at random; with a cache, or without."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from gta_ref.cache import KVCache
 from gta_ref.errors import as_int
 from gta_ref.lm import model
 from gta_ref.ops import Array
@@ -52,3 +56,101 @@ def greedy(
         new = logits[:, -1].argmax(axis=-1)[:, None].astype(ids.dtype)  # (B, 1)
         ids = xp.concatenate([ids, new], axis=1)
     return ids
+
+
+def stream(
+    params: Mapping[str, Array],
+    ids: Sequence[int],
+    config: model.Config,
+    n_tokens: int,
+    *,
+    caches: Sequence[KVCache] | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    ends: Collection[int] = (),
+    engine: str = "auto",
+) -> Iterator[int]:
+    """Give the tokens that follow one text, each as soon as it is known.
+
+    Parameters
+    ----------
+    params : dict of str to array
+    ids : sequence of int
+        The prompt, at least one token.
+    config : Config
+    n_tokens : int
+        How many at most, at least 1.
+    caches : list of KVCache, optional
+        Empty ones, from :func:`gta_ref.lm.model.new_caches` for a batch of 1, with room for the prompt and
+        n_tokens − 1 more. Without them the whole text is computed again for every token.
+    temperature, top_p : float
+        As in :func:`draw`.
+    seed : int
+        Of the random numbers; without effect where the temperature is 0.
+    ends : collection of int
+        Tokens after which nothing follows; they are not given.
+    engine : str
+
+    Raises
+    ------
+    ValueError
+        On an argument outside its range, at once, not with the first token.
+    """
+    n_tokens = as_int("n_tokens", n_tokens, at_least=1)
+    if len(ids) == 0:
+        raise ValueError("the prompt is empty; expected at least one token")
+    check_sampling(temperature, top_p)
+    rng = np.random.default_rng(as_int("seed", seed, at_least=0))
+
+    def tokens() -> Iterator[int]:
+        text = list(ids)
+        new = text
+        for _ in range(n_tokens):
+            if caches is None:
+                logits, _ = model.forward(params, np.array([text]), config, engine=engine, need_saved=False)
+            else:
+                logits = model.decode(params, np.array([new]), caches, config, engine=engine)
+            token = draw(logits[0, -1], temperature, top_p, rng)
+            if token in ends:
+                return
+            yield token
+            new = [token]
+            text += new
+
+    return tokens()
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raise ValueError unless temperature is a finite number of at least 0, and top_p one in (0, 1]."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature} must be a finite number of at least 0")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+
+
+def draw(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+    """Draw a token from softmax(logits / temperature), cut down to the nucleus (Holtzman et al., arXiv 1904.09751).
+
+    The nucleus is the smallest set of the most likely tokens that have at least top_p of the probability together.
+    Temperature 0 is the most likely token. One random number is used, whatever comes out.
+
+    Parameters
+    ----------
+    logits : (vocabulary,)
+    temperature : float
+        At least 0.
+    top_p : float
+        In (0, 1].
+    rng : numpy.random.Generator
+    """
+    if temperature == 0:
+        return int(logits.argmax())
+    x = np.asarray(logits, np.float64)
+    with np.errstate(over="ignore"):  # -inf, probability 0, is right
+        x = (x - x.max()) / temperature
+    likely = np.argsort(-x, kind="stable")
+    total = np.cumsum(np.exp(x[likely]))
+    size = int(np.searchsorted(total, top_p * total[-1])) + 1
+    chosen = np.searchsorted(total[:size], rng.random() * total[size - 1], side="right")
+    return int(likely[chosen])

@@ -72,7 +72,7 @@ def config(
         raise ValueError(f"n_heads={n_heads} must be a multiple of 4")
     if intermediate_size is None:
         intermediate_size = -(-8 * hidden_size // 3 // 8) * 8
-    sizes = {"vocab_size": vocab_size, "n_layers": n_layers, "intermediate_size": intermediate_size}
+    sizes: Sizes = {"vocab_size": vocab_size, "n_layers": n_layers, "intermediate_size": intermediate_size}
     like = model.Config(**sizes, mechanism="mha", attention=_attention("mha", hidden_size, n_heads, {}))
     mechanism, _ = _ATTENTION[name]
     found = model.Config(**sizes, mechanism=mechanism, attention=_attention(name, hidden_size, n_heads, attention))

@@ -29,8 +29,13 @@ Batch = tuple[np.ndarray, np.ndarray]  # ids and targets, (B, N), int64
 class Source(Protocol):
     """Where the batches of a training run come from."""
 
-    name: str
-    vocab_size: int
+    @property
+    def name(self) -> str:
+        """Says all that the batches depend on."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token."""
 
     def batch(self, rng: np.random.Generator, batch: int, length: int) -> Batch:
         """Draw ids and the targets that follow them, each (batch, length)."""
@@ -112,8 +117,8 @@ def from_file(path: str | os.PathLike) -> Text:
 
 def _text(name: str, train: bytes, validation: bytes) -> Text:
     digest = hashlib.sha256(train + validation).hexdigest()[:12]
-    arrays = (np.frombuffer(part, np.uint8) for part in (train, validation))
-    return Text(f"{name} ({len(train) + len(validation):,} bytes, sha256 {digest})", *arrays)
+    name = f"{name} ({len(train) + len(validation):,} bytes, sha256 {digest})"
+    return Text(name, np.frombuffer(train, np.uint8), np.frombuffer(validation, np.uint8))
 
 
 def _check_length(text: np.ndarray, length: int) -> None:

@@ -9,35 +9,33 @@ from gta_ref.lm import small, train
 
 
 def test_every_answer_stands_where_the_distance_says(rng):
-    task = Retrieval(n_pairs=5, n_symbols=11, n_noise=3)
+    task = Retrieval(n_records=7, n_asked=5, n_keys=11, n_values=3, n_noise=2)
     ids, targets, distances = task.with_distances(rng, 40, 61)
     assert ids.shape == targets.shape == distances.shape == (40, 61)
-    asked = targets >= 0
-    assert (asked.sum(axis=1) == 5).all()
-    assert (distances[~asked] == 0).all()
-    for row, place in zip(*np.nonzero(asked), strict=True):
-        key, back = ids[row, place], place - distances[row, place]
-        assert key < 11
-        assert ids[row, back] == key
-        assert ids[row, back + 1] == targets[row, place]
-        assert 11 <= targets[row, place] < 22
-        body = ids[row, : 61 - 10]
-        assert (body == key).sum() == 1  # the pair is the only place of this key
-    # a row's keys are all different, and so are their order and their places from row to row
-    assert all(len(set(ids[row][asked[row]])) == 5 for row in range(40))
+    assert task.vocab_size == 33 + 11 + 3 + 2
+    assert (targets[:, :56] == -100).all()
+    assert (distances[:, :56] == 0).all()
+    for row in range(40):
+        records = {ids[row, at] // 3: at for at in range(56) if ids[row, at] < 33}
+        assert len(records) == 7  # each key once
+        assert sum(ids[row, at] < 33 for at in range(61)) == 7
+        assert len(set(ids[row, 56:])) == 5
+        for at in range(56, 61):
+            place = records[ids[row, at] - 33]
+            assert distances[row, at] == at - place
+            assert targets[row, at] == 44 + ids[row, place] % 3
+        noise = [t for t in ids[row, :56] if t >= 33]
+        assert set(noise) <= {47, 48}
     assert len({tuple(d) for d in distances}) == 40
-    body = ids[:, :51]
-    assert ((body >= 22).sum(axis=1) == 51 - 10).all()
-    assert body.max() == 24
 
 
-def test_pairs_stand_at_any_distance(rng):
-    task = Retrieval(n_pairs=4, n_symbols=8, n_noise=2)
-    _, targets, distances = task.with_distances(rng, 400, 40)
+def test_records_stand_at_any_distance(rng):
+    task = Retrieval(n_records=4, n_asked=4, n_keys=8)
+    _, targets, distances = task.with_distances(rng, 800, 40)
     found = distances[targets >= 0]
-    assert found.min() == 2  # the last place, asked for first
-    assert found.max() == 38  # the first place, asked for last
-    assert found.mean() == pytest.approx(20, abs=1)
+    assert found.min() == 1  # the last place of the body, asked for first
+    assert found.max() == 39
+    assert found.mean() == pytest.approx(20, abs=0.6)  # of 3200, deviation 10.5: three standard errors
 
 
 def test_held_out_is_always_the_same_and_no_batch_of_a_run():
@@ -51,14 +49,8 @@ def test_held_out_is_always_the_same_and_no_batch_of_a_run():
     assert not any(np.array_equal(first[0][0], ids) for ids in drawn)
 
 
-def test_too_short_for_its_pairs(rng):
-    with pytest.raises(ValueError, match="length=31 must be at least 32 for 8 pairs"):
-        Retrieval().batch(rng, 2, 31)
-    assert Retrieval().batch(rng, 2, 32)[0].shape == (2, 32)
-
-
 def test_accuracy_of_who_knows_and_of_who_guesses(monkeypatch):
-    task = Retrieval(n_pairs=4, n_symbols=8, n_noise=2)
+    task = Retrieval(n_records=4, n_asked=4, n_keys=8, n_values=4)
     settings = train.Settings(steps=1, batch=16, length=40)
     config = small.config("gta", vocab_size=task.vocab_size, hidden_size=32, n_layers=1)
     run = train.begin(config, settings, task)
@@ -68,20 +60,26 @@ def test_accuracy_of_who_knows_and_of_who_guesses(monkeypatch):
         def forward(params, ids, config, *, need_saved):
             logits = np.zeros((*ids.shape, task.vocab_size), np.float32)
             for row, line in enumerate(ids):
-                for place in range(32, 40, 2):
-                    back = int(np.flatnonzero(line == line[place])[0])
-                    if only(place - back):
-                        logits[row, place, line[back + 1]] = 1
+                for place in range(36, 40):
+                    at = int(np.flatnonzero(line[:36] // 4 == line[place] - task.first_question)[0])
+                    if only(place - at):
+                        logits[row, place, task.first_answer + line[at] % 4] = 1
             return logits, None
 
         return forward
 
     monkeypatch.setattr(measures.model, "forward", knows(lambda distance: True))
     assert measures.accuracy(run, task) == measures.accuracy_near(run, task) == measures.accuracy_far(run, task) == 1
-    monkeypatch.setattr(measures.model, "forward", knows(lambda distance: distance < 18))
+    monkeypatch.setattr(measures.model, "forward", knows(lambda distance: distance < 20))
     assert measures.accuracy_near(run, task) == 1
     assert measures.accuracy_far(run, task) == 0
     assert 0.3 < measures.accuracy(run, task) < 0.7
+
+
+def test_too_short_for_its_records(rng):
+    with pytest.raises(ValueError, match="length=31 must be at least 32, records and questions"):
+        Retrieval(n_records=16, n_asked=16).batch(rng, 2, 31)
+    assert Retrieval(n_records=16, n_asked=16).batch(rng, 2, 32)[0].shape == (2, 32)
 
 
 def test_effective_rank(rng):

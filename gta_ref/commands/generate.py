@@ -1,0 +1,148 @@
+"""gta-ref generate: a pretrained model continues a text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gta_ref.commands.common import JsonOption, one_line_errors
+
+if TYPE_CHECKING:
+    from gta_ref.cache import KVCache
+    from gta_ref.lm.pretrained import Pretrained
+
+
+@one_line_errors
+def generate(
+    text: Annotated[str, typer.Argument(help="The beginning, which the model continues.")],
+    model: Annotated[str, typer.Option(help="smollm2, or a GGUF file of that kind.")] = "smollm2",
+    tokens: Annotated[int, typer.Option(help="How many at most; fewer where the text ends.")] = 40,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the most likely token; the higher, the more is left to chance.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the most likely tokens that have this much probability together.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the random numbers, where the temperature is above 0.")] = 0,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Without the cache everything is computed again for every token.")
+    ] = True,
+    json: JsonOption = None,
+) -> None:
+    """Continue a text with a pretrained model, and say how fast that went and what the cache holds."""
+    from gta_ref.errors import as_int
+    from gta_ref.files import write_json
+    from gta_ref.lm import generate as lm
+    from gta_ref.lm.model import new_caches
+
+    # all that can be checked without the model comes first: reading it takes seconds
+    lm.check_sampling(temperature, top_p)
+    as_int("seed", seed, at_least=0)
+    as_int("tokens", tokens, at_least=1)
+    if not text:
+        raise ValueError("text='' is empty; expected something to continue")
+    pretrained = load(model)
+    ids = pretrained.tokenizer.encode(text)
+    if len(ids) + tokens > pretrained.context_length:
+        raise ValueError(
+            f"{len(ids)} tokens of text and tokens={tokens} more are beyond the {pretrained.context_length} "
+            f"that {pretrained.name} can read"
+        )
+    caches = new_caches(pretrained.config, 1, len(ids) + tokens - 1) if cache else None
+    run = Run(len(ids))
+    new = lm.stream(
+        pretrained.params,
+        ids,
+        pretrained.config,
+        tokens,
+        caches=caches,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        ends=pretrained.tokenizer.ends,
+    )
+    console = Console()
+    written = ""
+    console.out(text, style="dim", end="", highlight=False)
+    for piece in pretrained.tokenizer.pieces(run.timed(new)):
+        written += piece
+        console.out(piece, end="", highlight=False)
+    if not written.endswith("\n"):
+        console.print()
+    if len(run.ids) < tokens:
+        console.print("(end of the text)", style="dim")
+    console.print(f"\n{run.speed()}; {_held(caches)}", highlight=False)
+    if json is not None:
+        settings = {"tokens": tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "cache": cache}
+        result = {"model": pretrained.name, "text": text, **settings, "continuation": written, "prompt_ids": ids}
+        result["ended"] = len(run.ids) < tokens
+        write_json(json, result | run.figures() | _bytes(caches))
+
+
+def load(model: str) -> Pretrained:
+    """Load a pretrained model by its name or by its file."""
+    from gta_ref.lm import pretrained
+
+    if model.endswith(".gguf"):
+        return pretrained.load(path=model)
+    if model not in pretrained.MODELS:
+        names = ", ".join(pretrained.MODELS)
+        raise ValueError(f"model={model!r} must be one of {names}, or a file that ends in .gguf")
+    return pretrained.load(model)
+
+
+@dataclass
+class Run:
+    """The tokens of one run, and the moments at which they came."""
+
+    n_prompt: int
+    ids: list[int] = field(default_factory=list)
+    start: float = 0.0
+    moments: list[float] = field(default_factory=list)
+
+    def timed(self, tokens: Iterator[int]) -> Iterator[int]:
+        """Pass tokens on and note when each came; the first comes with the prompt's reading."""
+        self.start = time.perf_counter()
+        for token in tokens:
+            self.moments.append(time.perf_counter())
+            self.ids.append(token)
+            yield token
+        if not self.ids:  # the text ended at once
+            self.moments.append(time.perf_counter())
+
+    def figures(self) -> dict[str, Any]:
+        """Seconds and tokens per second; None for a decoding that did not take place."""
+        prefill = self.moments[0] - self.start
+        n_decoded, decode = len(self.moments) - 1, self.moments[-1] - self.moments[0]
+        return {
+            "ids": self.ids,
+            "prefill_seconds": prefill,
+            "prefill_tokens_per_second": self.n_prompt / prefill,
+            "decode_seconds": decode,
+            "decode_tokens_per_second": n_decoded / decode if n_decoded else None,
+        }
+
+    def speed(self) -> str:
+        """The same, to read."""
+        found = self.figures()
+        said = f"prefill {found['prefill_tokens_per_second']:.1f} tokens/s"
+        if found["decode_tokens_per_second"] is not None:
+            said += f", decode {found['decode_tokens_per_second']:.1f} tokens/s"
+        return said
+
+
+def _bytes(caches: list[KVCache] | None) -> dict[str, int]:
+    held = sum(cache.used_nbytes for cache in caches or ())
+    return {"cache_bytes": held, "cache_tokens": caches[0].length if caches else 0}
+
+
+def _held(caches: list[KVCache] | None) -> str:
+    if not caches:
+        return "no cache"
+    found = _bytes(caches)
+    return f"cache {found['cache_bytes']:,} bytes, {found['cache_tokens']} tokens"
