@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gta_ref.commands import bench, costs, doctor, study, tour, train, vectors, verify
+from gta_ref.commands import bench, costs, doctor, generate, maps, study, tour, train, vectors, verify
 
 app = typer.Typer(
     help="GTA, Grouped-head latenT Attention (arXiv 2506.17286): the reference implementation.",
@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 app.command()(tour.tour)
 app.add_typer(costs.app, name="costs")
+app.command()(generate.generate)
+app.command()(maps.maps)
 app.command()(train.train)
 app.command()(study.study)
 app.add_typer(bench.app, name="bench")

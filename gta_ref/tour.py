@@ -10,8 +10,9 @@ import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,7 @@ LAYERS = MODELS["gta-1b"].n_layers
 CONTEXT = 2048  # tokens, as the model was trained
 LENGTH = 192  # bytes of text that the layer reads
 SHOWN = 64  # of these, so many in the figure of the maps
+TOKENS = 32  # that a pretrained model reads of it
 EXACT = 1e-12  # two orders of the same float64 sums, relative to the largest value
 GRADIENT = 1e-7  # finite differences in float64
 
@@ -44,6 +46,13 @@ class Tour:
     params: dict[str, np.ndarray]  # float64
     x: np.ndarray  # (1, N, H), float64
     rng: np.random.Generator
+
+
+class RealMaps(NamedTuple):
+    """Maps of a trained model, and what it read."""
+
+    maps: np.ndarray  # (n_q, N, N)
+    tokens: list[str]
 
 
 def default_text() -> tuple[str, bytes]:
@@ -163,9 +172,32 @@ def costs(tour: Tour) -> dict[str, Any]:
     }
 
 
-def write(tour: Tour, maps: np.ndarray, figures: dict[str, Any], out: Path) -> list[Path]:
-    """Write the two figures and the JSON into the folder `out`."""
-    from gta_ref import plots
+def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
+    """The middle layer's maps of SmolLM2 on the same text, and how alike its heads are; or why that is left out."""
+    from gta_ref.lm import head_maps, pretrained
+
+    if (reason := pretrained.why_not("smollm2")) is not None:
+        return {"left_out": reason}, None
+    model = pretrained.load("smollm2")
+    ids = model.tokenizer.encode(tour.text.decode("utf-8", errors="replace"))[:TOKENS]
+    if len(ids) < 3:  # two keys to choose from, beside the first
+        return {"left_out": f"the text is {len(ids)} of its tokens; expected at least 3"}, None
+    layer = model.config.n_layers // 2
+    layers = head_maps.layer_maps(model.params, np.array([ids]), model.config)
+    maps = next(islice(layers, layer, None))[0]  # (n_q, N, N)
+    cosine = {}
+    for name, keys in (("all_keys", []), ("without_first", [0])):
+        left = head_maps.without(maps, keys)
+        cosine[name] = head_maps.between_heads(head_maps.compare(left, left).cosine)
+    found = {"model": model.name, "layer": layer, "tokens": len(ids), "maps": len(maps)}
+    first_weight = float(maps[:, 1:, 0].mean())
+    tokens = [model.tokenizer.decode([i]) for i in ids]
+    return {**found, "first_weight": first_weight, "cosine": cosine}, RealMaps(maps, tokens)
+
+
+def write(tour: Tour, maps: np.ndarray, real: RealMaps | None, figures: dict[str, Any], out: Path) -> list[Path]:
+    """Write the figures and the JSON into the folder `out`."""
+    from gta_ref import plots, plots_maps
 
     out.mkdir(parents=True, exist_ok=True)
     found = figures["costs"]
@@ -182,6 +214,10 @@ def write(tour: Tour, maps: np.ndarray, figures: dict[str, Any], out: Path) -> l
             f"KV cache, {LAYERS} layers, bfloat16",
         ),
     }
+    if real is not None:
+        about = figures["pretrained_maps"]
+        title = f"{about['model']}, a trained model: the maps of layer {about['layer']} on {tour.source}"
+        drawings["real-maps.png"] = plots_maps.maps_on_text(real.maps, real.tokens, [], title)
     paths = []
     for name, figure in drawings.items():
         with atomic_path(out / name) as temporary:

@@ -30,7 +30,7 @@ def tour(
     bar = Progress(*columns, console=console, transient=True)
     figures: dict[str, Any] = {"text": source, "seed": seed, "weights": "random"}
     with bar:
-        task = bar.add_task("random weights", total=len(steps.STEPS) + 2)
+        task = bar.add_task("random weights", total=len(steps.STEPS) + 3)
         run = steps.start(source, content, seed)
         _introduce(console, run)
         bar.advance(task)
@@ -43,8 +43,12 @@ def tour(
                 figures[name] = result
             _SHOW[name](console, figures[name])
             bar.advance(task)
+        bar.update(task, description="a pretrained model")
+        figures["pretrained_maps"], real = steps.pretrained_maps(run)
+        _show_pretrained_maps(console, figures["pretrained_maps"])
+        bar.advance(task)
         bar.update(task, description="figures")
-        paths = steps.write(run, maps, figures, out)
+        paths = steps.write(run, maps, real, figures, out)
         if json is not None:
             write_json(json, figures)
         bar.advance(task)
@@ -126,6 +130,24 @@ def _show_costs(console: Console, found: dict[str, Any]) -> None:
         gta, gqa = found[key].values()
         rows.add_row(label, f"{gta:,}", f"{gqa:,}", f"[bold]{found[ratio]:.3f}[/]")
     console.print(rows)
+
+
+def _show_pretrained_maps(console: Console, found: dict[str, Any]) -> None:
+    if "left_out" in found:
+        left_out = f"\nReal maps, of a pretrained model, are left out: {found['left_out']}"
+        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print(
+        f"\n[bold]6. Real maps[/]: {found['model']}, layer {found['layer']}, reads the first {found['tokens']} tokens",
+        highlight=False,
+    )
+    cosine = found["cosine"]
+    console.print(
+        f"   Its {found['maps']} maps give {found['first_weight']:.2f} of their weight to the first token. The mean "
+        f"cosine of two maps' rows is {cosine['all_keys']:.2f}, and {cosine['without_first']:.2f} without that token. "
+        "All layers: gta-ref maps",
+        highlight=False,
+    )
 
 
 _SHOW = {

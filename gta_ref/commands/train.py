@@ -96,6 +96,7 @@ def _source(texts: Any, text: Path | None) -> Any:
 
 def _advance(console: Console, training: Any, run: Any, source: Any, engine: str, out: Path) -> None:
     if run.state.step == run.settings.steps:
+        training.advance(run, source)  # nothing is left to do, but it checks the text
         return
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
     tokens = run.settings.batch * run.settings.length

@@ -69,9 +69,8 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
     found = []
     for job in study.jobs():
         content = json.loads(_result_path(folder, job).read_text(encoding="utf-8"))
-        if missing := study.measures.keys() - content["measured"].keys():
-            done, source = train.load(_run_path(folder, job)), SOURCES[job.source]()
-            content["measured"] |= {name: study.measures[name](done, source) for name in sorted(missing)}
+        if study.measure is not None and not content["measured"]:
+            content["measured"] = study.measure(train.load(_run_path(folder, job)), SOURCES[job.source]())
             write_json(_result_path(folder, job), content)
         found.append({"arm": job.arm, "seed": job.settings.seed, **content})
     return found

@@ -7,7 +7,7 @@ steps, the same schedule, and as many parameters (gta_ref/lm/small.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gta_ref.errors import check_choice
@@ -16,7 +16,7 @@ from gta_ref.lab.retrieval import Retrieval
 from gta_ref.lm import model, small, text
 from gta_ref.lm.train import Run, Settings
 
-Measure = Callable[[Run, Any], Any]
+Measure = Callable[[Run, Any], dict[str, float]]
 
 SOURCES: Mapping[str, Callable[[], Any]] = {"text": text.standard_library, "retrieval": Retrieval}
 
@@ -46,8 +46,8 @@ class Study:
     source : str
         A key of SOURCES.
     seeds : tuple of int
-    measures : mapping of str to function
-        What is measured of a finished run besides its loss: (run, source) → JSON.
+    measure : function, optional
+        What is measured of a finished run besides its loss: (run, source) → name → figure.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Study:
     settings: Settings
     source: str = "text"
     seeds: tuple[int, ...] = (0, 1, 2)
-    measures: Mapping[str, Measure] = field(default_factory=dict)
+    measure: Measure | None = None
 
     def jobs(self) -> Iterator[Job]:
         """All runs, seed by seed, so that an unfinished study has compared something."""
@@ -108,7 +108,7 @@ def _activations() -> Study:
         {f"gta {gate}": small.config("gta", gate=gate) for gate in gates},
         "gta none",
         TEXT,
-        measures={"rank, decoded": measures.rank_decoded, "rank, gated": measures.rank_gated},
+        measure=measures.ranks,
     )
 
 
@@ -137,11 +137,7 @@ def _retrieval() -> Study:
         "gqa",
         RECALL,
         source="retrieval",
-        measures={
-            "found": measures.accuracy,
-            "near": measures.accuracy_near,
-            "far": measures.accuracy_far,
-        },
+        measure=measures.retrieval,
     )
 
 

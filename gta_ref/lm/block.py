@@ -58,9 +58,13 @@ def forward(
     positions: Array | None = None,
     mask: Mask | None = None,
     engine: str = "auto",
+    trace: dict[str, Array] | None = None,
     need_saved: bool = True,
 ) -> tuple[Array, Saved | None]:
-    """x (B, N, H) → y (B, N, H); the arguments are those of the mechanism's forward."""
+    """x (B, N, H) → y (B, N, H); the arguments are those of the mechanism's forward.
+
+    `trace` receives the attention's stages, the map (B, n_q, N, N) among them.
+    """
     normed, norm_1 = rmsnorm_forward(x, params["norm_1"], eps)
     mixed, saved = mechanism.forward(
         select(params, "attention."),
@@ -69,6 +73,7 @@ def forward(
         positions=positions,
         mask=mask,
         engine=engine,
+        trace=trace,
         need_saved=need_saved,
     )
     y, mlp = _mlp_forward(params, add(x, mixed), eps)

@@ -54,7 +54,7 @@ def test_accuracy_of_who_knows_and_of_who_guesses(monkeypatch):
     settings = train.Settings(steps=1, batch=16, length=40)
     config = small.config("gta", vocab_size=task.vocab_size, hidden_size=32, n_layers=1)
     run = train.begin(config, settings, task)
-    assert measures.accuracy(run, task) < 0.3  # untrained
+    assert measures.retrieval(run, task)["found"] < 0.4  # untrained; chance is 1/4
 
     def knows(only):
         def forward(params, ids, config, *, need_saved):
@@ -69,11 +69,11 @@ def test_accuracy_of_who_knows_and_of_who_guesses(monkeypatch):
         return forward
 
     monkeypatch.setattr(measures.model, "forward", knows(lambda distance: True))
-    assert measures.accuracy(run, task) == measures.accuracy_near(run, task) == measures.accuracy_far(run, task) == 1
+    assert measures.retrieval(run, task) == {"found": 1, "near": 1, "far": 1}
     monkeypatch.setattr(measures.model, "forward", knows(lambda distance: distance < 20))
-    assert measures.accuracy_near(run, task) == 1
-    assert measures.accuracy_far(run, task) == 0
-    assert 0.3 < measures.accuracy(run, task) < 0.7
+    found = measures.retrieval(run, task)
+    assert (found["near"], found["far"]) == (1, 0)
+    assert 0.3 < found["found"] < 0.7
 
 
 def test_too_short_for_its_records(rng):

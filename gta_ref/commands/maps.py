@@ -1,0 +1,254 @@
+"""gta-ref maps: how alike the attention maps of a trained model's heads are, and how many of them it would need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gta_ref.commands.common import JsonOption, one_line_errors, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from gta_ref.lm.head_maps import Layer
+    from gta_ref.lm.passages import Window
+
+_SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # of head_maps.VIEWS
+_SHOWN = "0.8"  # the threshold of the table by layer
+_TOKENS = 32  # in the figure of the maps
+_DPI = 110
+
+
+class Reader(NamedTuple):
+    """A language model and the way text comes into it."""
+
+    name: str
+    config: Any
+    params: dict[str, Any]
+    encode: Callable[[str], Sequence[int]]
+    decode: Callable[[Sequence[int]], str]
+    context_length: int | None
+
+
+@one_line_errors
+def maps(
+    model: Annotated[
+        str, typer.Option(help="smollm2, a GGUF file of that kind, or a .safetensors file of gta-ref train.")
+    ] = "smollm2",
+    text: Annotated[
+        Path | None, typer.Option(help="Text that it reads. Default: 4 passages of prose, 4 of code.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Tokens of a window.", min=8)] = 256,
+    windows: Annotated[int, typer.Option(help="Windows, at even distances in your text.", min=2)] = 8,
+    layer: Annotated[int | None, typer.Option(help="Layer whose maps are drawn. Default: the middle one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the shuffled baseline.", min=0)] = 0,
+    json: JsonOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the four figures and maps.json.")] = None,
+) -> None:
+    """Measure how alike the attention maps of heads are, layer by layer, against two baselines; cluster the heads."""
+    import numpy as np
+
+    from gta_ref.files import write_json
+    from gta_ref.lm import head_maps
+    from gta_ref.lm.head_report import report
+
+    reader = load(model)
+    chosen = reader.config.n_layers // 2 if layer is None else layer
+    if not 0 <= chosen < reader.config.n_layers:
+        raise ValueError(f"layer={layer} must be from 0 to {reader.config.n_layers - 1}")
+    read = _windows(reader, text, length, windows)
+    structure = reader.config.module.structure(reader.config.attention)
+    console = Console()
+    _introduce(console, reader, structure, read)
+
+    rng = np.random.default_rng(seed)
+    found: list[Layer] = []
+    ids = np.stack([window.ids for window in read])
+    columns = SpinnerColumn(), TextColumn("layer"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=reader.config.n_layers)
+        for i, of_layer in enumerate(head_maps.layer_maps(reader.params, ids, reader.config)):
+            if i == chosen:
+                drawn = of_layer[0, :, :_TOKENS, :_TOKENS].copy()
+            found.append(head_maps.measure(of_layer, rng))
+            bar.advance(task)
+
+    figures = {
+        "model": reader.name,
+        "mechanism": reader.config.mechanism,
+        "n_layers": reader.config.n_layers,
+        "maps_a_layer": structure.n_q,
+        "key_heads": structure.n_k,
+        "length": length,
+        "windows": [{"name": w.name, "begins": reader.decode(w.ids[:12].tolist())} for w in read],
+        "seed": seed,
+        "sink_weight": head_maps.SINK_WEIGHT,
+        "sink_distance": head_maps.SINK_DISTANCE,
+        "drawn_layer": chosen,
+        "versions": _versions(),
+        **report(found, structure.n_k),
+    }
+    _show(console, figures)
+    if json is not None:
+        write_json(json, figures)
+    if out is not None:
+        tokens = [reader.decode([i]) for i in read[0].ids[:_TOKENS].tolist()]
+        _write(console, out, figures, _draw(figures, found, drawn, tokens))
+
+
+def load(model: str) -> Reader:
+    """Load a pretrained model, or one that gta-ref train has written."""
+    if not model.endswith(".safetensors"):
+        from gta_ref.commands.generate import load as load_pretrained
+
+        found = load_pretrained(model)
+        coder = found.tokenizer
+        return Reader(found.name, found.config, found.params, coder.encode, coder.decode, found.context_length)
+    from gta_ref.lm import train
+
+    run = train.load(model)
+    if run.config.vocab_size != 256:
+        raise ValueError(f"{model}: vocab_size={run.config.vocab_size}; expected 256, a byte a token")
+
+    def decode(ids: Sequence[int]) -> str:
+        return bytes(ids).decode("utf-8", errors="replace")
+
+    return Reader(Path(model).name, run.config, run.state.params, lambda text: list(text.encode()), decode, None)
+
+
+def _windows(reader: Reader, text: Path | None, length: int, n_windows: int) -> list[Window]:
+    from gta_ref.lm import passages
+
+    if reader.context_length is not None and length > reader.context_length:
+        raise ValueError(f"length={length} must be at most {reader.context_length}, which {reader.name} can read")
+    if text is None:
+        return passages.standard(reader.encode, length, n_windows)
+    return passages.from_file(text, reader.encode, length, n_windows)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{name: version(name) for name in ("gta-ref", "numpy", "scipy")}}
+
+
+def _introduce(console: Console, reader: Reader, structure: Any, read: Sequence[Window]) -> None:
+    console.print(
+        f"[bold]{reader.name}[/]: {reader.config.n_layers} layers, each with {structure.n_q} maps over "
+        f"{structure.n_k} key head{'s' if structure.n_k > 1 else ''}",
+        highlight=False,
+    )
+    names = ", ".join(window.name for window in read)
+    console.print(f"{len(read)} windows of {len(read[0].ids)} tokens: {names}", markup=False, highlight=False)
+
+
+def _show(console: Console, figures: dict[str, Any]) -> None:
+    console.print(
+        "\nTwo different heads of a layer, mean over all pairs:\n"
+        "[bold]cos[/]    cosine of their rows               [bold]bits[/]  Jensen–Shannon divergence\n"
+        "[bold]pos[/]    cosine against another text: what position alone makes alike\n"
+        f"[bold]maps[/]   how many are needed so that each head has one with cosine ≥ {_SHOWN}\n"
+        "[bold]first[/]  weight on the first key\n"
+        f"[bold]sinks[/]  weight on it and on keys that far queries give ≥ {figures['sink_weight']} on average\n"
+        "[bold]no first[/], [bold]no sinks[/]: without these keys; what is left of a row sums to 1 again\n",
+        highlight=False,
+    )
+    rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("layer", "first", "sinks"):
+        rows.add_column(f"\n{name}", justify="right")
+    for name in _SHORT.values():
+        # the name of the view stands over its columns, a word over each
+        for word, column in zip((*name.split(), "", ""), ("cos", "pos", "bits", "maps"), strict=True):
+            rows.add_column(f"[bold]{word}[/]\n{column}", justify="right")
+    for layer in figures["layers"]:
+        cells = [f"{layer['layer']}", f"{layer['first_weight']:.2f}", f"{layer['sink_weight']:.2f}"]
+        for view in _SHORT:
+            found = layer[view]
+            numbers = found["same"]["mean_cosine"], found["other"]["mean_cosine"], found["same"]["mean_divergence"]
+            cells += [*(f"{number:.2f}" for number in numbers), str(found["maps_needed"][_SHOWN])]
+        rows.add_row(*cells)
+    console.print(rows)
+    _show_summary(console, figures["summary"], figures["thresholds"])
+
+
+def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequence[float]) -> None:
+    console.print()
+    rows = table("[bold]Mean over the layers[/]", *_SHORT.values(), numbers_from=1)
+
+    def row(label: str, value: Callable[[dict[str, Any]], str]) -> None:
+        rows.add_row(label, *(value(summary[view]) for view in _SHORT))
+
+    for label, key in (
+        ("cosine", "cosine_same"),
+        ("  against another text: position alone", "cosine_other"),
+        ("  keys shuffled: concentration alone", "cosine_shuffled"),
+        ("  a head with itself on another text", "same_head_other_text"),
+        ("  of flattened maps", "flat_cosine"),
+        ("divergence, bits", "divergence_same"),
+        ("  against another text", "divergence_other"),
+        ("  keys shuffled", "divergence_shuffled"),
+    ):
+        row(label, lambda found, key=key: f"{found[key]:.2f}")  # type: ignore[misc]
+    all_maps = summary["all_keys"]["maps"]
+    for threshold in thresholds:
+        label = f"maps needed of {all_maps}, cosine ≥ {threshold:g}"
+        row(label, lambda found, t=f"{threshold:g}": str(found["maps_needed"][t]))  # type: ignore[misc]
+    if (sharing := summary["all_keys"]["sharing_a_key"]) is not None:
+        row("cosine of heads that share a key head", lambda found: f"{found['sharing_a_key']['within']:.2f}")
+        row("cosine of heads that do not", lambda found: f"{found['sharing_a_key']['across']:.2f}")
+        label = f"layers of {sharing['layers']} where the former is higher"
+        row(label, lambda found: str(found["sharing_a_key"]["layers_more_alike_within"]))
+        label = f"key heads of {sharing['groups']} whose heads are a cluster"
+        row(label, lambda found: str(found["sharing_a_key"]["groups_found"]))
+        row("  expected by chance", lambda found: f"{found['sharing_a_key']['expected_by_chance']:.1f}")
+    console.print(rows)
+    console.print(
+        "\nMaps that are alike say that on such text the layer computes some of them more than once. They do not say "
+        "that a model trained with fewer, shared maps is as good: that shows only in a model trained so.",
+        highlight=False,
+    )
+
+
+def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: Sequence[str]) -> dict[str, Figure]:
+    import numpy as np
+
+    from gta_ref import plots_maps
+    from gta_ref.lm.head_maps import VIEWS
+
+    name, chosen, thresholds = figures["model"], figures["drawn_layer"], figures["thresholds"]
+    counts = {
+        view: np.array([list(layer[view]["maps_needed"].values()) for layer in figures["layers"]]) for view in VIEWS
+    }
+    clusters = figures["layers"][chosen]["all_keys"]["clusters"][_SHOWN]
+    return {
+        "similarity.png": plots_maps.similarity_by_layer(found, f"How alike two heads' attention maps are: {name}"),
+        "heads.png": plots_maps.head_similarity(found, figures["key_heads"], f"Every two heads of {name}"),
+        "needed.png": plots_maps.maps_needed(
+            counts, thresholds, figures["maps_a_layer"], f"How many maps a layer of {name} needs"
+        ),
+        "maps.png": plots_maps.maps_on_text(
+            drawn,
+            tokens,
+            clusters,
+            f"{name}, layer {chosen}, reading {figures['windows'][0]['name']}\n"
+            f"heads of one colour: a cluster at cosine ≥ {_SHOWN}",
+        ),
+    }
+
+
+def _write(console: Console, out: Path, figures: dict[str, Any], drawings: dict[str, Figure]) -> None:
+    from gta_ref.files import atomic_path, write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawings.items():
+        with atomic_path(out / name) as temporary:
+            figure.savefig(temporary, dpi=_DPI)
+    write_json(out / "maps.json", figures)
+    console.print(f"\nWritten to {out}: {', '.join(drawings)}, maps.json", markup=False, highlight=False)
