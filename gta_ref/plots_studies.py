@@ -32,7 +32,7 @@ def study(summary: dict[str, Any]) -> Figure:
         left.plot([x] * len(arm["loss"]), arm["loss"], marker, ms=5, color=colour, alpha=0.45, mew=0)
         left.plot(x, arm["mean"], "_", ms=26, mew=2.5, color=colour)
         left.annotate(
-            name, (x, max(arm["loss"])), (0, 8), textcoords="offset points", ha="center", color=colour, fontsize=9
+            name, (x, arm["mean"]), (16, 0), textcoords="offset points", va="center", color=colour, fontsize=9
         )
         steps = [int(step) for step in arm["validation"]]
         right.plot(steps, list(arm["validation"].values()), color=colour, marker=marker, ms=3, lw=1.5, label=name)
@@ -44,7 +44,7 @@ def study(summary: dict[str, Any]) -> Figure:
     else:
         left.set_xticks([])
         left.set_xlim(-0.6, len(arms) - 0.4)
-    left.margins(x=0.12, y=0.2)
+    left.margins(x=0.14, y=0.15)
     left.set_ylabel("loss on held-out data, nats a token")
     right.set_xlabel("step")
     right.set_ylabel("mean over seeds")

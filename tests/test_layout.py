@@ -26,12 +26,12 @@ ROOMS = [
     "commands",
     "cli",
 ]
-SAME_AS = {"doctor": "tour", "bench": "tour", "plots_e2e": "plots", "plots_maps": "plots", "plots_studies": "plots"}  # behind a command, like the tour
+SAME_AS = {"doctor": "tour", "bench": "tour"}  # behind a command, like the tour
 
 
 def room_of(module):
     part = module.split(".")[1] if "." in module else ""
-    return SAME_AS.get(part, part)
+    return "plots" if part.startswith("plots_") else SAME_AS.get(part, part)
 
 
 def imports_of(path):
