@@ -1,0 +1,389 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2. Latent values and the gate
+#
+# Afterwards you will know
+#
+# * why GTA may cache a narrow latent and decode it only *after* the attention's weighted sum (the paper's Eq. 7 → Eq.
+#   8);
+# * what that saves, counted, and that it changes nothing but the last digits;
+# * why the decoder has a gate, what it does to the rank of the heads, and what the authors' code adds to the paper.
+#
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
+# ten minutes to read, a few seconds to run.
+#
+# [previous: shared attention maps](01_shared_attention_maps.ipynb) | [next: cache
+# accounting](03_cache_accounting.ipynb)
+#
+# Exercises to go with it: [4, the gate](exercises/ex04_gate.ipynb) and
+# [5, decode after the sum](exercises/ex05_decode_after_the_sum.ipynb); then
+# [7, a decoding step](exercises/ex07_decode_step.ipynb).
+
+# %%
+# %matplotlib inline
+from dataclasses import replace
+
+import numpy as np
+
+from gta_ref import plots_values
+from gta_ref.costs.counting import counted_products, watched
+from gta_ref.lab.measures import effective_rank
+from gta_ref.mechanisms import gta
+from gta_ref.ops import decoder_forward, gate_forward, linear_forward
+
+rng = np.random.default_rng(2)
+
+# %% [markdown]
+# One GTA layer to work with. It is small, but keeps GTA-1B's proportions: four output heads share a map, and the latent
+# is twice as wide as a head. A dictionary given as `trace` receives every stage by name.
+
+# %%
+config = gta.Config(hidden_size=128, n_heads=8, head_dim=16, n_q=2, n_k=1, n_c=1, latent_dim=32)
+params = gta.init(config, rng, "float64")
+for name in ("b_q", "b_k", "b_c", "b_g"):  # zero biases would hide a forgotten one
+    params[name] = 0.1 * rng.standard_normal(params[name].shape)
+N = 384
+x = rng.standard_normal((1, N, config.hidden_size))
+
+stages = {}
+out, _ = gta.forward(params, x, config, trace=stages)
+for name in ("q", "k", "c", "map", "z", "values", "gate", "heads", "out"):
+    print(f"{name:7}{stages[name].shape!s:>19}")
+
+# %% [markdown]
+# ## Values out of a latent
+#
+# MHA stores a value of width $d_h$ for each of its $n_h$ heads. GTA stores one latent of width $d_l$,
+# $C = X W_C + b_C$, and each head makes its value from it with a matrix of its own, $V_i = C\,W_{P,i}$ (the gate comes
+# later). Look at how many numbers a token leaves behind, here and in GTA-1B.
+
+# %%
+for name, c in (("here", config), ("GTA-1B", gta.Config.preset("gta-1b"))):
+    values, latent = c.n_heads * c.head_dim, c.n_c * c.latent_dim
+    print(f"{name:7} values of all heads: {values:5}   latent: {latent:4}   {values / latent:.0f} times fewer")
+
+# %% [markdown]
+# The price: all values of all heads now lie in one space with $d_l$ dimensions. A matrix with a row for each token and
+# $n_h d_h = 128$ columns has rank 32, not 128.
+
+# %%
+latents = np.repeat(stages["c"], config.n_q // config.n_c, axis=1)  # the latent that each map reads: (B, n_q, N, d_l)
+values, _ = decoder_forward(latents, params["w_p"])  # (B, N, n_h·d_h)
+rank = np.linalg.matrix_rank(values[0])
+print(f"{values.shape[1]} tokens, {values.shape[2]} features, rank {rank}")
+assert rank == config.n_c * config.latent_dim
+
+# %% [markdown]
+# ## Eq. 7, by hand
+#
+# The paper *defines* the output with decoded and gated values, one for each pair of a query $t$ and a key $s$:
+#
+# $$V_i(t, s) = (C_s W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i}), \qquad
+#   O_i(t) = \sum_s A_{q(i)}(t, s)\, V_i(t, s) \tag{7}$$
+#
+# Here it is for one head and one query, word for word. Head 5 uses map 1, and is the second of that map's four heads.
+
+# %%
+i, t = 5, 200
+m = i // (config.n_heads // config.n_q)  # q(i)
+own = slice(i * config.head_dim, (i + 1) * config.head_dim)  # the head's columns among all heads
+j = i % (config.n_heads // config.n_q)  # which of its map's heads it is
+within = slice(j * config.head_dim, (j + 1) * config.head_dim)  # and its columns among those
+
+A_t = stages["map"][0, m, t]  # (N,), row t of the map
+C = stages["c"][0, 0]  # (N, d_l)
+W = params["w_p"][m][:, within]  # (d_l, d_h)
+g = stages["gate"][0, t, own]  # (d_h,), σ(x_t W_G + b_G)
+
+eq7 = np.zeros(config.head_dim)
+for s in range(t + 1):
+    eq7 += A_t[s] * ((C[s] @ W) * g)
+print(eq7[:4].round(6), "…")
+
+# %% [markdown]
+# Neither $g$ nor $W_{P,i}$ depends on $s$. So both can be taken out of the sum, one after the other; what remains
+# inside is the latent context $Z_m(t) = \sum_s A_m(t, s)\,C_s$:
+#
+# $$O_i(t) = \big(\textstyle\sum_s A(t, s)\, C_s W_{P,i}\big) \odot g
+#          = \big(Z_{q(i)}(t)\, W_{P,i}\big) \odot g \tag{8}$$
+#
+# Each step is one line. Compare the last digits with Eq. 7 and with what the library computed.
+
+# %%
+gate_out = (A_t @ (C @ W)) * g  # the gate left the sum
+both_out = ((A_t @ C) @ W) * g  # W_P left it too: Eq. 8
+for name, o in (("gate out", gate_out), ("both out", both_out), ("library", stages["heads"][0, t, own])):
+    print(f"{name:9} largest difference from Eq. 7: {np.abs(o - eq7).max():.1e}")
+    np.testing.assert_allclose(o, eq7, rtol=0, atol=1e-14)
+
+# %% [markdown]
+# It works for two reasons, and needs both: **the gate belongs to the query** (one $g$ for all $s$), and **the decoder
+# is linear** (a sum of products is the product of the sum). This is what the two ways look like for one query and one
+# map, with the numbers of GTA-1B behind 2048 tokens; the wide arrays of the upper row never exist in the lower.
+
+# %%
+plots_values.two_orders(n_tokens=2048, d_l=128, width=256)
+
+# %% [markdown]
+# ## The whole layer, to rounding
+#
+# `gta.forward` computes Eq. 8, `gta.forward_unabsorbed` Eq. 7. In exact arithmetic they are equal. In floating point
+# the sums run in another order, and each rounds a little differently. "Equal to rounding" can be tested: the two
+# must differ by a few units of the precision's $\varepsilon$, and in float32 neither may be further from the float64
+# result than the other by much.
+
+
+# %%
+def error(got, want):
+    """Largest difference, relative to the largest value."""
+    return np.abs(got - want).max() / np.abs(want).max()
+
+
+x32 = x.astype("float32")
+params32 = {name: p.astype("float32") for name, p in params.items()}
+params64 = {name: p.astype("float64") for name, p in params32.items()}
+truth = gta.forward_unabsorbed(params64, x32.astype("float64"), config)
+found = {}
+for precision, p, tokens in (("float64", params, x), ("float32", params32, x32)):
+    late, _ = gta.forward(p, tokens, config, engine="reference")
+    found[precision] = gta.forward_unabsorbed(p, tokens, config), late
+    difference, eps = error(*found[precision]), np.finfo(precision).eps
+    print(f"{precision}: Eq. 7 against Eq. 8 {difference:.1e}, that is {difference / eps:.1f} ε")
+    assert difference < 16 * eps
+far7, far8 = (error(one, truth) for one in found["float32"])
+print(f"float32 against float64: Eq. 7 {far7:.1e}, Eq. 8 {far8:.1e}")
+assert 1 / 3 < far7 / far8 < 3
+
+# %% [markdown]
+# ## What it saves
+#
+# Take a decoding step of GTA-1B: one query, $N = 2048$ tokens in the cache. The two functions below are Eq. 7 and
+# Eq. 8 without the gate. `counted_products` notes every matrix product that is executed.
+
+
+# %%
+def decode_then_sum(a, c, w_p):
+    """Eq. 7: a (n_q, 1, N), c (1, N, d_l), w_p (n_q, d_l, width) → (n_q, 1, width)."""
+    return a @ (c @ w_p)
+
+
+def sum_then_decode(a, c, w_p):
+    """Eq. 8, the same shapes."""
+    return (a @ c) @ w_p
+
+
+# %%
+big, held = gta.Config.preset("gta-1b"), 2048
+a = rng.random((big.n_q, 1, held))  # one row of each map
+c = rng.standard_normal((big.n_c, held, big.latent_dim))
+w_p = rng.standard_normal((big.n_q, big.latent_dim, big.decoder_width))
+macs = {}
+for way in (decode_then_sum, sum_then_decode):
+    with counted_products() as tally:
+        way(watched(a), watched(c), w_p)
+    macs[way.__name__] = tally.macs
+    print(f"{way.__name__}: {tally.macs:>11,} multiply–accumulates a layer")
+print(f"ratio {macs['decode_then_sum'] / macs['sum_then_decode']:.0f}")
+
+# %% [markdown]
+# A factor of more than two hundred; the formulas are $N d_l\,n_h d_h + N\,n_h d_h$ against
+# $N n_q d_l + d_l\,n_h d_h$. But is this fair to Eq. 7? It could keep the decoded values instead of decoding them
+# again in each step, and it could take the gate, not the decoder, out of the sum. Then it is ordinary attention with
+# a large cache. All three, a layer and step (Eq. 7 also multiplies by the gate $N\,n_h d_h$ times):
+
+# %%
+d_l, wide = big.latent_dim, big.n_heads * big.head_dim  # n_h·d_h
+key = big.n_k * big.head_dim
+ways = {  # MACs, products with the gate, cached elements a token
+    "Eq. 7: decode, gate, sum": (held * d_l * wide + held * wide, held * wide, key + d_l),
+    "values kept, gate outside": (d_l * wide + held * wide, wide, key + wide),
+    "Eq. 8: sum, decode, gate": (held * big.n_q * d_l + d_l * wide, wide, key + d_l),
+}
+print(f"{'':27}{'MACs':>12}{'by the gate':>14}{'cached a token':>17}")
+for name, row in ways.items():
+    print(f"{name:27}{row[0]:>12,}{row[1]:>14,}{row[2]:>17,}")
+assert [row[0] for row in ways.values()][::2] == list(macs.values())
+
+# %% [markdown]
+# Only Eq. 8 has both, few operations *and* the small cache. (In a prefill every token is decoded once in either
+# order, so the saving is smaller there: $n_q d_l = 640$ instead of $n_h d_h = 1280$ multiply–accumulates for a
+# query and a key in the second product, and no gate for each pair.)
+#
+# ## Why a gate at all?
+#
+# Without the gate, everything behind $Z$ is linear: $Y = \sum_m Z_m M_m$ with one matrix for each map,
+# $M_m = \sum_{i:\,q(i)=m} W_{P,i} W_{O,i}$, of shape $d_l \times H$. The four heads of a map have become one. Fold
+# them and compare.
+
+# %%
+plain = replace(config, gate="none")
+without = {name: p for name, p in params.items() if name not in ("w_g", "b_g")}
+ungated = {}
+y, _ = gta.forward(without, x, plain, trace=ungated)
+
+w_o = params["w_o"].reshape(config.n_q, config.decoder_width, config.hidden_size)  # the rows of each map's heads
+M = params["w_p"] @ w_o  # (n_q, d_l, H)
+folded = (ungated["z"][0] @ M).sum(axis=0)  # (N, H)
+print(f"no gate: folded against the layer {error(folded, y[0]):.1e}")
+assert error(folded, y[0]) < 1e-13
+
+before = big.n_q * d_l * big.decoder_width + wide * big.hidden_size
+after = big.n_q * d_l * big.hidden_size
+print(f"GTA-1B: W_P and W_O have {before:,} parameters, the folded matrices {after:,}")
+
+# %% [markdown]
+# So a decoder without a gate wastes more than half of its parameters. With the gate this does not work: here is how
+# much of $Y$ remains when the best matrices $M_m$ (least squares, given $Z$) are taken away.
+
+# %%
+Z = stages["z"][0].swapaxes(0, 1).reshape(N, -1)  # (N, n_q·d_l); the same with every gate
+for kind in ("none", "sigmoid", "silu", "relu2"):
+    layer = replace(config, gate=kind)
+    y, _ = gta.forward(without if kind == "none" else params, x, layer, engine="reference")
+    best = Z @ np.linalg.lstsq(Z, y[0], rcond=None)[0]
+    left = np.linalg.norm(y[0] - best) / np.linalg.norm(y[0])
+    print(f"{kind:8} share of Y that no folded layer can give: {left:.0%}")
+    assert (left < 1e-12) == (kind == "none")
+
+# %% [markdown]
+# ## The rank of the heads
+#
+# The same seen from the heads. Lay the four heads of map 0 side by side: $N$ rows, $4 d_h = 64$ columns. Without the
+# gate this is $Z_0 W_{P,0}$, so at most $d_l = 32$ of 64 directions are used. Multiplying elementwise by the gate
+# can raise the rank, as can be seen in the singular values $\sigma_j$. The *effective rank* counts them by weight:
+# $\exp(-\sum_j p_j \ln p_j)$ with $p_j = \sigma_j / \sum \sigma$ (Roy and Vetterli, 2007). The gate's input is also
+# scaled, to see a weak and a strong gate.
+
+# %%
+U = ungated["values"][0, :, : config.decoder_width]  # map 0's heads before the gate
+pre = linear_forward(x, params["w_g"], params["b_g"])[0][0, :, : config.decoder_width]  # x W_G + b_G
+strengths = 2.0 ** np.arange(-4, 5)
+gates = ("sigmoid", "silu", "relu2")
+heads = {"none": U, **{kind: U * gate_forward(pre, kind)[0] for kind in gates}}
+ranks = {kind: [effective_rank(U * gate_forward(s * pre, kind)[0]) for s in strengths] for kind in gates}
+ranks["none"] = [effective_rank(U)] * len(strengths)
+
+for kind, one in heads.items():
+    print(f"{kind:8} rank {np.linalg.matrix_rank(one)}   effective rank {effective_rank(one):.1f}")
+    assert (effective_rank(one) > config.latent_dim) == (kind != "none")
+spectra = {kind: np.linalg.svd(one, compute_uv=False) for kind, one in heads.items()}
+plots_values.spectra_and_strength(spectra, strengths, ranks, config.latent_dim)
+
+# %% [markdown]
+# On the left, the values without a gate stop at 32; with any gate there are 64. On the right, a weak sigmoid is the
+# constant ½, which folds away like no gate at all; it has to depend on the token to be worth anything.
+#
+# Two things to be careful about. **It is the product with the query's token, more than the bend of $\sigma$**: use the
+# gate's input itself as a factor, and the rank rises as well.
+
+# %%
+linear_gate = effective_rank(U * pre)
+print(f"factor x W_G + b_G, no activation: effective rank {linear_gate:.1f}")
+assert linear_gate > config.latent_dim
+
+# %% [markdown]
+# **And these are random weights.** The paper prefers the sigmoid because sparse gates (ReLU², partly SiLU) would
+# lower the effective rank. Here the sigmoid has the *lowest* of the three. What training makes of it has to be
+# measured after training: `gta-ref study activations` does, and [notebook 7](07_training_and_choosing.ipynb) looks at
+# such results.
+#
+# ## What the released code adds
+#
+# The authors' code differs from the paper: it adds $e = n_h d_h / (n_q d_l)$ copies of $Z_m$ to the decoded values,
+# $U_m = [Z_m \cdots Z_m] + Z_m W_m$. A copy is a product with the identity, so this is the paper's decoder with
+# $W_P = [I \cdots I] + W$. `gta.fold_residual` does exactly that, and here $e = 2$.
+
+# %%
+released = replace(config, decoder_residual=True)
+print("e =", released.residual_copies)
+with_copies, _ = gta.forward(params, x, released, engine="reference")
+paper_params, paper_config = gta.fold_residual(params, released)
+from_paper, _ = gta.forward(paper_params, x, paper_config, engine="reference")
+print(f"released form against folded: {error(from_paper, with_copies):.1e}")
+print(f"forgetting the residual:      {error(out, with_copies):.1e}")
+assert error(from_paper, with_copies) < 1e-14
+
+# %% [markdown]
+# The two identities lie across the heads: head 0 gets the first half of the latent, head 1 the second, head 2 the
+# first again. In this way a map's heads begin, when the weights $W_m$ are still small (they are scaled down here to
+# show it), as plain slices of the latent.
+
+# %%
+small = {**params, "w_p": 0.3 * params["w_p"]}
+folded_small, _ = gta.fold_residual(small, released)
+shown = {"W, the weight of the released code": small["w_p"][0], "W_P = [I I] + W": folded_small["w_p"][0]}
+plots_values.decoder_weights(shown, config.head_dim)
+
+# %% [markdown]
+# There have to be whole copies. The published configuration GTA4 has $e = \tfrac12$, so it exists in the paper's form
+# only, and the library says so.
+
+# %%
+gta4 = gta.Config.preset("gta4-500m")
+try:
+    replace(gta4, decoder_residual=True)
+except ValueError as problem:
+    print(problem)
+else:
+    raise AssertionError("half a copy was accepted")
+
+# %% [markdown]
+# (One trap when weights are loaded: the code stores $W$ under `v_b_proj.weight` with shape $(e\,d_l, n_q d_l)$, and
+# means its *memory* read row by row as $(n_q, d_l, e\,d_l)$, not its transpose.
+# `gta_ref.lm.checkpoints.load_official` knows.)
+#
+# ## Try it
+#
+# **1. Break the gate.** In "Eq. 7, by hand", let the *key's* token open the gate: replace `g` inside the loop by
+# `stages["gate"][0, s, own]`. Will `both_out` still agree? Predict the size of the difference before you run it.
+#
+# <details><summary>Answer</summary>
+#
+# No. The gate now depends on $s$, and cannot leave the sum; the difference is about as large as the values
+# themselves, not $10^{-16}$. Such a layer would have to decode and gate each past token, or cache values of all
+# heads. Some reimplementations do gate with the key's token: it is another mechanism.
+#
+# </details>
+#
+# **2. A bias in the decoder.** Let the value be $C_s W_{P,i} + b$. Does Eq. 8 still hold, with $Z W_{P,i} + b$?
+#
+# <details><summary>Answer</summary>
+#
+# Yes, because a row of the map sums to 1: $\sum_s A(t, s)\,b = b$. But not for a row that may see nothing (padding): it
+# has $Z = 0$, and Eq. 7 gives 0 where $Z W_{P,i} + b$ gives $b$. GTA's decoder has no bias.
+#
+# </details>
+#
+# **3. More maps.** Set `n_q=8` (and `n_c=1`), so that every head has a map of its own, and run everything again. What
+# does the gate do to the rank now, and which assertion fails?
+#
+# <details><summary>Answer</summary>
+#
+# A map serves a single head with $d_h = 16$ columns, fewer than $d_l = 32$. The rank cannot be more than 16 with or
+# without a gate, so the assertion that the gate lifts it over $d_l$ fails. The gate's rank argument is one about
+# heads that share a map.
+#
+# </details>
+#
+# ## Summary
+#
+# * The gate depends on the query alone and the decoder is linear, so both wait until after the sum: no past value is
+#   ever decoded, and the cache holds $K$ and $C$.
+# * Both orders agree to a few $\varepsilon$; a decoding step of GTA-1B has 1.5 instead of 338 million
+#   multiply–accumulates here.
+# * Without the gate a map's heads fold into one $d_l \times H$ matrix; the query's gate lifts their rank above
+#   $d_l$. Whether this helps is a question for training.
+#
+# [previous: shared attention maps](01_shared_attention_maps.ipynb) | [next: cache
+# accounting](03_cache_accounting.ipynb)
