@@ -28,8 +28,10 @@ def strides(x: Array) -> tuple[int, ...]:
 
 def rows(x: Array) -> Array:
     """`x` itself where its rows are contiguous, as those of a cache's view are; else a copy."""
-    forward = all(stride >= 0 for stride in x.strides)
-    return x if forward and (x.shape[-1] == 1 or x.strides[-1] == x.itemsize) else array_module(x).ascontiguousarray(x)
+    ascending = all(stride >= 0 for stride in x.strides)
+    if ascending and (x.shape[-1] == 1 or x.strides[-1] == x.itemsize):
+        return x
+    return array_module(x).ascontiguousarray(x)
 
 
 def is_wide(*arrays: Array) -> bool:

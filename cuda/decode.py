@@ -6,14 +6,14 @@ multiprocessor of a hundred. Every split leaves its own z and lse, and ``make_me
 
     lse = log Σ_s exp(lse_s)        z = Σ_s exp(lse_s − lse) z_s
 
-Inside a block its warps walk over the split's keys on their own, 16 or more at a step, each with an online softmax of
+Inside a block its warps walk over the split's keys on their own, 8 or more at a step, each with an online softmax of
 its own, and are merged by the same rule at the end. A key is read by as many threads as it has groups of 4 columns:
 
     d_k 64: 16 threads a key, 2 keys by one instruction of the warp; the 16 partial sums of a score meet by shuffles
     d_v 128: 32 threads a value; each adds weight · 4 columns for every row
 
-The arithmetic runs on the CUDA cores: 8 multiply–adds of a row for the 4 + 4 bytes that it reads. In bfloat16 that
-would be too slow to keep up with memory; there ``decode_bf16`` uses the tensor cores.
+The arithmetic runs on the CUDA cores, one multiply–add of every row for an element of K or V. An element of bfloat16
+comes in half the time, in which they would not be done; there ``decode_bf16`` uses the tensor cores.
 """
 
 from __future__ import annotations

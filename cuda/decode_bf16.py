@@ -46,13 +46,13 @@ from gta_cuda.kernels import MOST_SHARED
 from gta_cuda.tiles_bf16 import make_columns_fragment, make_load, make_rows_fragment, multiply, padded
 
 ROWS, KEYS = 8, 16  # of an mma; the keys are those of a warp's step
-MOST_HELD = 100
+MOST_HELD = 100  # registers of a thread for queries and results; the rest of its 255 is for fragments and addresses
 wait_all, wait_but_one = cp_async_wait
 
 
 def most_warps(d_k: int, d_v: int) -> int:
-    """Warps of a block whose two steps fit into shared memory, at most 4; 0 where this kernel is too narrow."""
-    held = padded(d_k) // 8 + padded(d_v) // 4  # registers of a thread for queries and results
+    """Warps of a block whose two steps fit into shared memory, at most 4; 0 where the widths are too large."""
+    held = padded(d_k) // 8 + padded(d_v) // 4
     return min(4, MOST_SHARED // (4 * KEYS * (padded(d_k) + padded(d_v)))) if held <= MOST_HELD else 0
 
 

@@ -1,26 +1,38 @@
 # ruff: noqa: D103 (what each function does is said once, in ptx.py)
 """The twins of ``ptx`` for Numba's simulator: the same results, written out in Python.
 
-A thread of the simulator sees its warp only through shared memory, so what a warp does together waits for the whole
-block here: every thread of a block must come by, and as often. The kernels keep to that.
-The simulator tells shared arrays apart by the line that asks for them: each line below is one array of the block.
+What a warp does together waits for the whole block here: every thread of a block must come by, and as often. The
+kernels keep to that. The simulator runs one block at a time, so the arrays through which its threads meet are made
+once, with a place for every thread.
+
+They are stricter than a GPU where it would go wrong only at times: a wide access at an odd place is an error, and
+what an asynchronous copy is to bring is NaN until somebody waits for it.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
-from numba import cuda, float32, int64, uint32
+from numba import cuda
 
 MOST_THREADS = 256
+NAN = 0xFFFF  # as a bfloat16
+LANES = np.empty(MOST_THREADS, np.float32)
+ROWS = np.empty(MOST_THREADS, np.int64)
+HELD = np.empty(MOST_THREADS, np.uint32)
+FRAGMENTS = np.empty((MOST_THREADS, 6), np.uint32)
+PRODUCTS = np.empty((MOST_THREADS, 4), np.float32)
 
 
 def ld4(array, index):
+    assert index % 4 == 0, "not a multiple of 16 bytes"
     return array[index], array[index + 1], array[index + 2], array[index + 3]
 
 
 def st4(array, index, a, b, c, d):
+    assert index % 4 == 0, "not a multiple of 16 bytes"
     array[index], array[index + 1], array[index + 2], array[index + 3] = a, b, c, d
 
 
@@ -42,11 +54,10 @@ def div(a, b):
 
 @cuda.jit(device=True)
 def shfl_xor(value, mask):
-    lanes = cuda.shared.array(MOST_THREADS, float32)
     t = cuda.threadIdx.x
-    lanes[t] = value
+    LANES[t] = value
     cuda.syncthreads()
-    found = lanes[t ^ mask]
+    found = LANES[t ^ mask]
     cuda.syncthreads()
     return found
 
@@ -66,6 +77,7 @@ def pack_bf16(low, high):
 
 
 def st_pair(array, index, pair):
+    assert index % 2 == 0, "not a multiple of 4 bytes"
     array[index], array[index + 1] = pair & 0xFFFF, pair >> 16
 
 
@@ -81,31 +93,55 @@ def pair(low, high):
     return int(low) | int(high) << 16
 
 
+class Copies(threading.local):
+    """A thread's asynchronous copies, by group; the last group is still open."""
+
+    def __init__(self):
+        self.groups = [[]]
+
+
+COPIES = Copies()
+
+
 def cp_async16(shared, to, array, index, valid):
+    assert to % 8 == index % 8 == 0, "not a multiple of 16 bytes"
+    values = [array[index + i] if valid else 0 for i in range(8)]
     for i in range(8):
-        shared[to + i] = array[index + i] if valid else 0
+        shared[to + i] = NAN  # until the copy has arrived, nothing can be read there
+    COPIES.groups[-1].append((shared, to, values))
 
 
 def cp_async_commit():
-    """Copies are not asynchronous here; a missing wait is what the simulator cannot find."""
+    COPIES.groups.append([])
 
 
-cp_async_wait = (lambda: None, lambda: None)
+def _wait(n):
+    def wait():
+        """Copies arrive here and not before, so that a missing wait shows."""
+        while len(COPIES.groups) > n + 1:
+            for shared, to, values in COPIES.groups.pop(0):
+                for i in range(8):
+                    shared[to + i] = values[i]
+
+    return wait
+
+
+cp_async_wait = (_wait(0), _wait(1))
 
 
 @cuda.jit(device=True)
 def _matrices(shared, index, transposed):
-    rows = cuda.shared.array(MOST_THREADS, int64)
+    assert index % 8 == 0, "not a multiple of 16 bytes"
     t = cuda.threadIdx.x
-    rows[t] = index
+    ROWS[t] = index
     cuda.syncthreads()
     warp, g, p = t // 32 * 32, t % 32 // 4, t % 4 * 2
     pairs = []
     for m in range(4):
         if transposed:
-            low, high = shared[rows[warp + 8 * m + p] + g], shared[rows[warp + 8 * m + p + 1] + g]
+            low, high = shared[ROWS[warp + 8 * m + p] + g], shared[ROWS[warp + 8 * m + p + 1] + g]
         else:
-            low, high = shared[rows[warp + 8 * m + g] + p], shared[rows[warp + 8 * m + g] + p + 1]
+            low, high = shared[ROWS[warp + 8 * m + g] + p], shared[ROWS[warp + 8 * m + g] + p + 1]
         pairs.append(int(low) | int(high) << 16)
     cuda.syncthreads()
     return tuple(pairs)
@@ -121,14 +157,13 @@ def ldmatrix4_t(shared, index):
 
 @cuda.jit(device=True)
 def transpose8x8(pair):
-    held = cuda.shared.array(MOST_THREADS, uint32)
     t = cuda.threadIdx.x
-    held[t] = pair
+    HELD[t] = pair
     cuda.syncthreads()
     warp, g, p = t // 32 * 32, t % 32 // 4, t % 4 * 2
     # element (row, column) of the matrix is half (column mod 2) of thread 4·row + column // 2
-    low = int(held[warp + 4 * p + g // 2]) >> 16 * (g % 2) & 0xFFFF
-    high = int(held[warp + 4 * (p + 1) + g // 2]) >> 16 * (g % 2) & 0xFFFF
+    low = int(HELD[warp + 4 * p + g // 2]) >> 16 * (g % 2) & 0xFFFF
+    high = int(HELD[warp + 4 * (p + 1) + g // 2]) >> 16 * (g % 2) & 0xFFFF
     cuda.syncthreads()
     return low | high << 16
 
@@ -141,18 +176,16 @@ def _floats(pairs):
 
 @cuda.jit(device=True)
 def mma_bf16(c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
-    fragments = cuda.shared.array((MOST_THREADS, 6), uint32)
-    products = cuda.shared.array((MOST_THREADS, 4), float32)
     t = cuda.threadIdx.x
-    fragments[t] = a0, a1, a2, a3, b0, b1
+    FRAGMENTS[t] = a0, a1, a2, a3, b0, b1
     cuda.syncthreads()
     if t % 32 == 0:  # one thread multiplies for its warp
-        warp = np.array(fragments[t : t + 32]).reshape(8, 4, 6)  # (g, p/2, register)
+        warp = FRAGMENTS[t : t + 32].reshape(8, 4, 6)  # (g, p/2, register)
         corners = [_floats(warp[:, :, i]) for i in range(6)]  # (8, 8) each; B's are transposed
         a = np.block([[corners[0], corners[2]], [corners[1], corners[3]]])  # (16, 16)
         b = np.concatenate([corners[4], corners[5]], axis=1).T  # (16, 8)
         c = (a.astype(np.float64) @ b).reshape(2, 8, 4, 2)  # (upper or lower, g, p/2, of the pair)
-        products[t : t + 32] = c.transpose(1, 2, 0, 3).reshape(32, 4)
+        PRODUCTS[t : t + 32] = c.transpose(1, 2, 0, 3).reshape(32, 4)
     cuda.syncthreads()
-    d0, d1, d2, d3 = products[t]
+    d0, d1, d2, d3 = PRODUCTS[t]
     return c0 + d0, c1 + d1, c2 + d2, c3 + d3

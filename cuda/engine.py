@@ -24,7 +24,7 @@ import numpy as np
 
 from gta_ref.core.engines import EngineError
 from gta_ref.core.mask import Mask
-from gta_ref.ops.arrays import Array, narrow, widen
+from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
 MOVE_NUMPY = False
 """Set it to True to have NumPy arrays moved to the GPU and results back, at every call."""
@@ -119,10 +119,11 @@ def forward(
     import cupy
 
     to_numpy = isinstance(q, np.ndarray)
-    q, k, v = (cupy.asarray(x) for x in (q, k, v))
-    z, lse = run(q, k, v, mask, scale)
-    state = State(q, k, v, z, lse, mask, scale, to_numpy) if need_saved else None
-    return _back(z, to_numpy), _back(lse, to_numpy), state
+    with cupy.cuda.Device(0):  # what is allocated comes to lie where the arrays are
+        q, k, v = (cupy.asarray(x) for x in (q, k, v))
+        z, lse = run(q, k, v, mask, scale)
+        state = State(q, k, v, z, lse, mask, scale, to_numpy) if need_saved else None
+        return _back(z, to_numpy), _back(lse, to_numpy), state
 
 
 def backward(
@@ -135,17 +136,18 @@ def backward(
         for name, x in (("dz", dz), ("dlse", dlse)):
             if x is not None:
                 _check_place(name, x)
-    grads = run_backward(cupy.asarray(dz), state, None if dlse is None else cupy.asarray(dlse))
-    return tuple(_back(x, state.to_numpy) for x in grads)  # type: ignore[return-value]
+    with cupy.cuda.Device(0):
+        grads = run_backward(cupy.asarray(dz), state, None if dlse is None else cupy.asarray(dlse))
+        return tuple(_back(x, state.to_numpy) for x in grads)  # type: ignore[return-value]
 
 
 def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, Array]:
     """The forward by the kernel that suits the case; arrays of CuPy, or in the simulator of NumPy."""
-    from gta_cuda import launch
+    from gta_cuda import arrays, launch
 
     (batch, n_q, n_queries, d_k), (n_keys, d_v) = q.shape, v.shape[2:]
     if 0 in (*q.shape, n_keys, d_v):
-        xp = launch.array_module(q)
+        xp = array_module(q)
         shape = (batch, n_q, n_queries)
         lse = xp.full(shape, -np.inf, np.float32)
         if d_v == 0 and n_keys:  # lse is still a number then
@@ -154,7 +156,7 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
     dtype = q.dtype
     if dtype.name == "float16" or (dtype.name == "bfloat16" and not launch.takes_bf16(d_k)):
         q, k, v = widen(q), widen(k), widen(v)
-    q, k, v = (launch.arrays.rows(x) for x in (q, k, v))
+    q, k, v = (arrays.rows(x) for x in (q, k, v))
     if launch.takes_decode(q, k, v, MOST_DECODE_ROWS):
         z, lse = launch.decode(q, k, v, mask, scale)
     elif q.dtype.name == "bfloat16":
@@ -166,17 +168,17 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
 
 def run_backward(dz: Array, state: State, dlse: Array | None) -> tuple[Array, Array, Array]:
     """The backward in float32; arrays of CuPy, or in the simulator of NumPy."""
-    from gta_cuda import launch
+    from gta_cuda import arrays, launch
 
     q, k, v, z, lse, mask, scale, _ = state
-    xp = launch.array_module(q)
+    xp = array_module(q)
     if 0 in (*q.shape, *v.shape):
         if v.shape[3] == 0 and dlse is not None and 0 not in (*q.shape, *v.shape[:3]):
             wide = state._replace(v=xp.zeros((*v.shape[:3], 4), v.dtype), z=xp.zeros((*z.shape[:3], 4), z.dtype))
             dq, dk, _ = run_backward(xp.zeros_like(wide.z), wide, dlse)
             return dq, dk, xp.zeros_like(v)
         return xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
-    inputs = [launch.arrays.rows(widen(x)) for x in (q, k, v)]
+    inputs = [arrays.rows(widen(x)) for x in (q, k, v)]
     whole = [xp.ascontiguousarray(widen(x)) for x in (z, lse, dz)]
     if dlse is not None:
         dlse = xp.ascontiguousarray(dlse.astype(np.float32, copy=False))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,13 @@ def first_steps(d_k: int, d_v: int) -> list[Kernel]:
     ]
 
 
+@lru_cache(maxsize=16)
+def first_step(name: str, d_k: int, d_v: int, **measures: int) -> Kernel:
+    """One of steps 1 to 3, made once for its widths: a kernel is compiled when it is first launched."""
+    function = FIRST[name].make_forward(d_k, d_v, **measures)
+    return Kernel(name, function, ARGUMENTS, measures.get("threads", FIRST[name].THREADS))
+
+
 def run_first(
     name: str, q: Array, k: Array, v: Array, mask: Mask, scale: float, **measures: int
 ) -> tuple[Array, Array]:
@@ -51,10 +59,9 @@ def run_first(
     z = xp.empty((batch, n_q, n_queries, d_v), np.float32)
     lse = xp.empty((batch, n_q, n_queries), np.float32)
     stream = arrays.current_stream(q)
-    threads = measures.get("threads", FIRST[name].THREADS)
-    kernel = Kernel(name, FIRST[name].make_forward(d_k, d_v, **measures), ARGUMENTS, threads)
+    kernel = first_step(name, d_k, d_v, **measures)
     kernel.launch(
-        (batch * n_q, -(-n_queries // threads), 1),
+        (batch * n_q, -(-n_queries // kernel.threads), 1),
         stream,
         *(arrays.pointer(x) for x in (q, k, v, z, lse)),
         arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),

@@ -1,9 +1,9 @@
 """Step 2 of the ladder: tiles in shared memory.
 
 Changed against step 1 (``step1_naive``): the block copies 32 keys and values at a time to shared memory, where all
-its queries read them; neighbouring threads copy neighbouring columns, so the copies are whole cache lines. Global
-memory is read once a block instead of once a query. Still three passes over the keys, and every multiply–add reads
-two operands from shared memory.
+its queries read them; neighbouring threads copy neighbouring columns, so the copies are whole cache lines. A pass
+reads global memory once a block instead of once a query. Still three passes over the keys, and every multiply–add
+reads two operands from shared memory.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder tiles
 """
@@ -47,14 +47,14 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
         m = cuda.blockIdx.x - b * n_q
         i = int32(cuda.blockIdx.y * threads + cuda.threadIdx.x)
         first, stop = bounds[batch + b], bounds[2 * batch + b]
-        last = stop - 1  # of this thread's query; stop is the block's
+        live = i < n_queries  # the others help to copy
+        last = stop - 1 if live else -1  # of this thread's query; stop is the block's
         if causal:
             last = min(last, bounds[b] + i)
             stop = min(stop, bounds[b] + min(n_queries, (cuda.blockIdx.y + 1) * threads))
         at_k = b * strides[3] + m // maps_k * strides[4]
         at_v = b * strides[6] + m // maps_v * strides[7]
         row = int64(cuda.blockIdx.x) * n_queries + i
-        live = i < n_queries  # the others help to copy
         if live:
             for d in range(d_k):
                 query[d] = q[b * strides[0] + m * strides[1] + i * strides[2] + d] * scale
@@ -77,9 +77,8 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
                 weights[j] = math.exp(score(query, tile, j) - largest) / total
             load(tile, v, at_v, strides[8], d_v, j0, stop)
             for j in range(min(keys, last + 1 - j0)):
-                if live:
-                    for d in range(d_v):
-                        z[row * d_v + d] += weights[j] * tile[j * widest + d]
+                for d in range(d_v):
+                    z[row * d_v + d] += weights[j] * tile[j * widest + d]
         if live:
             lse[row] = float32(-math.inf)
             if first <= last:

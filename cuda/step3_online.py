@@ -41,14 +41,14 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
         m = cuda.blockIdx.x - b * n_q
         i = int32(cuda.blockIdx.y * threads + cuda.threadIdx.x)
         first, stop = bounds[batch + b], bounds[2 * batch + b]
-        last = stop - 1  # of this thread's query; stop is the block's
+        live = i < n_queries  # the others help to copy
+        last = stop - 1 if live else -1  # of this thread's query; stop is the block's
         if causal:
             last = min(last, bounds[b] + i)
             stop = min(stop, bounds[b] + min(n_queries, (cuda.blockIdx.y + 1) * threads))
         at_k = b * strides[3] + m // maps_k * strides[4]
         at_v = b * strides[6] + m // maps_v * strides[7]
         row = int64(cuda.blockIdx.x) * n_queries + i
-        live = i < n_queries  # the others help to copy
         for d in range(d_k):
             query[d] = float32(0)
             if live:

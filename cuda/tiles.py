@@ -7,8 +7,8 @@ of every matrix that is ``columns`` wide the columns g, g + groups, …
     product      S = X Yᵀ       X (rows, width), Y (columns, width) streamed through shared memory in slabs
     accumulate   Z += W X       W (rows, columns) and X (columns, part) both in shared memory
 
-Why it is fast enough to be worth it: with 4 × 2 results to a thread, 6 loads of 16 bytes from shared memory feed 32
-multiply–adds in `product`, and 8 loads feed 128 of them in `accumulate` when its part is 128 columns wide.
+What this saves is reading: with 4 × 2 results to a thread, 6 loads of 16 bytes from shared memory feed 32
+multiply–adds in `product`, and 12 loads feed 128 of them in `accumulate` when its part is 128 columns wide.
 
 A *view* is a tuple (array, start, stride, low, high): row r lies from element start + r·stride on, and exists iff
 low <= r < high. Rows that do not exist, and columns past the width, are zeros in shared memory and are never read:

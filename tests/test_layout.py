@@ -22,6 +22,7 @@ ROOMS = [
     "lab",
     "verify",
     "plots",
+    "exercises",
     "tour",
     "commands",
     "cli",

@@ -70,12 +70,20 @@ def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None
     if trace is not None:
         return "reference"
     if array_module(q) is not np:
-        return "cuda" if q.dtype.name != "float64" and why_not("cuda") is None else "reference"
+        return "cuda" if _takes("cuda", q, k, v) else "reference"
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     one_map = n_queries * n_keys * (d_k + d_v)
     tile = math.gcd(n_q // n_k, n_q // n_v) * one_map
     small = batch * n_q * one_map < LEAST_WORK or tile < LEAST_TILE
     return "reference" if small or why_not("numba") is not None else "numba"
+
+
+def _takes(engine: str, q: Array, k: Array, v: Array) -> bool:
+    try:
+        load(engine).check(q, k, v)
+    except EngineError:
+        return False
+    return True
 
 
 def set_threads(n: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Products of a few rows with explicit vectors, all running sums in registers; what :mod:`fused_rows` puts together.
+"""Products of a few rows with explicit vectors, all running sums in registers; what ``fused_rows`` puts together.
 
 A block's size is a constant of its code, so that LLVM can give each sum a register. Vectors are as long as the
 registers with AVX-512, and half as long elsewhere. float16 and bfloat16 are widened as they are loaded.

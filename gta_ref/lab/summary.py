@@ -46,7 +46,10 @@ def summarise(study: Study, results: Sequence[Result]) -> dict[str, Any]:
             "validation": {
                 step: statistics.fmean(run["validation"][step] for run in runs) for step in runs[0]["validation"]
             },
-            "measured": {name: [run["measured"][name] for run in runs] for name in (runs[0]["measured"] if study.measure else ())},
+            "measured": {
+                name: [run["measured"][name] for run in runs]
+                for name in (runs[0]["measured"] if study.measure is not None else ())
+            },
         }
     for arm, found in arms.items():
         if arm != study.baseline:

@@ -41,7 +41,7 @@ class Config(PlainConfig):
         Key heads; divides n_q.
     n_v : int
         Value heads; a multiple s·r of r = n_heads/n_q whose s divides n_q.
-    others : as in :class:`PlainConfig`
+    others : as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`
     """
 
     mechanism: ClassVar[str] = "gha"

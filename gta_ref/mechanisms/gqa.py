@@ -37,7 +37,7 @@ class Config(PlainConfig):
     ----------
     n_k : int
         Key heads, and value heads; divides n_heads.
-    others : as in :class:`PlainConfig`
+    others : as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`
     """
 
     mechanism: ClassVar[str] = "gqa"

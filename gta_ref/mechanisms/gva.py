@@ -33,7 +33,7 @@ class Config(PlainConfig):
     ----------
     n_q : int
         Query heads, that is attention maps, and key heads; divides n_heads.
-    others : as in :class:`PlainConfig`
+    others : as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`
     """
 
     mechanism: ClassVar[str] = "gva"

@@ -25,7 +25,10 @@ __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "s
 
 @dataclass(frozen=True)
 class Config(PlainConfig):
-    """Sizes of one MHA layer: ``Config(hidden_size, n_heads, head_dim)``; options as in :class:`PlainConfig`."""
+    """Sizes of one MHA layer: ``Config(hidden_size, n_heads, head_dim)``.
+
+    Options as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`.
+    """
 
     mechanism: ClassVar[str] = "mha"
 

@@ -1,6 +1,6 @@
 """Is an implementation right, and if not, where does it go wrong? Cases, vectors, comparison, diagnosis.
 
-Start with :func:`gta_ref.verify.run.verify`, also as ``from gta_ref.verify import verify``; ``docs/verify.md`` shows
+Start with ``gta_ref.verify.run.verify``, also as ``from gta_ref.verify import verify``; ``docs/verify.md`` shows
 how.
 """
 

@@ -1,8 +1,12 @@
 """The simulator has to be chosen before Numba is imported: `make test-cudasim` collects its tests, others the rest."""
 
 import os
+import sys
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = (
     ["test_compiled.py", "test_engine.py", "test_gpu.py", "test_gpu_bench.py"] if SIMULATED else ["test_simulated.py"]
 )
+if SIMULATED:
+    # the simulator's main thread polls the threads of a block, each time for as long as Python lets it: 5 ms
+    sys.setswitchinterval(2e-4)

@@ -99,6 +99,21 @@ def test_the_current_stream_is_used(rng):
         assert_close(z, attention_forward(*(x.astype(np.float64) for x in inputs), mask)[0], ERROR["float32"])
 
 
+def test_another_device_is_the_current_one(rng):
+    """What is allocated on the way still comes to lie where the arrays are."""
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two GPUs")
+    inputs, mask = make(CASES["GTA-1B"], "float32", rng)
+    on_gpu = [cupy.asarray(x) for x in inputs]
+    with cupy.cuda.Device(1):
+        z, _, saved = attention_forward(*on_gpu, mask, engine="cuda")
+        grads = attention_backward(z, saved)
+    assert all(x.device.id == 0 for x in (z, *grads))
+    assert_close(z, attention_forward(*(x.astype(np.float64) for x in inputs), mask)[0], ERROR["float32"])
+
+
 def test_equal_from_run_to_run(rng):
     import cupy
 

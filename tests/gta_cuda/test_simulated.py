@@ -5,6 +5,7 @@ A thread of the simulator is a Python thread, so the blocks, and the cases, are 
 
 import importlib.util
 from functools import partial
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -16,32 +17,48 @@ if importlib.util.find_spec("numba_cuda") is None:
 from gta_cuda import arrays, engine, forward_bf16, ladder, launch
 from gta_cuda.tiles import Tile
 from gta_ref.core import Mask, attention_backward, attention_forward
+from tests.gta_cuda.watched import Watch
 
 TILE = Tile(rows=8, columns=8, groups=4, height=4)
-TILE_BF16 = forward_bf16.Tile(rows=16, keys=16)
+TILE_BF16 = forward_bf16.Tile(rows=32, keys=16)  # two warps
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 # (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
 CASES = {
     # 9 = 8 + 1 queries and 11 = 8 + 3 keys; the widths are no multiples of 4
-    "tails, heads differ, causal": ((1, 4, 2, 1, 9, 11, 6, 5), Mask()),
+    "tails, heads differ, causal": ((1, 4, 2, 1, 9, 11, 6, 7), Mask()),
     # sequence 0: rows 0 and 1 see nothing; sequence 1 begins inside a tile; widths allow 16-byte loads
     "masked rows": ((2, 2, 1, 1, 5, 10, 8, 16), Mask(q_start=[-2, 7], k_start=[0, 3], k_stop=[9, 8])),
-    # two slabs of d_k, two groups of columns of d_v
-    "not causal, wide heads": ((1, 2, 1, 2, 3, 12, 68, 20), Mask(causal=False, k_start=2, k_stop=11)),
+    # three slabs of d_k and, for dQ and dK, two parts of it; several groups of columns
+    "not causal, wide keys": ((1, 2, 1, 2, 2, 9, 132, 8), Mask(causal=False, k_start=2, k_stop=8)),
+    # two parts of d_v; the remainders by 4 of the widths are 2 and 3 above, 1 here
+    "wide values": ((1, 1, 1, 1, 2, 24, 4, 129), Mask()),
 }
 DECODES = {
     "ragged": ((3, 3, 1, 1, 1, 21, 8, 12), Mask(k_start=[3, 0, 7], k_stop=[21, 0, 9])),
-    "two queries, heads differ": ((1, 4, 2, 1, 2, 21, 6, 5), Mask(q_start=-1)),
-    "not causal, more rows than a block has": ((1, 5, 1, 1, 2, 19, 16, 40), Mask(causal=False)),
+    "two queries, heads differ": ((1, 4, 2, 1, 2, 21, 6, 5), Mask(q_start=-1)),  # the first sees nothing
+    "not causal, more rows than a block has": ((1, 3, 1, 1, 3, 19, 16, 40), Mask(causal=False)),
+    # maxima move from step to step; in sequence 1, the last step is not for the first query
+    "several steps": ((2, 2, 1, 2, 2, 40, 8, 16), Mask(q_start=[38, 31])),
+    "wide heads": ((1, 1, 1, 1, 1, 3, 132, 262), Mask()),  # more columns than a warp reads at once
 }
 
 
+@pytest.fixture(autouse=True)
+def watch(monkeypatch):
+    """No race, no barrier that only some threads reach, and nothing read that was not written."""
+    watch = Watch(monkeypatch)
+    yield
+    assert not watch.faults
+
+
 def make(case, dtype, rng):
-    """Arrays whose unused slots are NaN, and their bounds."""
+    """Arrays whose unused slots are NaN, and their mask. Later keys are larger: a row's maximum moves as it goes on."""
     (batch, n_q, n_k, n_v, n_queries, n_keys, d_k, d_v), mask = case
     shapes = (batch, n_q, n_queries, d_k), (batch, n_k, n_keys, d_k), (batch, n_v, n_keys, d_v)
-    q, k, v = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    q, k, v = (rng.standard_normal(shape) for shape in shapes)
+    k *= np.linspace(0.5, 1.5, n_keys)[:, None]
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
     _, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
     for b in range(batch):
         for x in (k, v):
@@ -81,23 +98,24 @@ def assert_rounded(z, inputs, mask, scale):
 @pytest.mark.parametrize("case", CASES)
 def test_forward(case, rng):
     inputs, mask = make(CASES[case], np.float32, rng)
-    z, lse = launch.forward(*inputs, mask, 0.4, TILE)
-    for got, plain, truth in zip(
-        (z, lse), exact(inputs, mask, 0.4, np.float32), exact(inputs, mask, 0.4), strict=False
-    ):
-        assert_as_close(got, plain, truth)
+    scale = inputs[0].shape[3] ** -0.5
+    z, lse = launch.forward(*inputs, mask, scale, TILE)
+    plain, truth = exact(inputs, mask, scale, np.float32), exact(inputs, mask, scale)
+    for one, other, true in zip((z, lse), plain, truth, strict=False):
+        assert_as_close(one, other, true)
     assert not z[np.isneginf(lse)].any()
 
 
 @pytest.mark.parametrize("case, with_dlse", [*((case, True) for case in CASES), ("masked rows", False)], ids=str)
 def test_backward(case, with_dlse, rng):
     inputs, mask = make(CASES[case], np.float32, rng)
-    z, lse, plain_saved = exact(inputs, mask, 0.4, np.float32)
+    scale = inputs[0].shape[3] ** -0.5
+    z, lse, plain_saved = exact(inputs, mask, scale, np.float32)
     dz, dlse = (rng.standard_normal(x.shape).astype(np.float32) for x in (z, lse))
     dlse = dlse if with_dlse else None
-    got = launch.backward(*inputs, z, lse, dz, dlse, mask, 0.4, TILE)
+    got = launch.backward(*inputs, z, lse, dz, dlse, mask, scale, TILE)
     plain = attention_backward(dz, plain_saved, dlse)
-    _, _, saved = exact(inputs, mask, 0.4)
+    _, _, saved = exact(inputs, mask, scale)
     assert not got[0][np.isneginf(lse)].any()
     for x, gradient in zip(inputs[1:], got[1:], strict=True):
         assert not gradient[np.isnan(x)].any()
@@ -105,36 +123,43 @@ def test_backward(case, with_dlse, rng):
         assert_as_close(one, other, truth)
 
 
-@pytest.mark.parametrize("case, splits, warps", list(zip(DECODES, (3, 1, 1), (1, 2, 2), strict=True)), ids=str)
+@pytest.mark.parametrize(
+    "case, splits, warps", list(zip(DECODES, (3, 1, 1, 1, 1), (1, 2, 2, 1, 1), strict=True)), ids=str
+)
 def test_decode(case, splits, warps, rng):
     inputs, mask = make(DECODES[case], np.float32, rng)
-    got = launch.decode(*inputs, mask, 0.4, splits, warps)
-    for one, plain, truth in zip(got, exact(inputs, mask, 0.4, np.float32), exact(inputs, mask, 0.4), strict=False):
+    scale = inputs[0].shape[3] ** -0.5
+    got = launch.decode(*inputs, mask, scale, splits, warps)
+    for one, plain, truth in zip(got, exact(inputs, mask, scale, np.float32), exact(inputs, mask, scale), strict=False):
         assert_as_close(one, plain, truth)
     assert not got[0][np.isneginf(got[1])].any()
 
 
-# both halves of a warp's 16 rows, and three tiles of keys: maxima move from tile to tile
-ON_TENSOR_CORES = {**CASES, "several tiles": ((1, 1, 1, 1, 18, 37, 8, 8), Mask())}
+# both warps, and three tiles of keys: maxima move from tile to tile. Rows in both halves of a warp's, or all, see nothing
+ON_TENSOR_CORES = {**CASES, "several tiles": ((3, 1, 1, 1, 18, 37, 8, 8), Mask(q_start=[19, -10, -18]))}
 
 
 @pytest.mark.parametrize("case", ON_TENSOR_CORES)
 def test_forward_on_tensor_cores(case, rng):
     inputs, mask = make(ON_TENSOR_CORES[case], BFLOAT16, rng)
-    z, lse = launch.forward_bf16(*inputs, mask, 1.2, TILE_BF16)
+    scale = 3 * inputs[0].shape[3] ** -0.5
+    z, lse = launch.forward_bf16(*inputs, mask, scale, TILE_BF16)
     assert z.dtype == BFLOAT16
-    assert_rounded(z, inputs, mask, 1.2)
-    assert_as_close(lse, exact(inputs, mask, 1.2, np.float32)[1], exact(inputs, mask, 1.2)[1])
+    assert_rounded(z, inputs, mask, scale)
+    assert_as_close(lse, exact(inputs, mask, scale, np.float32)[1], exact(inputs, mask, scale)[1])
 
 
-# 16 keys a step: two steps, and parts of one
-@pytest.mark.parametrize("case, splits, warps", list(zip(DECODES, (3, 1, 3), (2, 1, 2), strict=True)), ids=str)
+# 16 keys a step: parts of one, and two steps of one of two warps
+@pytest.mark.parametrize(
+    "case, splits, warps", list(zip(DECODES, (3, 1, 3, 1, 1), (2, 1, 2, 2, 1), strict=True)), ids=str
+)
 def test_decode_on_tensor_cores(case, splits, warps, rng):
     inputs, mask = make(DECODES[case], BFLOAT16, rng)
-    z, lse = launch.decode(*inputs, mask, 1.2, splits, warps)
+    scale = 3 * inputs[0].shape[3] ** -0.5
+    z, lse = launch.decode(*inputs, mask, scale, splits, warps)
     assert z.dtype == BFLOAT16
-    assert_rounded(z, inputs, mask, 1.2)
-    assert_as_close(lse, exact(inputs, mask, 1.2, np.float32)[1], exact(inputs, mask, 1.2)[1])
+    assert_rounded(z, inputs, mask, scale)
+    assert_as_close(lse, exact(inputs, mask, scale, np.float32)[1], exact(inputs, mask, scale)[1])
 
 
 @pytest.mark.parametrize("step", ladder.FIRST)
@@ -168,13 +193,13 @@ def test_engine(dtype, n_queries, small, rng):
     z, lse = engine.run(*in_cache, mask, 0.4)
     assert z.dtype == inputs[0].dtype
     assert lse.dtype == np.float32
-    dz = rng.standard_normal(z.shape).astype(z.dtype)
+    dz, dlse = rng.standard_normal(z.shape).astype(z.dtype), rng.standard_normal(lse.shape)
     state = engine.State(*in_cache, z, lse, mask, 0.4, False)
     _, _, saved = exact(inputs, mask, 0.4)
     unit = {"float32": 2.0**-20, "float16": 2.0**-9, "bfloat16": 2.0**-6}[dtype]  # some roundings of the dtype
     for got, truth in zip(
-        (z, *engine.run_backward(dz, state, None)),
-        (exact(inputs, mask, 0.4)[0], *attention_backward(dz.astype(np.float64), saved)),
+        (z, *engine.run_backward(dz, state, dlse)),
+        (exact(inputs, mask, 0.4)[0], *attention_backward(dz.astype(np.float64), saved, dlse)),
         strict=True,
     ):
         assert got.dtype == z.dtype
@@ -194,15 +219,74 @@ def test_empty(sizes, rng):
         assert not grad.any()
 
 
+def test_values_without_columns(small, rng):
+    """lse, and its gradient, are numbers all the same."""
+    inputs, mask = make(((1, 2, 1, 1, 2, 5, 4, 0), Mask()), np.float32, rng)
+    z, lse = engine.run(*inputs, mask, 0.4)
+    _, truth, saved = exact(inputs, mask, 0.4)
+    np.testing.assert_allclose(lse, truth, rtol=1e-6)
+    dlse = rng.standard_normal(lse.shape)
+    got = engine.run_backward(z, engine.State(*inputs, z, lse, mask, 0.4, False), dlse)
+    for one, true in zip(got, attention_backward(z.astype(np.float64), saved, dlse), strict=True):
+        assert one.shape == true.shape
+        np.testing.assert_allclose(one, true, rtol=1e-5, atol=1e-6)
+
+
 def test_what_counts_as_wide(rng):
     x = np.zeros((2, 3, 5, 8), np.float32)
     assert arrays.is_wide(x, x[:, :, 1:])
     assert not arrays.is_wide(x, x[..., 1:])  # rows begin 4 bytes later
     assert not arrays.is_wide(x[..., :6].copy())  # 24 bytes
+    assert not arrays.is_wide(np.zeros((2, 3, 5, 9), np.float32)[..., :8])  # 36 bytes from row to row
     assert arrays.rows(x[:, :, ::2]) is not x[:, :, ::2]
     assert arrays.rows(x[..., ::2]).strides[-1] == 4
     turned = x[:, :, ::-1]
     assert arrays.rows(turned).strides[2] > 0
+
+
+def test_an_odd_cotangent_is_read_element_by_element(monkeypatch, rng):
+    inputs, mask = make(CASES["masked rows"], np.float32, rng)
+    z, lse, _ = exact(inputs, mask, 0.4, np.float32)
+    odd = np.zeros(z.size + 1, np.float32)[1:].reshape(z.shape)  # begins 4 bytes after a multiple of 16
+    asked = []
+
+    def kernel(*measures):
+        asked.append(measures)
+        return SimpleNamespace(threads=32, launch=lambda *arguments: None)
+
+    for name in ("delta_kernel", "backward_queries_kernel", "backward_keys_kernel"):
+        monkeypatch.setattr(launch, name, kernel)
+    for dz in (odd.copy(), odd):
+        launch.backward(*inputs, z, lse, dz, None, mask, 0.4, TILE)
+    assert asked == [(16, 1), *[(8, 16, True, TILE)] * 2, (16, 1), *[(8, 16, False, TILE)] * 2]
+
+
+def test_bounds_fit_into_32_bits():
+    mask = Mask(q_start=[2**40, -(2**40)], k_start=[2**40, 0], k_stop=[7, 3])
+    found = arrays.bounds(mask, 2, 4, 9, np.empty(0), 0)
+    np.testing.assert_array_equal(found, [9, -4, 9, 0, 7, 3])
+    assert found.dtype == np.int32
+
+
+def test_how_work_is_cut(monkeypatch):
+    assert [launch.balanced(total, 8) for total in (5, 8, 9, 10, 16)] == [5, 8, 5, 5, 8]
+    monkeypatch.setattr(arrays, "multiprocessors", lambda like: 132)
+    assert launch.choose_splits(32, 8192, 64, None) == 9  # 264 blocks, rounded up
+    assert launch.choose_splits(264, 8192, 64, None) == 1
+    assert launch.choose_splits(32, 1024, 64, None) == 4  # four steps to a split
+    assert launch.choose_splits(1, 131072, 64, None) == 128
+    assert launch.choose_splits(1, 100, 64, None) == 1
+
+
+def test_which_kernel_takes_what():
+    def takes(dtype, n_queries, d_k=64, d_v=128, most=16):
+        shapes = (1, 5, n_queries, d_k), (1, 1, 9, d_k), (1, 1, 9, d_v)
+        return launch.takes_decode(*(np.empty(shape, dtype) for shape in shapes), most)
+
+    assert [takes(np.float32, n) for n in (3, 4)] == [True, False]  # 15 and 20 rows to a key
+    assert [takes(np.float32, 1, d_k) for d_k in (576, 2048)] == [True, False]
+    assert [takes(BFLOAT16, 1, 256, d_v) for d_v in (256, 512)] == [True, False]
+    assert [launch.takes_bf16(d_k) for d_k in (256, 257)] == [True, False]
 
 
 def test_the_engine_refuses_to_run_simulated():

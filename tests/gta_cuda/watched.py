@@ -1,0 +1,108 @@
+"""Shared memory under watch: what a GPU would do wrong at times, the simulator shows every time.
+
+The simulator runs a block's threads one after the other, in an order in which a missing barrier often does no harm.
+So every access to shared memory is noted together with the barriers that its thread has passed. Two threads may not
+touch the same element, one of them writing, unless a barrier lies between: ``syncthreads``, or for threads of one warp
+``warp_sync``. The shuffles and products of a warp are no barriers, although their twins in ``emulated`` wait for each
+other. And every thread has to come by as many barriers as the others of its block, and to wait for its copies.
+"""
+
+import sys
+import threading
+from collections import Counter
+
+import numpy as np
+from numba.cuda.np import numpy_support
+from numba.cuda.simulator import kernel, kernelapi
+
+from gta_cuda import emulated
+
+WARP = 32
+
+
+class Shared(np.ndarray):
+    """A shared array that tells `watch` of every access, element by element."""
+
+    def __getitem__(self, i):
+        self.watch.note(self, int(i), writes=False)
+        return super().__getitem__(i)
+
+    def __setitem__(self, i, x):
+        self.watch.note(self, int(i), writes=True)
+        super().__setitem__(i, x)
+
+
+def garbage(shape, dtype):
+    """What lies in memory before anything is written: every bit set, which as a float is NaN."""
+    dtype = np.dtype(numpy_support.as_dtype(dtype))
+    return np.full(shape * dtype.itemsize, 0xFF, np.uint8).view(dtype)
+
+
+class Watch:
+    """Patches the simulator while a test runs; `faults` are lines of source with what is wrong there."""
+
+    def __init__(self, monkeypatch):
+        self.faults = {}
+        self.lock = threading.Lock()
+        watch, wait, run = self, kernel.BlockThread.syncthreads, kernel.BlockThread.run
+
+        def shared_array(memory, shape, dtype, alignment=None):
+            # the simulator, too, knows an array by its line; without a lock two threads can get an array each
+            caller = sys._getframe(1)
+            place = caller.f_code.co_filename, caller.f_lineno
+            with watch.lock:
+                if place not in memory._allocations:
+                    array = garbage(shape, dtype).view(Shared)
+                    array.watch, array.notes = watch, {}
+                    memory._allocations[place] = array
+                return memory._allocations[place]
+
+        def syncthreads(thread):
+            caller = sys._getframe(2).f_code  # between them is cuda.syncthreads
+            wait(thread)
+            passed = thread.passed
+            passed["any"] += 1
+            if caller.co_filename != emulated.__file__:
+                passed["block"] += 1
+            elif caller.co_name == "warp_sync":
+                passed["warp"] += 1
+
+        def run_thread(thread):
+            thread.passed = Counter()
+            run(thread)
+            with watch.lock:
+                first = vars(thread._manager).setdefault("first_passed", thread.passed)
+                if thread.exception is None and thread.passed != first:
+                    watch.faults["barriers"] = f"threads pass {dict(first)} and {dict(thread.passed)}"
+                if any(emulated.COPIES.groups):
+                    watch.faults["copies"] = "a thread ends before what it copies has arrived"
+
+        monkeypatch.setattr(kernelapi.FakeCUDAShared, "array", shared_array)
+        monkeypatch.setattr(kernelapi.FakeCUDALocal, "array", lambda _, shape, dtype: garbage(shape, dtype))
+        monkeypatch.setattr(kernel.BlockThread, "syncthreads", syncthreads)
+        monkeypatch.setattr(kernel.BlockThread, "run", run_thread)
+
+    def note(self, array, i, writes):
+        """Compare one access with what other threads have done to the element since the last barrier of the block."""
+        thread = threading.current_thread()
+        me, warp_barriers = thread.thread_id, thread.passed["warp"]
+        moment = (*thread.blockIdx, thread.passed["block"])
+        with self.lock:
+            if array.notes.get(i, (None,))[0] != moment:
+                array.notes[i] = moment, {}
+            accesses = array.notes[i][1]  # thread → (did it write, its barriers of the warp) of its accesses
+            for other, theirs in accesses.items():
+                for wrote, barriers in theirs:
+                    ordered = other // WARP == me // WARP and barriers != warp_barriers
+                    if other != me and (writes or wrote) and not ordered:
+                        self.faults[place()] = f"{'written' if writes else 'read'} by {me}, touched by {other}"
+            accesses.setdefault(me, set()).add((writes, warp_barriers))
+
+
+def place():
+    """The innermost lines of the kernel that led to an access."""
+    frame, lines = sys._getframe(3), []
+    while frame is not None and len(lines) < 3:
+        lines.append(f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(lines)
