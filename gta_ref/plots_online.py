@@ -1,0 +1,251 @@
+"""An animation of attention in tiles: the scores in memory, the running maximum and sum, and the output so far.
+
+It is HTML that plays without a kernel and without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.animation import FuncAnimation
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from gta_ref.plots import COLOURS
+
+
+class Step(NamedTuple):
+    """One tile of a loop over tiles, with the state of its rows before and after it."""
+
+    rows: np.ndarray  # which queries
+    keys: np.ndarray
+    scores: np.ndarray  # (rows, keys), −inf where hidden
+    before: tuple[np.ndarray, np.ndarray, np.ndarray]  # m (rows,), ℓ (rows,), O (rows, d_v)
+    after: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _Frame(NamedTuple):
+    """A moment of the animation: a step and what of it has happened."""
+
+    step: int
+    phase: str  # scores, update, finish
+
+
+def _frames(steps: Sequence[Step]) -> list[_Frame]:
+    frames = []
+    for i, step in enumerate(steps):
+        frames += [_Frame(i, "scores"), _Frame(i, "update")]
+        if i + 1 == len(steps) or steps[i + 1].rows[0] != step.rows[0]:
+            frames.append(_Frame(i, "finish"))
+    return frames
+
+
+def picture(steps: Sequence[Step], index: int) -> Figure:
+    """Frame number `index` of :func:`animation` as a figure."""
+    figure = Figure(figsize=(10, 4.5))
+    _draw(figure, steps, _frames(steps)[index])
+    return figure
+
+
+def animation(steps: Sequence[Step], seconds: float = 1.2, dpi: int = 90) -> str:
+    """Every tile of a causal map in turn: its scores, the running m and ℓ of its rows, and the output so far.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        In the order of a loop over query tiles with a loop over key tiles inside.
+    seconds : float
+        Between two frames.
+    dpi : int
+
+    Returns
+    -------
+    html : str
+        A player with all frames inside: no kernel, no file and no network is needed.
+    """
+    figure = Figure(figsize=(10, 4.5), dpi=dpi)
+
+    def draw(frame: _Frame) -> list[Any]:
+        figure.clear()
+        _draw(figure, steps, frame)
+        return []
+
+    frames = _frames(steps)
+    with rc_context({"savefig.dpi": dpi}):
+        player = FuncAnimation(figure, draw, frames=frames, init_func=list, interval=1000 * seconds)
+        return _offline(player.to_jshtml(default_mode="once"))
+
+
+# matplotlib's player takes the signs on its buttons from a font on the network
+_SIGNS = {
+    "minus": "−",
+    "fast-backward": "|◀",
+    "step-backward": "◁",
+    "play fa-flip-horizontal": "◀",
+    "pause": "||",
+    "play": "▶",
+    "step-forward": "▷",
+    "fast-forward": "▶|",
+    "plus": "+",
+}
+
+
+def _offline(html: str) -> str:
+    start = html.find("<link")
+    if start >= 0:
+        html = html[:start] + html[html.index(">", start) + 1 :]
+    for name, sign in _SIGNS.items():
+        html = html.replace(f'<i class="fa fa-{name}"></i>', f"{sign}\ufe0e")  # as text, not as an emoji
+    return html.replace("<style>", "<style>\n.animation img { max-width: 100%; height: auto; }", 1)
+
+
+def _draw(figure: Figure, steps: Sequence[Step], frame: _Frame) -> None:
+    step = steps[frame.step]
+    length = int(steps[-1].rows[-1]) + 1
+    grid = figure.add_gridspec(
+        1, 5, width_ratios=(5.2, 2.6, 2.6, 2.2, 2.2), left=0.05, right=0.985, top=0.81, bottom=0.24, wspace=0.28
+    )
+    map_, maxima, sums, output, result = (figure.add_subplot(grid[0, i]) for i in range(5))
+    before, after = step.before, step.before if frame.phase == "scores" else step.after
+    _draw_map(map_, steps, frame, length)
+    _draw_maxima(maxima, steps, step, frame.phase)
+    _draw_sums(sums, steps, step, frame.phase)
+    final = np.full((length, before[2].shape[1]), np.nan)
+    for other in steps:
+        final[other.rows] = other.after[2] / other.after[1][:, None]
+    largest = np.abs(final).max()
+    seen = np.where(after[1] > 0, after[1], np.nan)[:, None]
+    _heat(output, after[2] / seen, largest)
+    off = np.abs(after[2] / seen - final[step.rows])
+    output.set_title("output so far\nO / ℓ", fontsize=9)
+    known = final.copy()
+    finished = step.rows[-1] + 1 if frame.phase == "finish" else step.rows[0]
+    known[finished:] = np.nan
+    _heat(result, known, largest)
+    result.set_title("z, finished\nqueries", fontsize=9)
+    far = "nothing yet" if np.isnan(off).all() else f"at most {off.max():.2f} from z"
+    for ax, rows, label in ((output, step.rows, far), (result, np.arange(length), "")):
+        ax.set_xlabel(label, fontsize=9)
+        ax.set_yticks(np.arange(0, len(rows), max(1, len(rows) // 4)), rows[:: max(1, len(rows) // 4)])
+    result.add_patch(
+        Rectangle((-0.5, step.rows[0] - 0.5), known.shape[1], len(step.rows), fill=False, ec="black", lw=1)
+    )
+    figure.text(0.05, 0.93, _headline(steps, step), fontsize=11, weight="bold")
+    figure.text(0.05, 0.025, _caption(step, frame.phase), fontsize=9.5, va="bottom", linespacing=1.4)
+
+
+def _headline(steps: Sequence[Step], step: Step) -> str:
+    size = len(steps[0].rows)
+    (first, *_, last), (left, *_, right) = step.rows, step.keys
+    return f"queries {first}–{last}, keys {left}–{right}   (tile {first // size}, {left // size})"
+
+
+def _caption(step: Step, phase: str) -> str:
+    (m_old, *_), (m_new, *_) = step.before, step.after
+    if phase == "scores":
+        return (
+            "1. The tile's scores S = Q Kᵀ/√d are computed: the only part of the map in memory.\n"
+            "m, ℓ and O still know only the keys before."
+        )
+    if phase == "update":
+        shrunk = int(((m_new > m_old) & np.isfinite(m_old)).sum())
+        return (
+            "2. m moves up to the largest score yet; ℓ and O shrink by e^(m before − m now); then the tile is added:\n"
+            f"ℓ += Σ e^(S − m), O += e^(S − m) V.   Rows that had to shrink: {shrunk} of {len(m_new)}."
+        )
+    return (
+        "3. These queries have seen all their keys: z = O / ℓ and lse = m + ln ℓ.\n"
+        "What lies to the right is never computed."
+    )
+
+
+def _draw_map(ax: Axes, steps: Sequence[Step], frame: _Frame, length: int) -> None:
+    step = steps[frame.step]
+    for i, other in enumerate(steps):
+        corner = other.keys[0] - 0.5, other.rows[0] - 0.5
+        colour = "0.85" if i < frame.step + (frame.phase == "finish") else "white"
+        ax.add_patch(Rectangle(corner, len(other.keys), len(other.rows), facecolor=colour, edgecolor="0.6", lw=0.8))
+    for rows in {tuple(s.rows): s.rows for s in steps}.values():
+        last = rows[-1] + 1
+        if last < length:
+            ax.add_patch(
+                Rectangle(
+                    (last - 0.5, rows[0] - 0.5),
+                    length - last,
+                    len(rows),
+                    facecolor="white",
+                    edgecolor="0.85",
+                    hatch="///",
+                    lw=0,
+                )
+            )
+    if frame.phase != "finish":
+        shown = np.where(np.isneginf(step.scores), np.nan, step.scores)
+        finite = np.concatenate([s.scores[np.isfinite(s.scores)] for s in steps])
+        box = step.keys[0] - 0.5, step.keys[-1] + 0.5, step.rows[-1] + 0.5, step.rows[0] - 0.5
+        ax.imshow(shown, cmap="viridis", vmin=finite.min(), vmax=finite.max(), extent=box, zorder=3)
+        frame_box = Rectangle((box[0], box[3]), len(step.keys), len(step.rows), fill=False, ec="black", lw=2, zorder=4)
+        ax.add_patch(frame_box)
+    ax.set_xlim(-0.5, length - 0.5)
+    ax.set_ylim(length - 0.5, -0.5)
+    ax.set_aspect("equal", anchor="N")
+    ax.set_title("the map: grey is done and forgotten,\nhatched is never computed", fontsize=9)
+    ax.set_xlabel("key", fontsize=9)
+    ax.set_ylabel("query", fontsize=9)
+    ax.tick_params(labelsize=8, length=2)
+
+
+def _draw_maxima(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> None:
+    """m of each row on the axis of the scores, the tile's scores as small dots."""
+    finite = np.concatenate([s.scores[np.isfinite(s.scores)] for s in steps])
+    old, new = step.before[0], step.after[0]
+    for r in range(len(step.rows)):
+        if phase != "finish":
+            seen = step.scores[r][np.isfinite(step.scores[r])]
+            ax.plot(seen, np.full(len(seen), r), ".", color="0.6", markersize=5)
+        if phase != "scores" and np.isfinite(new[r]):
+            if phase == "update" and np.isfinite(old[r]) and new[r] > old[r]:
+                ax.plot(old[r], r, "o", color=COLOURS[1], markerfacecolor="white", markersize=8)
+                ax.annotate("", (new[r], r), (old[r], r), arrowprops={"arrowstyle": "->", "color": COLOURS[1]})
+            ax.plot(new[r], r, "o", color=COLOURS[1], markersize=8)
+        elif phase == "scores" and np.isfinite(old[r]):
+            ax.plot(old[r], r, "o", color=COLOURS[1], markersize=8)
+    ax.set_xlim(finite.min() - 1, finite.max() + 1)
+    _row_axis(ax, step)
+    ax.set_title("running maximum m\n(dots: the tile's scores)", fontsize=9)
+    ax.set_xlabel("score", fontsize=9)
+
+
+def _draw_sums(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> None:
+    """ℓ of each row: what is left of the old sum, and what the tile added."""
+    (m_old, old, _), (m_new, new, _) = step.before, step.after
+    where = np.arange(len(step.rows))
+    if phase == "scores":
+        ax.barh(where, old, 0.6, color=COLOURS[0])
+    else:
+        left = np.where(np.isfinite(m_old), old * np.exp(m_old - m_new), 0.0) if phase == "update" else new
+        ax.barh(where, left, 0.6, color=COLOURS[0])
+        ax.barh(where, new - left, 0.6, left, color=COLOURS[5])
+        if phase == "update":
+            ax.barh(where, old, 0.6, fill=False, edgecolor="black", linestyle=":", linewidth=1)
+    ax.set_xlim(0, 1.05 * max(max(s.after[1].max(), s.before[1].max()) for s in steps))
+    _row_axis(ax, step)
+    ax.set_title("running sum ℓ\n(dotted: before; light: added)", fontsize=9)
+    ax.set_xlabel("in units of $e^m$", fontsize=9)
+
+
+def _row_axis(ax: Axes, step: Step) -> None:
+    ax.set_ylim(len(step.rows) - 0.5, -0.5)
+    ax.set_yticks(range(len(step.rows)), step.rows)
+    ax.tick_params(labelsize=8, length=2)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _heat(ax: Axes, x: np.ndarray, largest: float) -> None:
+    ax.imshow(x, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    ax.set_xticks([])
+    ax.tick_params(labelsize=8, length=2)

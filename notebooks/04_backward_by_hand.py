@@ -1,0 +1,601 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4. Backward by hand
+#
+# Afterwards you will know
+#
+# - every gradient of a GTA layer, from its derivation to the line of NumPy that computes it;
+# - how to check a gradient so that a wrong one cannot pass, and why `loss = y.sum()` is no check;
+# - what a layer keeps for its backward, in bytes, with the map in memory and without it.
+#
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
+# ten minutes to read, some seconds to run.
+#
+# [previous: cache accounting](03_cache_accounting.ipynb) |
+# [next: online softmax and tiles](05_online_softmax_and_tiles.ipynb)
+#
+# Exercises to go with it: [8, backward through the softmax](exercises/ex08_softmax_backward.ipynb) and
+# [9, backward through the gated decoder](exercises/ex09_decoder_backward.ipynb).
+
+# %%
+# %matplotlib inline
+import numpy as np
+
+from gta_ref import ops, plots_backward
+from gta_ref.core import Mask, attention_backward, attention_forward
+from gta_ref.costs.memory import attention_activations
+from gta_ref.mechanisms import gta
+from gta_ref.mechanisms.common import merge_heads
+from gta_ref.verify.gradcheck import directional_error, elementwise_error
+
+rng = np.random.default_rng(4)
+
+# %% [markdown]
+# ## 1. The way there and back
+#
+# A small layer, in float64, whose sizes all differ, so that a shape tells what an array is: 16 output heads share
+# `n_q` = 4 maps; the maps share `n_k` = 2 key heads and `n_c` = 1 latent head. The decoder has the released code's
+# residual with e = 2 copies.
+
+# %%
+config = gta.Config(64, n_heads=16, head_dim=4, n_q=4, n_k=2, n_c=1, latent_dim=8, decoder_residual=True)
+params = gta.init(config, rng, "float64")
+for name in ("b_q", "b_k", "b_c", "b_g"):  # biases of 0 would hide a forgotten one
+    params[name] = 0.1 * rng.standard_normal(params[name].shape)
+X = rng.standard_normal((2, 6, 64))  # (B, N, H)
+
+stages = {}
+Y, saved = gta.forward(params, X, config, trace=stages)
+print(" → ".join(stages))
+
+# %% [markdown]
+# The loss $L$ is a number that somebody computes from $Y$. The backward never sees it: it is given $\mathrm{d}Y =
+# \partial L/\partial Y$, an array in the shape of $Y$, and returns $\mathrm{d}X$ and a gradient for every parameter.
+# In general $\mathrm{d}M$ has the shape of $M$ and says by how much $L$ grows for each element of $M$ that grows by
+# one.
+#
+# Look at the picture in columns: the gradient of a stage (below) comes from those of its readers to the right, and
+# needs arrays that the forward computed. These are filled in the upper half (the gate's input is kept with the gate).
+# Every linear map also leaves the gradient of its weights on the way.
+
+# %%
+plots_backward.data_flow({"x": X.shape} | {name: a.shape for name, a in stages.items()})
+
+# %% [markdown]
+# The rest of this notebook fills in the lower half, from simple to hard. One rule will come back four times:
+#
+# > **What is read several times gets the sum of its readers' gradients.** Reading is copying, and copying,
+# > transposed, is adding.
+
+# %% [markdown]
+# ## 2. Linear
+#
+# $y_{tj} = \sum_i x_{ti} W_{ij} + b_j$. Each $x_{ti}$ is read by all $j$, each $W_{ij}$ and $b_j$ by all tokens $t$:
+#
+# $$\mathrm{d}x_{ti} = \sum_j \mathrm{d}y_{tj}\, W_{ij} \qquad
+# \mathrm{d}W_{ij} = \sum_t x_{ti}\, \mathrm{d}y_{tj} \qquad \mathrm{d}b_j = \sum_t \mathrm{d}y_{tj}$$
+#
+# or $\mathrm{d}x = \mathrm{d}y\,W^\top$, $\mathrm{d}W = x^\top \mathrm{d}y$. Nothing else would have the right
+# shapes.
+
+
+# %%
+def linear_backward(dy, x, W):
+    """dx, dW, db for x (T, d_in), W (d_in, d_out)."""
+    return dy @ W.T, x.T @ dy, dy.sum(axis=0)
+
+
+x, W, b = rng.standard_normal((5, 3)), rng.standard_normal((3, 4)), rng.standard_normal(4)
+y, kept = ops.linear_forward(x, W, b)
+dy = rng.standard_normal(y.shape)
+for mine, theirs in zip(linear_backward(dy, x, W), ops.linear_backward(dy, kept), strict=True):
+    np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+print("the library's, to rounding")
+
+# %% [markdown]
+# ## 3. How to check a gradient
+#
+# Two people can make the same mistake, so we ask the forward itself. Choose a random $\mathrm{d}Y$, call $L = \sum
+# \mathrm{d}Y \odot Y$ the loss, move the inputs by $\pm h$ and $\pm 2h$, and compare. `elementwise_error` moves one
+# element at a time; `directional_error` moves all of them along one random direction, which costs four runs at any
+# size.
+
+# %%
+inputs = {"x": x, "w": W, "b": b}
+
+
+def report(errors):
+    """Print errors by name; none may pass what we take for right."""
+    print("   ".join(f"{name}: {error:.0e}" for name, error in errors.items()))
+    assert max(errors.values()) < 1e-7
+
+
+def linear(arrays):
+    """The forward as a function of named arrays."""
+    return ops.linear_forward(arrays["x"], arrays["w"], arrays["b"])[0]
+
+
+grads = dict(zip(inputs, linear_backward(dy, x, W), strict=True))
+report(elementwise_error(linear, inputs, dy, grads))
+report({"along a direction": directional_error(linear, inputs, dy, grads, rng)})
+
+# %% [markdown]
+# How small is small enough? Halve the step and a right gradient's error falls like $h^4$, until rounding takes over.
+# A wrong gradient's error stays where it is. Look for the valley (right) and the plateau (wrong: the bias's gradient
+# as a mean over the tokens instead of a sum; the gate's slope taken at the wrong place).
+
+# %%
+a = rng.standard_normal((6, 8))
+g, kept = ops.gate_forward(a, "sigmoid")
+dg = rng.standard_normal(a.shape)
+claims = {
+    "gate: right": {"a": ops.gate_backward(dg, kept)},
+    "gate: σ(1 − σ) of σ instead of a": {"a": ops.gate_backward(dg, (g, "sigmoid"))},
+    "linear, right but db a mean": grads | {"b": dy.mean(axis=0)},
+}
+functions = [lambda arrays: ops.gate_forward(arrays["a"])[0]] * 2 + [linear]
+steps = np.logspace(-6, 0, 13)
+errors = {}
+for (name, claim), function in zip(claims.items(), functions, strict=True):
+    given, cotangent = (inputs, dy) if function is linear else ({"a": a}, dg)
+    errors[name] = [
+        directional_error(function, given, cotangent, claim, np.random.default_rng(0), step=h) for h in steps
+    ]
+plots_backward.step_sizes(steps, errors)
+
+# %% [markdown]
+# So `report` takes a gradient for right if its error is below $10^{-7}$: far above the valley's floor, far below any
+# plateau.
+#
+# ## 4. Softmax
+#
+# One row of the map is $A_j = e^{S_j} / \sum_l e^{S_l}$. Differentiate: the numerator gives $A_j$ where $j = l$, the
+# denominator $-A_j A_l$ everywhere.
+#
+# $$\frac{\partial A_j}{\partial S_l} = A_j(\delta_{jl} - A_l), \qquad J = \operatorname{diag}(A) - A A^\top$$
+#
+# Look at the last line of the picture: each column sums to 0. Weight that one key gains, the others lose.
+
+# %%
+row = ops.softmax_forward(np.array([1.2, 0.1, -0.6, 1.9, 0.3]))[0]
+plots_backward.softmax_jacobian(row)
+
+# %% [markdown]
+# Nobody builds $J$, N × N numbers for each row. Put it into the chain rule and the row collapses to one number $D$:
+#
+# $$\mathrm{d}S_l = \sum_j \mathrm{d}A_j\, A_j(\delta_{jl} - A_l) = A_l\,(\mathrm{d}A_l - D), \qquad
+# D = \sum_j A_j\, \mathrm{d}A_j = \operatorname{rowsum}(A \odot \mathrm{d}A)$$
+#
+# (Papers on fused kernels call the map $P$.) $D$ is the mean of $\mathrm{d}A$ under the row's own weights: a score
+# grows in importance if its key is worth more than that mean.
+
+
+# %%
+def softmax_backward(dA, A):
+    """dS = A ⊙ (dA − rowsum(A ⊙ dA)), for any number of rows."""
+    D = (A * dA).sum(axis=-1, keepdims=True)
+    return A * (dA - D)
+
+
+dA = rng.standard_normal(row.shape)
+J = np.diag(row) - np.outer(row, row)
+np.testing.assert_allclose(softmax_backward(dA, row), J.T @ dA, atol=1e-15)
+
+S = rng.standard_normal((4, 5))
+A, kept = ops.softmax_forward(S)
+dA = rng.standard_normal(S.shape)
+dS = softmax_backward(dA, A)
+np.testing.assert_allclose(dS, ops.softmax_backward(dA, kept), atol=1e-15)
+report(elementwise_error(lambda arrays: ops.softmax_forward(arrays["s"])[0], {"s": S}, dA, {"s": dS}))
+
+# %% [markdown]
+# ## 5. Why `.sum()` is no check
+#
+# `loss = y.sum()` means $\mathrm{d}A = 1$ everywhere. A row of the map sums to 1 whatever the scores are, so the true
+# gradient is 0, and every backward that returns 0 for equal $\mathrm{d}A$ passes. Here are four wrong ones. Look at
+# the columns: ones accept all four, a random $\mathrm{d}A$ none.
+
+# %%
+wrong = {
+    "always 0": lambda dA, A: 0 * A,
+    "D by plain mean": lambda dA, A: A * (dA - dA.mean(-1, keepdims=True)),
+    "factor A forgotten": lambda dA, A: dA - (A * dA).sum(-1, keepdims=True),
+    "twice as large": lambda dA, A: 2 * softmax_backward(dA, A),
+    "(the right one)": softmax_backward,
+}
+with_ones = {}
+print(f"{'largest error of dS':22}{'dA = ones':>12}{'dA random':>12}")
+for name, backward in wrong.items():
+    off = [np.abs(backward(d, A) - softmax_backward(d, A)).max() for d in (np.ones_like(A), dA)]
+    print(f"{name:22}{off[0]:12.0e}{off[1]:12.0e}")
+    with_ones[name] = off[0]
+    assert off[1] > 0.1 or backward is softmax_backward
+assert max(with_ones.values()) < 1e-14
+
+# %% [markdown]
+# **Try it.** Is `loss = (y ** 2).sum()` any better for a softmax? Predict before you run: put `2 * A` in the place of
+# `np.ones_like(A)`.
+#
+# <details><summary>Answer</summary>
+#
+# Much better here (the last assertion, which expects a blind check, stops): dA = 2A differs within each row, and all
+# four are found. But it is no random direction. Where all weights of a row are equal (a model at initialisation is
+# close to that) dA is constant again and the check is as blind as before. A random cotangent costs nothing and has no
+# such blind spot.
+#
+# </details>
+
+# %% [markdown]
+# ## 6. The attention core
+#
+# For map $m$ with key head $k(m)$ and latent head $c(m)$, and $s = 1/\sqrt{d_h}$: $S_m = s\,Q_m K_{k(m)}^\top$, $A_m
+# = \operatorname{softmax}(S_m)$, $Z_m = A_m C_{c(m)}$. Backwards, each line is a linear map's or the softmax's
+# backward:
+#
+# $$\mathrm{d}A_m = \mathrm{d}Z_m\, C_{c(m)}^\top \qquad \mathrm{d}S_m = A_m \odot (\mathrm{d}A_m - D_m) \qquad
+# \mathrm{d}Q_m = s\; \mathrm{d}S_m\, K_{k(m)}$$
+#
+# $$\mathrm{d}C_h = \sum_{m:\,c(m)=h} A_m^\top\, \mathrm{d}Z_m \qquad
+# \mathrm{d}K_h = s \sum_{m:\,k(m)=h} \mathrm{d}S_m^\top\, Q_m$$
+#
+# The two sums are the rule again: a key head is read by n_q/n_k maps, a latent head by n_q/n_c. In the code they are
+# the `+=`. ($C$ is what the core calls v, so $\mathrm{d}C$ is its dV; $\mathrm{d}A$ is often written dP.)
+
+
+# %%
+def core_backward(dZ, Q, K, C, A, scale):
+    """dQ, dK, dC, one map after the other."""
+    n_q, n_k, n_c = Q.shape[1], K.shape[1], C.shape[1]
+    dQ, dK, dC = np.zeros_like(Q), np.zeros_like(K), np.zeros_like(C)
+    for m in range(n_q):
+        k, c = m // (n_q // n_k), m // (n_q // n_c)
+        dC[:, c] += A[:, m].mT @ dZ[:, m]
+        dA = dZ[:, m] @ C[:, c].mT  # (B, N_q, N_k)
+        dS = softmax_backward(dA, A[:, m])
+        dQ[:, m] += scale * dS @ K[:, k]
+        dK[:, k] += scale * dS.mT @ Q[:, m]
+    return dQ, dK, dC
+
+
+# %% [markdown]
+# Compare with the library, and with the forward itself.
+
+# %%
+Q, K, C, A = (stages[name] for name in ("q", "k", "c", "map"))
+Z, _, core = attention_forward(Q, K, C)
+dZ = rng.standard_normal(Z.shape)
+mine = core_backward(dZ, Q, K, C, A, config.scale)
+for name, one, other in zip("QKC", mine, attention_backward(dZ, core), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-13)
+    print(f"d{name} {one.shape}")
+
+
+def core_of(arrays):
+    """Z as a function of q, k and c."""
+    return attention_forward(arrays["q"], arrays["k"], arrays["c"], need_saved=False)[0]
+
+
+qkc = {"q": Q, "k": K, "c": C}
+report(elementwise_error(core_of, qkc, dZ, dict(zip(qkc, mine, strict=True))))
+
+# %% [markdown]
+# The mask needs no line of its own. Where a query may not look, $A = 0$, and $\mathrm{d}S = A \odot (\dots)$ is 0 as
+# well; a query that sees nothing has a row of zeros and passes nothing on. Here the first token of sequence 1 is
+# padding:
+
+# %%
+padded = Mask(k_start=np.array([0, 1]))
+_, _, core = attention_forward(Q, K, C, padded)
+dQ, dK, dC = attention_backward(dZ, core)
+print("sequence 1, token 0:", [float(np.abs(d[1, :, 0]).max()) for d in (dQ, dK, dC)])
+assert not any(d[1, :, 0].any() for d in (dQ, dK, dC))
+
+# %% [markdown]
+# **Try it.** In `core_backward`, write `dK[:, k] = …` instead of `+=`. The shapes stay right. Which assertion finds
+# it, and which elements of dK are still right?
+#
+# <details><summary>Answer</summary>
+#
+# The comparison of dK; dQ and dC pass. No element of dK is right: each key head keeps the contribution of its last
+# map (1 and 3) and loses the other's. In training the loss would still fall, only more slowly. That is why sharing
+# needs a check of gradients and not only a loss curve.
+#
+# </details>
+
+# %% [markdown]
+# ### D without the map
+#
+# $D_t = \sum_j A_{tj}\,\mathrm{d}A_{tj}$ looks as if it needed whole rows of two N × N arrays. It does not:
+#
+# $$D_t = \sum_j A_{tj} \sum_l \mathrm{d}Z_{tl}\, C_{jl}
+# = \sum_l \mathrm{d}Z_{tl} \sum_j A_{tj}\, C_{jl} = \sum_l \mathrm{d}Z_{tl}\, Z_{tl}$$
+#
+# So $D = \operatorname{rowsum}(\mathrm{d}Z \odot Z)$. With this and the lse of each row, a fused kernel makes $A$ and
+# $\mathrm{d}S$ again one tile at a time and never needs the row at once.
+
+# %%
+from_map = (A * (dZ @ np.repeat(C, 4, axis=1).mT)).sum(axis=-1)
+from_z = (dZ * Z).sum(axis=-1)
+print(f"largest difference: {np.abs(from_map - from_z).max():.0e} of {np.abs(from_z).max():.1f}")
+np.testing.assert_allclose(from_map, from_z, atol=1e-13)
+
+# %% [markdown]
+# ## 7. RoPE: turn back
+#
+# RoPE turns each pair of features, read as the complex number $a + \mathrm{i}b$, by an angle that depends on the
+# position: a multiplication by $e^{\mathrm{i}\theta}$. A rotation's transpose is its inverse, so the gradient is
+# turned by $-\theta$. There is nothing to save but the angles.
+
+# %%
+cos, sin = ops.rope_angles(np.arange(6), d=4)  # (N, d_h/2) each
+turned, kept = ops.rope_forward(stages["q_proj"], cos, sin)
+np.testing.assert_allclose(turned, Q)
+
+dQ = rng.standard_normal(Q.shape)
+pairs = dQ[..., :2] + 1j * dQ[..., 2:]  # "half" pairing: feature t goes with t + d/2
+back = pairs * np.conj(cos + 1j * sin)
+back = np.concatenate([back.real, back.imag], axis=-1)
+np.testing.assert_allclose(back, ops.rope_backward(dQ, kept), atol=1e-15)
+
+
+def rope(arrays):
+    """Q after RoPE."""
+    return ops.rope_forward(arrays["q"], cos, sin)[0]
+
+
+report(elementwise_error(rope, {"q": stages["q_proj"]}, dQ, {"q": back}))
+
+# %% [markdown]
+# ## 8. The gate
+#
+# $O = U \odot G$ with $G = \sigma(a)$, $a = X W_G + b_G$. The product rule, and $\sigma' = \sigma(1 - \sigma)$:
+#
+# $$\mathrm{d}U = \mathrm{d}O \odot G \qquad \mathrm{d}G = \mathrm{d}O \odot U \qquad
+# \mathrm{d}a = \mathrm{d}G \odot G \odot (1 - G)$$
+#
+# $\sigma'$ is at most ¼, and near 0 where the gate is shut or wide open.
+
+# %%
+U, G = stages["values"], stages["gate"]
+dO = rng.standard_normal(U.shape)
+a, _ = ops.linear_forward(X, params["w_g"], params["b_g"])
+da = dO * U * G * (1 - G)
+
+
+def gated(arrays):
+    """O as a function of U and a."""
+    return arrays["u"] * ops.gate_forward(arrays["a"], config.gate)[0]
+
+
+report({"u and a": directional_error(gated, {"u": U, "a": a}, dO, {"u": dO * G, "a": da}, rng)})
+print(f"slopes from {(G * (1 - G)).min():.2f} to {(G * (1 - G)).max():.2f}")
+
+# %% [markdown]
+# ## 9. The decoder
+#
+# Map $m$ serves n_h/n_q heads, whose decoders stand side by side in $W_{P,m}$ (d_l × width). The released code adds
+# e = width / d_l copies of $Z_m$:
+#
+# $$U_m = Z_m W_{P,m} + [Z_m \dots Z_m] \qquad\Rightarrow\qquad \mathrm{d}Z_m = \mathrm{d}U_m W_{P,m}^\top +
+# \sum_{r=1}^{e} \mathrm{d}U_m^{(r)}, \qquad \mathrm{d}W_{P,m} = Z_m^\top\, \mathrm{d}U_m$$
+#
+# where $\mathrm{d}U_m^{(r)}$ is the $r$-th slice of d_l columns: $Z_m$ was copied e times, so the slices are added.
+# The heads that share the map are summed too, inside the product: $\mathrm{d}U_m W_{P,m}^\top = \sum_i \mathrm{d}U_i
+# W_{P,i}^\top$.
+
+
+# %%
+def decoder_backward(dU, Z, W_P, copies):
+    """dZ (B, n_q, N, d_l) and dW_P (n_q, d_l, width) from dU (B, N, n_q·width)."""
+    dZ, dW_P = np.zeros_like(Z), np.zeros_like(W_P)
+    d_l = Z.shape[-1]
+    for m, dU_m in enumerate(np.split(dU, len(W_P), axis=-1)):  # (B, N, width)
+        dZ[:, m] = dU_m @ W_P[m].T
+        if copies:
+            dZ[:, m] += sum(dU_m[..., r : r + d_l] for r in range(0, dU_m.shape[-1], d_l))
+        dW_P[m] = np.einsum("bti,btj->ij", Z[:, m], dU_m)
+    return dZ, dW_P
+
+
+Z, W_P, dU = stages["z"], params["w_p"], rng.standard_normal(U.shape)
+_, kept = ops.decoder_forward(Z, W_P, residual=True)
+for mine, theirs in zip(decoder_backward(dU, Z, W_P, True), ops.decoder_backward(dU, kept), strict=True):
+    np.testing.assert_allclose(mine, theirs, atol=1e-13)
+
+# %% [markdown]
+# Now with finite differences, and once more without the copies: the error is large, but only $\mathrm{d}Z$ shows it.
+
+
+# %%
+def decode(arrays):
+    """U, with copies."""
+    return ops.decoder_forward(arrays["z"], arrays["w_p"], residual=True)[0]
+
+
+small, dU = {"z": Z[:1, :, :2], "w_p": W_P}, dU[:1, :2]  # two tokens are enough
+claim = dict(zip(small, decoder_backward(dU, *small.values(), True), strict=True))
+report(elementwise_error(decode, small, dU, claim))
+claim = dict(zip(small, decoder_backward(dU, *small.values(), False), strict=True))
+without = elementwise_error(decode, small, dU, claim)
+print("copies forgotten:", {name: f"{error:.0e}" for name, error in without.items()})
+assert without["z"] > 0.1
+
+# %% [markdown]
+# ## 10. The whole chain
+#
+# Now from $\mathrm{d}Y$ to $\mathrm{d}X$, with our own functions and the names of `gta.backward`'s trace. First the
+# end of the layer: $W_O$, gate, decoder.
+
+
+# %%
+def flat(x):
+    """All tokens in one matrix: (B, N, width) → (B·N, width)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+dY = rng.standard_normal(Y.shape)
+d, grads = {"d_out": dY}, {}
+
+grads["w_o"] = flat(stages["heads"]).T @ flat(dY)
+d["d_heads"] = dY @ params["w_o"].T
+d["d_gate"] = d["d_heads"] * U
+d["d_values"] = d["d_heads"] * G
+d["d_z"], grads["w_p"] = decoder_backward(d["d_values"], Z, W_P, config.decoder_residual)
+print({name: x.shape for name, x in d.items()})
+
+# %% [markdown]
+# Then the core and RoPE.
+
+# %%
+per_map = np.repeat(C, config.n_q // config.n_c, axis=1)  # the C of every map
+d["d_map"] = d["d_z"] @ per_map.mT
+d["d_scores"] = softmax_backward(d["d_map"], A)
+d["d_q"], d["d_k"], d["d_c"] = core_backward(d["d_z"], Q, K, C, A, config.scale)
+d["d_q_proj"] = ops.rope_backward(d["d_q"], (cos, sin, "half"))
+d["d_k_proj"] = ops.rope_backward(d["d_k"], (cos, sin, "half"))
+print({name: d[name].shape for name in ("d_map", "d_scores", "d_q", "d_k", "d_c")})
+
+# %% [markdown]
+# $X$ has four readers: the projections to Q, K, C and to the gate. So $\mathrm{d}X$ is the sum of four terms.
+
+# %%
+d_gate_input = d["d_gate"] * G * (1 - G)
+into = {"q": d["d_q_proj"], "k": d["d_k_proj"], "c": d["d_c"]}
+reads = {name: merge_heads(x) for name, x in into.items()} | {"g": d_gate_input}  # (B, N, heads·width)
+dX = 0
+for name, dy in reads.items():
+    part, grads[f"w_{name}"], grads[f"b_{name}"] = linear_backward(flat(dy), flat(X), params[f"w_{name}"])
+    print(f"through W_{name.upper()}: |dX| = {np.linalg.norm(part):6.2f}")
+    dX += part.reshape(X.shape)
+print(f"sum:         |dX| = {np.linalg.norm(dX):6.2f}")
+
+# %% [markdown]
+# Compare every stage and every gradient with the library's.
+
+# %%
+trace = {}
+dX_library, grads_library = gta.backward(dY, saved, trace=trace)
+print(" → ".join(trace))
+assert set(trace) == set(d)
+assert set(grads_library) == set(grads)
+pairs = [(d[name], trace[name]) for name in trace] + [(grads[name], grads_library[name]) for name in grads]
+worst = max(np.abs(mine - theirs).max() / np.abs(theirs).max() for mine, theirs in [*pairs, (dX, dX_library)])
+print(f"{len(pairs) + 1} arrays, largest relative difference {worst:.0e}")
+assert worst < 1e-12
+
+# %% [markdown]
+# Two gradients that agree could both be wrong. The last word has the forward: each parameter and X, one at a time.
+
+# %%
+everything = {**params, "x": X}
+claim = {**grads, "x": dX}
+
+
+def layer(some):
+    """Y where some of X and the parameters have moved."""
+    arrays = everything | some
+    return gta.forward({n: arrays[n] for n in params}, arrays["x"], config, need_saved=False)[0]
+
+
+report({n: directional_error(layer, {n: a}, dY, claim, rng) for n, a in everything.items()})
+
+# %% [markdown]
+# **Try it.** `b_k` got a gradient. What would its norm be in a layer without RoPE? Predict, then run
+#
+# ```python
+# from dataclasses import replace
+#
+# _, kept = gta.forward(params, X, replace(config, rope_pairing="none"))
+# np.linalg.norm(grads["b_k"]), np.linalg.norm(gta.backward(dY, kept)[1]["b_k"])
+# ```
+#
+# <details><summary>Answer</summary>
+#
+# 0, to rounding. A bias on the keys adds the same number $Q_t \cdot b_k$ to all scores of a row, and a softmax does
+# not notice. RoPE turns the bias by each key's position, so that it does matter.
+#
+# </details>
+
+# %% [markdown]
+# ## 11. What is kept, and how many bytes
+#
+# The filled boxes of the picture wait in memory until the backward comes. All of them grow with N but one: the map
+# has $n_q N^2$ elements. The definition keeps it. A fused engine keeps $Z$ (which the decoder keeps anyway) and for
+# each row what the softmax subtracted and divided by, and makes the map again. Count it for a layer of GTA-1B,
+# float32, in arrays that `saved` really holds:
+
+# %%
+big = gta.Config.preset("gta-1b")
+big_params = gta.init(big, rng, "float32")
+
+
+def arrays_in(x):
+    """All arrays in nested tuples; of a view, the array that owns the memory."""
+    if isinstance(x, np.ndarray):
+        yield x if x.base is None else x.base
+    elif isinstance(x, tuple):
+        for part in x:
+            yield from arrays_in(part)
+
+
+def held(length, engine):
+    """Bytes held between forward and backward, each memory once, without parameters."""
+    x = rng.standard_normal((1, length, big.hidden_size), np.float32)
+    owners = {id(a): a for a in arrays_in(gta.forward(big_params, x, big, engine=engine)[1])}
+    return sum(a.nbytes for i, a in owners.items() if i not in {id(p) for p in big_params.values()})
+
+
+# %% [markdown]
+# Look at the slopes: on these axes N² is twice as steep as N. Lines are the cost model's formula, points are
+# measured. (The engine "numba" compiles for some seconds when it is used for the first time on a machine.)
+
+# %%
+engines = {"the definition (map kept)": "reference", "fused (map made again)": "numba"}
+measured = {name: {n: held(n, engine) for n in (128, 256, 512, 1024)} for name, engine in engines.items()}
+lengths = [2**i for i in range(7, 16)]
+structure = gta.structure(big)
+formula = {
+    name: [4 * attention_activations(structure, 1, n, fused=engine == "numba") for n in lengths]
+    for name, engine in engines.items()
+}
+plots_backward.kept_for_backward(lengths, formula, measured)
+
+# %% [markdown]
+# And where the bytes are, at N = 4096:
+
+# %%
+n = 4096
+for name, elements in structure.kept.items():
+    print(f"{name:11}{4 * n * elements / 2**20:8.1f} MiB")
+print(f"{'map':11}{4 * n * n * structure.n_q / 2**20:8.1f} MiB   only in the definition")
+print(f"{'lse':11}{4 * n * structure.n_q / 2**20:8.1f} MiB   only if fused")
+for name, engine in engines.items():
+    off = measured[name][1024] / (4 * attention_activations(structure, 1, 1024, fused=engine == "numba")) - 1
+    print(f"{name}: held {off:+.2%} against the formula at N = 1024")
+    assert abs(off) < 0.02
+
+# %% [markdown]
+# The small surplus: the formula leaves out RoPE's tables of cos and sin, and the CPU engine keeps two numbers a row
+# where one lse would do.
+#
+# ## Summary
+#
+# - Every gradient here is a linear map's transpose, a product rule or $A \odot (\mathrm{d}A - D)$; what is read
+#   several times (biases, key and latent heads, copies, X) gets a sum.
+# - A random cotangent and finite differences in float64 find a wrong gradient; `.sum()` on a softmax finds none.
+# - The map is the only thing kept that grows with N²; $D = \operatorname{rowsum}(\mathrm{d}Z \odot Z)$ and the rows'
+#   lse replace it. How a forward gets by without the map is the next notebook.
+#
+# [previous: cache accounting](03_cache_accounting.ipynb) |
+# [next: online softmax and tiles](05_online_softmax_and_tiles.ipynb)
