@@ -4,7 +4,7 @@ BIN := .venv/bin
 TOUR_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: tour test test-cudasim test-gpu interop bench lint format clean
+.PHONY: tour test test-cudasim test-gpu interop bench notebooks docs lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -38,6 +38,19 @@ test-cudasim: .venv/installed-test .venv/installed-cuda
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -q -m gpu tests
 
+.venv/installed-notebooks .venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[$(@:.venv/installed-%=%)]'
+	@touch $@
+
+# runs the course's notebooks; docs/notebooks/ holds them with their outputs
+notebooks: .venv/installed-notebooks .venv/installed-cuda .venv/installed-pretrained
+	$(BIN)/python notebooks/build.py --run docs/notebooks
+
+# the site, in docs/_build/html; no network is needed, neither to build it nor to read it
+docs: .venv/installed-docs notebooks
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+	$(BIN)/python docs/check_site.py docs/_build/html
+
 # independent implementations in PyTorch and JAX, checked with the verification kit
 interop: .venv/installed-test .venv/installed-interop
 	$(BIN)/python -m pytest -q tests/verify/test_interop.py
@@ -56,4 +69,4 @@ format: .venv/installed-lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build docs/_build docs/notebooks *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -43,7 +43,7 @@ def study(summary: dict[str, Any]) -> Figure:
         left.set_xlabel("cached elements a token and layer")
     else:
         left.set_xticks([])
-        left.set_xlim(-0.6, len(arms) - 0.4)
+        left.set_xlim(-0.6, len(arms) + 0.7)  # room for the last name
     left.margins(x=0.14, y=0.15)
     left.set_ylabel("loss on held-out data, nats a token")
     right.set_xlabel("step")

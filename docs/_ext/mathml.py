@@ -1,0 +1,86 @@
+r"""Formulas as MathML, made when the site is built: the pages need no JavaScript and no network for them.
+
+math-core turns TeX into MathML Core, which Chromium, Firefox and Safari draw. A formula that it does not understand
+is a warning of the build, with its place. The font for them is STIX Two Math, as the package ziamath carries it:
+without a font made for mathematics, browsers do not stretch parentheses.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from shutil import copyfile
+
+from docutils import nodes
+from math_core import LatexError, LatexToMathML
+from sphinx.application import Sphinx
+from sphinx.locale import _
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
+
+logger = logging.getLogger(__name__)
+converter = LatexToMathML(fancy_error=False)
+NUMBERED = re.compile(r"\\(begin|end)\{(equation|align|gather|multline)\}")
+PRIME = re.compile(r"<msup>(<mi>[^<]*</mi>)<mo>([′″])</mo></msup>")
+
+
+def to_mathml(tex: str, *, block: bool) -> str:
+    """One formula as a <math> element.
+
+    Raises
+    ------
+    ValueError
+        Where the TeX has an unknown command or does not close what it opens.
+    """
+    tex = NUMBERED.sub(r"\\\1{\2*}", tex)  # numbers are Sphinx's
+    try:
+        mathml = converter.convert_with_local_state(tex, displaystyle=block)
+    except LatexError as error:
+        raise ValueError(f"formula {tex!r}: {error}") from None
+    # fonts draw a prime raised already, and browsers would raise it again and make it smaller
+    return PRIME.sub(r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', mathml).strip()
+
+
+def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
+    """Write a formula within a line."""
+    self.body.append(f'<span class="math">{_converted(node, block=False)}</span>')
+    raise nodes.SkipNode
+
+
+def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
+    """Write a formula on a line of its own, with its number where it has one."""
+    attributes = {"ids": node["ids"]} if node["ids"] else {}
+    self.body.append(self.starttag(node, "div", CLASS="math math-block", **attributes))
+    self.body.append(f'<div class="math-scroll">{_converted(node, block=True)}</div>')
+    if node["number"] and not node.get("nowrap"):  # in a notebook, an environment of amsmath's shows none
+        self.body.append(f'<span class="eqno">({node["number"]})')
+        self.add_permalink_ref(node, _("Link to this equation"))
+        self.body.append("</span>")
+    self.body.append("</div>\n")
+    raise nodes.SkipNode
+
+
+def _converted(node: nodes.Element, *, block: bool) -> str:
+    try:
+        return to_mathml(node.astext(), block=block)
+    except ValueError as error:
+        logger.warning("%s", error, location=node, type="mathml")
+        return f"<code>{nodes.unescape(node.astext())}</code>"
+
+
+def copy_font(app: Sphinx, _error: Exception | None = None) -> None:
+    """Put the font beside the style sheet."""
+    if app.builder.format == "html":
+        font = resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
+        target = Path(app.outdir) / "_static" / "math.ttf"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with resources.as_file(font) as source:
+            copyfile(source, target)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Sphinx calls this."""
+    app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
+    app.connect("build-finished", copy_font)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,55 @@
+"""Sphinx's settings. `make docs` builds docs/_build/html without a network; the pages need none either."""
+
+import sys
+import warnings
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
+
+from gta_ref import __version__  # noqa: E402
+
+warnings.filterwarnings("ignore", "Unknown section Args")  # in a docstring of numba's, which is not shown
+
+project = "gta_ref"
+author = "the authors of gta_ref"
+copyright = "the authors of gta_ref, Apache-2.0"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    # in _ext/
+    "mathml",
+    "modules",
+    "commands",
+    "notebooks",
+]
+exclude_patterns = ["_build", "_ext", "examples", "**/.ipynb_checkpoints"]
+
+# pages and notebooks
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # `make notebooks` executes them; the outputs they hold are shown
+nb_ipywidgets_js = {}  # the default comes from another host
+nb_merge_streams = True
+
+# API reference: the docstrings give the types, with shapes; a signature gives names and defaults
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autodoc_mock_imports = ["cupy"]
+numpydoc_show_class_members = False
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+nitpicky = True
+default_role = "code"  # `name` in a docstring
+
+html_theme = "furo"
+html_title = f"gta_ref {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False

@@ -1,0 +1,173 @@
+"""Exercises 8 and 9: the backward of the softmax, and of the gated decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gta_ref.exercises.exercise import Exercise, Mistake, Trial, normal, random_maps
+from gta_ref.ops import decoder_backward, decoder_forward, gate_backward, gate_forward, softmax_backward
+
+# --- ex08: dS = A ⊙ (dA − rowsum(A ⊙ dA)) -------------------------------------------------------------------
+
+
+def _softmax_trials() -> list[Trial]:
+    rng = np.random.default_rng(108)
+
+    def trial(what: str, n: int, n_queries: int, n_keys: int, dtype: str = "float64", factor: float = 1.0) -> Trial:
+        d_map = normal(rng, 2, n, n_queries, n_keys, dtype=dtype, factor=factor)
+        return Trial(what, (d_map, random_maps(rng, 2, n, n_queries, n_keys, dtype=dtype)))
+
+    causal = trial("a causal map: 0 above the diagonal", 3, 7, 7)
+    causal.arguments[1][:] *= np.tri(7)
+    causal.arguments[1][:] /= causal.arguments[1].sum(-1, keepdims=True)
+    blind = trial("a query that sees nothing: its row of the map is 0, and so is its gradient", 2, 5, 5)
+    blind.arguments[1][1, :, 0] = 0.0
+    return [
+        trial("5 queries, 5 keys", 3, 5, 5),
+        trial("7 queries, 65 keys", 2, 7, 65),
+        trial("one token: the map is 1 whatever the score, so the gradient is 0", 2, 1, 1),
+        causal,
+        blind,
+        trial("a large gradient", 2, 5, 7, factor=1e6),
+        trial("float32", 3, 7, 9, "float32"),
+    ]
+
+
+EX08 = Exercise(
+    name="ex08",
+    function="map_backward",
+    parameters="d_map, map",
+    results={"d_scores": "B, n_q, N_q, N_k"},
+    trials=_softmax_trials,
+    truth=softmax_backward,
+    mistakes=(
+        Mistake(
+            "only the diagonal of the Jacobian is used, A (1 − A), as for σ: but a score changes every weight of its "
+            "row, since they sum to 1",
+            lambda d, a: d * a * (1 - a),
+        ),
+        Mistake("the row's sum is left out: the weights of a row cannot all grow, they sum to 1", lambda d, a: d * a),
+        Mistake("the sum is that of dA alone; it is rowsum(A ⊙ dA)", lambda d, a: a * (d - d.sum(-1, keepdims=True))),
+        Mistake("the mean of dA is subtracted; it is the mean weighted by the map, rowsum(A ⊙ dA)",
+                lambda d, a: a * (d - d.mean(-1, keepdims=True))),
+        Mistake("the sum goes over the wrong axis, the queries; each query's row of keys is a softmax of its own",
+                lambda d, a: a * (d - (a * d).sum(-2, keepdims=True))),
+        Mistake("the sum goes over the whole map; each query's row of keys is a softmax of its own",
+                lambda d, a: a * (d - (a * d).sum((-2, -1), keepdims=True))),
+        Mistake("rowsum(A ⊙ dA) is added instead of subtracted",
+                lambda d, a: a * (d + (a * d).sum(-1, keepdims=True))),
+        Mistake("the factor A in front is left out", lambda d, a: d - (a * d).sum(-1, keepdims=True)),
+        Mistake("the row's sum is outside the factor A: it is A ⊙ (dA − sum), not A ⊙ dA − sum",
+                lambda d, a: a * d - (a * d).sum(-1, keepdims=True)),
+    ),
+)  # fmt: skip
+
+
+# --- ex09: O = (Z W_P + copies of Z) ⊙ σ(a) -----------------------------------------------------------------
+
+
+def _decoder_trials() -> list[Trial]:
+    rng = np.random.default_rng(109)
+
+    def trial(
+        what: str, n_q: int, length: int, d_l: int, width: int, copies: bool, *, dtype: str = "float64",
+        factor: float = 1.0,
+    ) -> Trial:  # fmt: skip
+        return Trial(
+            what,
+            (
+                normal(rng, 2, length, n_q * width, dtype=dtype),
+                normal(rng, 2, n_q, length, d_l, dtype=dtype),
+                normal(rng, n_q, d_l, width, dtype=dtype),
+                normal(rng, 2, length, n_q * width, dtype=dtype, factor=factor),
+                copies,
+            ),
+        )
+
+    return [
+        trial("2 maps, d_l=3, 6 columns a map, no copies", 2, 5, 3, 6, False),
+        trial("2 maps, d_l=3, 6 columns a map, with e=2 copies of Z", 2, 5, 3, 6, True),
+        trial("as many columns as the latent is wide, with e=1 copy", 3, 7, 4, 4, True),
+        trial("a column count that d_l does not divide, no copies", 2, 7, 4, 6, False),
+        trial("one map, one token, with e=3 copies", 1, 1, 2, 6, True),
+        trial("65 tokens, with e=4 copies", 2, 65, 2, 8, True),
+        trial("gates shut and open", 2, 5, 3, 6, True, factor=3000.0),
+        trial("float32, with e=2 copies", 2, 7, 3, 6, True, dtype="float32"),
+    ]
+
+
+def _decoder_truth(
+    d_heads: np.ndarray, z: np.ndarray, w_p: np.ndarray, a: np.ndarray, copies: bool
+) -> tuple[np.ndarray, ...]:
+    values, decoder = decoder_forward(z, w_p, copies)
+    gate, activation = gate_forward(a)
+    d_z, d_w_p = decoder_backward(d_heads * gate, decoder)
+    return d_z, d_w_p, gate_backward(d_heads * values, activation)
+
+
+def _decoder_by(
+    *,
+    d_values: Any = lambda d, g, a: d * g,
+    residual: Any = lambda parts: parts.sum(3),
+    d_w: Any = lambda per_token: per_token.sum(0),
+    values: Any = lambda u, tiled: u + tiled,
+    d_a: Any = lambda d, u, g, a: d * u * g * (1 - g),
+) -> Any:
+    """The decoder's backward with one of its steps replaced."""
+
+    def answer(
+        d_heads: np.ndarray, z: np.ndarray, w_p: np.ndarray, a: np.ndarray, copies: bool
+    ) -> tuple[np.ndarray, ...]:
+        batch, n_q, length, d_l = z.shape
+        width = w_p.shape[2]
+        g = 0.5 * (1 + np.tanh(0.5 * a))
+        u = z @ w_p  # (B, n_q, N, width)
+        if copies:
+            u = values(u, np.tile(z, width // d_l))
+        flat = u.transpose(0, 2, 1, 3).reshape(a.shape)
+        d_u = d_values(d_heads, g, a).reshape(batch, length, n_q, width).transpose(0, 2, 1, 3)
+        d_z = d_u @ w_p.swapaxes(-1, -2)
+        if copies:
+            d_z = d_z + residual(d_u.reshape(batch, n_q, length, width // d_l, d_l))
+        return d_z, d_w(z.swapaxes(-1, -2) @ d_u), d_a(d_heads, flat, g, a)
+
+    return answer
+
+
+EX09 = Exercise(
+    name="ex09",
+    function="decoder_backward",
+    parameters="d_heads, z, w_p, a, copies",
+    results={"d_z": "B, n_q, N, d_l", "d_w_p": "n_q, d_l, width", "d_a": "B, N, n_q·width"},
+    trials=_decoder_trials,
+    truth=_decoder_truth,
+    mistakes=(
+        Mistake("the gate is left out on the way back: dU = dO ⊙ σ(a)", _decoder_by(d_values=lambda d, g, a: d)),
+        Mistake("a itself takes the gate's place: dU = dO ⊙ σ(a), not dO ⊙ a",
+                _decoder_by(d_values=lambda d, g, a: d * a)),
+        Mistake("the copies of Z pass no gradient: with copies, the e slices of dU are added to dZ",
+                _decoder_by(residual=lambda parts: 0.0)),
+        Mistake("only the first copy of Z passes a gradient: all e slices of dU are added",
+                _decoder_by(residual=lambda parts: parts[:, :, :, 0])),
+        Mistake("the slices of dU are averaged; each copy of Z passes its own, so they are added",
+                _decoder_by(residual=lambda parts: parts.mean(3))),
+        Mistake("dW_P is not summed over the batch: all tokens of all sequences use one W_P",
+                _decoder_by(d_w=lambda per_token: per_token)),
+        Mistake("dW_P is averaged over the batch; a gradient adds up", _decoder_by(d_w=lambda x: x.mean(0))),
+        Mistake("dW_P is that of the first sequence alone; a gradient adds up", _decoder_by(d_w=lambda x: x[0])),
+        Mistake("σ′ is left out of da: dσ/da = σ(a)(1 − σ(a))", _decoder_by(d_a=lambda d, u, g, a: d * u)),
+        Mistake("da has σ(a) where σ′(a) = σ(a)(1 − σ(a)) belongs", _decoder_by(d_a=lambda d, u, g, a: d * u * g)),
+        Mistake("da has a(1 − a) where σ(a)(1 − σ(a)) belongs",
+                _decoder_by(d_a=lambda d, u, g, a: d * u * a * (1 - a))),
+        Mistake("the values are left out of da: O = U ⊙ σ(a), so da holds U",
+                _decoder_by(d_a=lambda d, u, g, a: d * g * (1 - g))),
+        Mistake("da holds the gated values O; it holds the values U before the gate",
+                _decoder_by(d_a=lambda d, u, g, a: d * u * g * g * (1 - g))),
+        Mistake("da is made from Z W_P alone; with copies U = Z W_P + [Z … Z]",
+                _decoder_by(values=lambda u, tiled: u)),
+    ),
+)  # fmt: skip
+
+EXERCISES = (EX08, EX09)

@@ -1,0 +1,37 @@
+"""All exercises by name, and ``check``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gta_ref.errors import check_choice
+from gta_ref.exercises import backward, cache, cuda, layer, maps, tiles, values
+from gta_ref.exercises.verdict import Verdict
+
+MODULES = (maps, values, cache, backward, tiles, cuda, layer)
+CATALOGUE: dict[str, Any] = {exercise.name: exercise for module in MODULES for exercise in module.EXERCISES}
+
+
+def check(name: str, function: Any) -> Verdict:
+    """Check the answer to an exercise.
+
+    Parameters
+    ----------
+    name : str
+        Such as "ex03".
+    function : callable
+        The function itself, not its result.
+
+    Returns
+    -------
+    Verdict
+        Shows in a notebook by itself; ``print`` it elsewhere. True where all hidden cases agree, otherwise with the
+        first thing that is wrong.
+
+    Raises
+    ------
+    ValueError
+        Where there is no exercise of this name.
+    """
+    check_choice("exercise", name, tuple(CATALOGUE))
+    return CATALOGUE[name].examine(function)

@@ -1,0 +1,204 @@
+"""Exercises 4 and 5: the gate, and the decoder behind the sum (Eq. 7 = Eq. 8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gta_ref.core.reference import repeat_heads
+from gta_ref.exercises.exercise import Exercise, Memory, Mistake, Trial, normal, random_maps
+from gta_ref.mechanisms.common import split_heads
+from gta_ref.ops import decoder_forward, gate_forward, linear_forward
+
+
+def _sigmoid(a: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * a))
+
+
+def _soft(a: np.ndarray) -> np.ndarray:
+    w = np.exp(a - a.max(-1, keepdims=True))
+    return w / w.sum(-1, keepdims=True)
+
+
+# --- ex04: O = (A V) ⊙ σ(x_t W_G + b_G) ---------------------------------------------------------------------
+
+
+_OVERFLOW = "σ overflows: eᵃ/(1 + eᵃ) is ∞/∞ = NaN for large a; 1/(1 + e⁻ᵃ) is not"
+
+
+def _gate_trials() -> list[Trial]:
+    rng = np.random.default_rng(104)
+
+    def trial(
+        what: str, n_h: int, length: int, *, hidden: int = 6, dtype: str = "float64", factor: float = 1.0
+    ) -> Trial:
+        nan = f"Perhaps {_OVERFLOW}." if factor > 1 else ""
+        d_h = 3
+        return Trial(
+            what,
+            (
+                random_maps(rng, 2, n_h, length, length, dtype=dtype),
+                normal(rng, 2, n_h, length, d_h, dtype=dtype),
+                normal(rng, 2, length, hidden, dtype=dtype),
+                normal(rng, hidden, n_h * d_h, dtype=dtype, factor=factor),
+                normal(rng, n_h * d_h, dtype=dtype),
+            ),
+            nan,
+        )
+
+    blind = trial("a query that sees nothing: its row of the map is 0", 2, 5)
+    blind.arguments[0][1, :, 0] = 0.0
+    return [
+        trial("4 heads, 5 tokens", 4, 5),
+        trial("one head", 1, 7, hidden=9),
+        trial("one token", 4, 1),
+        trial("65 tokens", 2, 65),
+        blind,
+        trial("gates shut and open: x W_G of some thousands", 3, 5, factor=3000.0),
+        trial("float32", 4, 7, dtype="float32"),
+        trial("float32, x W_G of some thousands", 2, 5, dtype="float32", factor=3000.0),
+    ]
+
+
+def _gate_truth(a: np.ndarray, v: np.ndarray, x: np.ndarray, w_g: np.ndarray, b_g: np.ndarray) -> np.ndarray:
+    g, _ = gate_forward(linear_forward(x, w_g, b_g)[0])  # (B, N, n_h·d_h)
+    return a @ v * split_heads(g, v.shape[1])
+
+
+def _heads_of(g: np.ndarray, n_h: int) -> np.ndarray:
+    return g.reshape(*g.shape[:2], n_h, -1).transpose(0, 2, 1, 3)
+
+
+def _gate_by(*, linear: Any = None, activation: Any = _sigmoid, split: Any = _heads_of, combine: Any = None) -> Any:
+    """The gated heads with one of the steps replaced."""
+
+    def answer(a: np.ndarray, v: np.ndarray, x: np.ndarray, w_g: np.ndarray, b_g: np.ndarray) -> np.ndarray:
+        g = split(activation(x @ w_g + b_g if linear is None else linear(x, w_g, b_g)), v.shape[1])
+        return a @ v * g if combine is None else combine(a, v, g)
+
+    return answer
+
+
+EX04 = Exercise(
+    name="ex04",
+    function="gated_heads",
+    parameters="a, v, x, w_g, b_g",
+    results={"heads": "B, n_h, N, d_h"},
+    trials=_gate_trials,
+    truth=_gate_truth,
+    mistakes=(
+        Mistake(
+            "the gate's token is the key's: v is gated before the sum. Here the query's own token gates, after the sum",
+            _gate_by(combine=lambda a, v, g: a @ (v * g)),
+        ),
+        Mistake("the gate is left out", _gate_by(combine=lambda a, v, g: a @ v)),
+        Mistake("σ is left out: the heads are multiplied by x W_G + b_G itself", _gate_by(activation=lambda a: a)),
+        Mistake("the bias b_G is left out", _gate_by(linear=lambda x, w, b: x @ w)),
+        Mistake("the gate is a SiLU, a σ(a), instead of σ(a)", _gate_by(activation=lambda a: a * _sigmoid(a))),
+        Mistake("the gate is a tanh instead of σ", _gate_by(activation=np.tanh)),
+        Mistake("the gate is a softmax over its features instead of σ of each", _gate_by(activation=_soft)),
+        Mistake("the gate is σ(−a): open where it should be shut", _gate_by(activation=lambda a: _sigmoid(-a))),
+        Mistake("the gate is added to the heads instead of multiplied", _gate_by(combine=lambda a, v, g: a @ v + g)),
+        Mistake(
+            "the gate (B, N, n_h·d_h) is reshaped to (B, n_h, N, d_h) at once, which mixes tokens and heads: reshape "
+            "to (B, N, n_h, d_h) first, then swap the axes of tokens and heads",
+            _gate_by(split=lambda g, n_h: g.reshape(g.shape[0], n_h, g.shape[1], -1)),
+        ),
+        Mistake(
+            _OVERFLOW,
+            _gate_by(activation=lambda a: np.exp(a) / (1 + np.exp(a))),
+        ),
+    ),
+)  # fmt: skip
+
+
+# --- ex05: O = ((A C) W_P) ⊙ gate ---------------------------------------------------------------------------
+
+
+def _absorb_arguments(
+    rng: np.random.Generator, n_q: int, n_c: int, n_queries: int, n_keys: int, dtype: str = "float64", width: int = 6
+) -> tuple[np.ndarray, ...]:
+    d_l = 4
+    return (
+        random_maps(rng, 2, n_q, n_queries, n_keys, dtype=dtype),
+        normal(rng, 2, n_c, n_keys, d_l, dtype=dtype),
+        normal(rng, n_q, d_l, width, dtype=dtype),
+        _sigmoid(normal(rng, 2, n_queries, n_q * width)).astype(dtype),
+    )
+
+
+def _absorb_trials() -> list[Trial]:
+    rng = np.random.default_rng(105)
+    blind = Trial("a query that sees nothing: its row of the map is 0", _absorb_arguments(rng, 2, 1, 5, 5))
+    blind.arguments[0][1, :, 0] = 0.0
+    return [
+        Trial("6 maps on 2 latent heads, 5 queries, 7 keys", _absorb_arguments(rng, 6, 2, 5, 7)),
+        Trial("one latent head for all maps", _absorb_arguments(rng, 3, 1, 7, 7)),
+        Trial("a latent head for every map", _absorb_arguments(rng, 3, 3, 5, 5)),
+        Trial("one map, one token", _absorb_arguments(rng, 1, 1, 1, 1)),
+        Trial("one query on 65 keys", _absorb_arguments(rng, 4, 2, 1, 65)),
+        blind,
+        Trial("float32", _absorb_arguments(rng, 6, 2, 5, 7, "float32")),
+    ]
+
+
+def _absorb_truth(a: np.ndarray, c: np.ndarray, w_p: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    values, _ = decoder_forward(a @ repeat_heads(c, a.shape[1]), w_p)  # (B, N_q, n_q·width)
+    return values * gate
+
+
+def _absorb_by(*, spread: Any = None, decode: Any = None, lay: Any = None, gated: bool = True) -> Any:
+    """The heads with one of the steps replaced."""
+
+    def answer(a: np.ndarray, c: np.ndarray, w_p: np.ndarray, gate: np.ndarray) -> np.ndarray:
+        n = a.shape[1] // c.shape[1]
+        z = a @ (np.repeat(c, n, 1) if spread is None else spread(c, n))  # (B, n_q, N_q, d_l)
+        u = z @ w_p if decode is None else decode(z, w_p)  # (B, n_q, N_q, width)
+        flat = u.transpose(0, 2, 1, 3) if lay is None else lay(u)
+        flat = flat.reshape(*gate.shape)
+        return flat * gate if gated else flat
+
+    return answer
+
+
+def _absorb_memory() -> Memory:
+    rng, n_keys, width = np.random.default_rng(205), 4096, 96
+    trial = Trial(f"one query on {n_keys:,} keys", _absorb_arguments(rng, 2, 1, 1, n_keys, width=width))
+    # B·N_k·n_q·width numbers are all decoded values; c with a copy for each map has 1/24 of that
+    limit = 2 * n_keys * 2 * width * 8 // 4
+    hint = (
+        "past values are decoded, as in Eq. 7. Form Z = A C first, one latent for each query and map, and decode that "
+        "(Eq. 8): nothing then grows with the number of keys but the cache itself."
+    )
+    return Memory(trial, limit, hint)
+
+
+EX05 = Exercise(
+    name="ex05",
+    function="attend_then_decode",
+    parameters="a, c, w_p, gate",
+    results={"heads": "B, N_q, n_h·d_h"},
+    trials=_absorb_trials,
+    truth=_absorb_truth,
+    memory=_absorb_memory,
+    mistakes=(
+        Mistake(
+            "the latent heads are interleaved over the maps (m % n_c); map m reads latent head m // (n_q/n_c)",
+            _absorb_by(spread=lambda c, n: np.tile(c, (1, n, 1, 1))),
+        ),
+        Mistake("every map is decoded by the matrix of map 0", _absorb_by(decode=lambda z, w: z @ w[:1])),
+        Mistake("the gate is left out", _absorb_by(gated=False)),
+        Mistake(
+            "the decoded values (B, n_q, N, width) are reshaped to (B, N, n_q·width) at once, which mixes tokens and "
+            "maps: swap the axes of maps and tokens first",
+            _absorb_by(lay=lambda u: u),
+        ),
+        Mistake(
+            "the maps' columns are interleaved; map m fills the columns m·width … (m+1)·width − 1",
+            _absorb_by(lay=lambda u: u.transpose(0, 2, 3, 1)),
+        ),
+    ),
+)
+
+EXERCISES = (EX04, EX05)

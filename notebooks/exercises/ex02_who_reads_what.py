@@ -1,0 +1,91 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercise 2: which head reads what
+#
+# 10 minutes · level 1 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
+#
+# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+
+# %%
+import numpy as np
+
+from gta_ref.exercises import check
+
+np.set_printoptions(precision=3, suppress=True)
+
+# %% [markdown]
+# GTA has four kinds of heads: $n_h$ output heads, $n_q$ maps (query heads), $n_k$ key heads and $n_c$ latent heads.
+# Each count divides the one before it ($n_q$ divides $n_h$; $n_k$ and $n_c$ divide $n_q$). Who reads what goes in
+# contiguous runs:
+#
+# $$q(i) = \left\lfloor \frac{i}{n_h/n_q} \right\rfloor, \qquad
+# k(m) = \left\lfloor \frac{m}{n_q/n_k} \right\rfloor, \qquad
+# c(m) = \left\lfloor \frac{m}{n_q/n_c} \right\rfloor$$
+#
+# Output head $i$ uses map $m = q(i)$; map $m$ was made with key head $k(m)$ and weighs latent head $c(m)$.
+#
+# Return three arrays (or lists) of $n_h$ whole numbers: for each output head its map, its key head, its latent head.
+
+
+# %%
+def who_reads_what(n_h, n_q, n_k, n_c):
+    """map_of_head, key_of_head, latent_of_head: (n_h,) each."""
+    ...
+
+
+# %% [markdown]
+# ### A small example
+
+# %%
+answer = who_reads_what(12, 6, 3, 2)
+for readers in () if answer is None else answer:
+    print(readers)
+
+# %% [markdown]
+# It should print
+#
+# ```text
+# [0 0 1 1 2 2 3 3 4 4 5 5]
+# [0 0 0 0 1 1 1 1 2 2 2 2]
+# [0 0 0 0 0 0 1 1 1 1 1 1]
+# ```
+
+# %% [markdown]
+# ### Check it
+#
+# The check calls your function with arrays that are not shown here.
+
+# %%
+check("ex02", who_reads_what)
+
+# %% [markdown]
+# ### If you are stuck
+#
+# <details><summary>Hint 1</summary>
+#
+# `//` divides and drops the remainder, for whole arrays too.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# The key head is found from the map, not from the output head: first m, then m // (n_q // n_k).
+#
+# </details>
+
+# %% [markdown]
+# ### Why it matters for GTA
+#
+# The other order, i % n_q, would be as good a design, but weights that were trained with one give wrong results with
+# the other. Nothing crashes: all shapes are the same.

@@ -1,0 +1,97 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercise 3: the shared map
+#
+# 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
+#
+# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+
+# %%
+import numpy as np
+
+from gta_ref.exercises import check
+
+np.set_printoptions(precision=3, suppress=True)
+
+# %% [markdown]
+# One map for each query head $m$:
+#
+# $$A_m = \mathrm{softmax}\!\left(\frac{Q_m K_{k(m)}^\top}{\sqrt{d_h}}\right),
+# \qquad k(m) = \left\lfloor \frac{m}{n_q/n_k} \right\rfloor$$
+#
+# The softmax goes over the keys that the query may see; the others have weight 0. A query that sees nothing, which
+# happens in padding, has a row of zeros.
+#
+# | | shape | |
+# | --- | --- | --- |
+# | `q` | (B, n_q, N_q, d_h) | |
+# | `k` | (B, n_k, N_k, d_h) | n_k divides n_q |
+# | `visible` | (B, N_q, N_k), bool | True where the query may see the key |
+# | returns `map` | (B, n_q, N_q, N_k) | rows sum to 1, or are 0 |
+#
+# Scores may be large: exp(1000) is infinite, and softmax is not. The result has the dtype of the inputs.
+
+
+# %%
+def shared_map(q, k, visible):
+    """All maps: (B, n_q, N_q, N_k)."""
+    ...
+
+
+# %% [markdown]
+# ### A small example
+
+# %%
+q = np.array([[[[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]]])  # one map, 3 tokens, d_h = 2
+k = np.array([[[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]]])
+causal = np.tri(3, dtype=bool)[None]
+print(shared_map(q, k, causal))
+
+# %% [markdown]
+# It should print
+#
+# ```text
+# [[[[1.    0.    0.   ]
+#    [0.196 0.804 0.   ]
+#    [0.248 0.248 0.503]]]]
+# ```
+
+# %% [markdown]
+# ### Check it
+#
+# The check calls your function with arrays that are not shown here.
+
+# %%
+check("ex03", shared_map)
+
+# %% [markdown]
+# ### If you are stuck
+#
+# <details><summary>Hint 1</summary>
+#
+# A score of −∞ has weight exp(−∞) = 0: `np.where(visible[:, None], scores, -np.inf)`.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Subtracting the same number from all scores of a row changes nothing, since numerator and denominator change alike.
+# Subtract the largest, and no exp is above 1. In a row that sees nothing the largest is −∞: subtract 0 there.
+#
+# </details>
+
+# %% [markdown]
+# ### Why it matters for GTA
+#
+# These $n_q$ maps are all the N² work that a GTA layer does: in GTA-1B 5 maps where its GQA baseline computes 20.

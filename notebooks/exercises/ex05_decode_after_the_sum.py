@@ -1,0 +1,98 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercise 5: Eq. 7 equals Eq. 8: decode after the sum
+#
+# 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
+#
+# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+
+# %%
+import numpy as np
+
+from gta_ref.exercises import check
+
+np.set_printoptions(precision=3, suppress=True)
+
+# %% [markdown]
+# GTA caches a narrow latent $C$ instead of values. The paper defines the value first (Eq. 7): every past latent is
+# decoded by $W_P$ and gated for the query that looks at it, and then the map sums the values:
+#
+# $$O_i(t) = \sum_s A_{q(i)}(t, s)\,\big[(C_s W_{P,i}) \odot g_i(t)\big]$$
+#
+# Neither $g_i(t)$ nor $W_{P,i}$ depends on $s$. Take both out of the sum (Eq. 8):
+#
+# $$O_i(t) = \Big[\underbrace{\Big(\sum_s A_{q(i)}(t, s)\, C_s\Big)}_{Z(t)} W_{P,i}\Big] \odot g_i(t)$$
+#
+# Write it in the second way. No past latent may be decoded: the check measures the memory.
+#
+# | | shape | |
+# | --- | --- | --- |
+# | `a` | (B, n_q, N_q, N_k) | the maps |
+# | `c` | (B, n_c, N_k, d_l) | the latents; map m reads latent head m // (n_q/n_c) |
+# | `w_p` | (n_q, d_l, width) | width = (n_h/n_q)·d_h: the columns of all heads that map m serves |
+# | `gate` | (B, N_q, n_h·d_h) | already σ of something |
+# | returns `heads` | (B, N_q, n_h·d_h) | map m fills columns m·width to (m+1)·width − 1 |
+
+
+# %%
+def attend_then_decode(a, c, w_p, gate):
+    """Gated heads side by side, by Eq. 8: (B, N_q, n_h·d_h)."""
+    ...
+
+
+# %% [markdown]
+# ### A small example
+
+# %%
+a = np.array([[[[0.5, 0.5]], [[1.0, 0.0]]]])  # two maps, one query, two keys
+c = np.array([[[[2.0], [4.0]]]])  # one latent head, d_l = 1
+w_p = np.array([[[1.0, 10.0]], [[1.0, -1.0]]])  # two columns for each map
+print(attend_then_decode(a, c, w_p, np.full((1, 1, 4), 0.5)))
+
+# %% [markdown]
+# It should print
+#
+# ```text
+# [[[ 1.5 15.   1.  -1. ]]]
+# ```
+
+# %% [markdown]
+# ### Check it
+#
+# The check calls your function with arrays that are not shown here.
+
+# %%
+check("ex05", attend_then_decode)
+
+# %% [markdown]
+# ### If you are stuck
+#
+# <details><summary>Hint 1</summary>
+#
+# Z first: `a @ c` with a latent for each map. Its shape (B, n_q, N_q, d_l) has no N_k any more.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `z @ w_p` multiplies map m by matrix m. The result is (B, n_q, N_q, width); heads side by side are (B, N_q, n_q,
+# width), reshaped.
+#
+# </details>
+
+# %% [markdown]
+# ### Why it matters for GTA
+#
+# With Eq. 7 a query at the end of 4096 tokens decodes 4096 · n_h · d_h values, with Eq. 8 it decodes n_q latents. This
+# is why the cache may hold the narrow latent and decoding stays cheap.

@@ -1,0 +1,96 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercise 10: merging two partial results
+#
+# 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
+#
+# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+
+# %%
+import numpy as np
+
+from gta_ref.exercises import check
+
+np.set_printoptions(precision=3, suppress=True)
+
+# %% [markdown]
+# The keys are cut in two parts. Each part gave, for every query, its own result $z$ (softmax over that part alone) and
+# $\mathrm{lse} = \log \sum_j e^{S_j}$, the logarithm of its sum. The sums tell how much each part weighs:
+#
+# $$z = \frac{e^{\mathrm{lse}_1} z_1 + e^{\mathrm{lse}_2} z_2}{e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}}, \qquad
+# \mathrm{lse} = \log\big(e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}\big)$$
+#
+# lse may be 1000 or −1000, so that e to it is ∞ or 0. Where a query sees nothing in a part, lse is −∞ and z is 0;
+# where it sees nothing in either, so is the result.
+#
+# | | shape |
+# | --- | --- |
+# | `z1`, `z2` | (B, n_q, N, d) |
+# | `lse1`, `lse2` | (B, n_q, N) |
+# | returns `z`, `lse` | (B, n_q, N, d), (B, n_q, N) |
+
+
+# %%
+def merge(z1, lse1, z2, lse2):
+    """z and lse over all keys of both parts."""
+    ...
+
+
+# %% [markdown]
+# ### A small example
+
+# %%
+z1, z2 = np.full((1, 1, 3, 1), 10.0), np.full((1, 1, 3, 1), 20.0)
+lse1, lse2 = np.log([[[1.0, 1.0, 3.0]]]), np.log([[[1.0, 3.0, 1.0]]])  # sums 1 and 1, 1 and 3, 3 and 1
+answer = merge(z1, lse1, z2, lse2)
+for array in () if answer is None else answer:
+    print(array.ravel())
+
+# %% [markdown]
+# It should print
+#
+# ```text
+# [15.  17.5 12.5]
+# [0.693 1.386 1.386]
+# ```
+
+# %% [markdown]
+# ### Check it
+#
+# The check calls your function with arrays that are not shown here.
+
+# %%
+check("ex10", merge)
+
+# %% [markdown]
+# ### If you are stuck
+#
+# <details><summary>Hint 1</summary>
+#
+# Only the difference of the two lse matters. Subtract the larger from both before exp, and add it to the logarithm.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Where both are −∞, subtract 0 instead. The sum is then 0; divide by 1 there.
+#
+# </details>
+
+# %% [markdown]
+# ### Why it matters for GTA
+#
+# A GPU that decodes one token has one query and thousands of keys. It gives each part of the keys to another
+# multiprocessor and merges like this (split-KV, Flash-Decoding). With GTA's 5 maps there are even fewer rows to share
+# out.

@@ -1,0 +1,158 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [raw]
+# # ASSIGNMENT CONFIG
+# name: ex07
+# export_cell: false
+# tests:
+#     ok_format: false
+
+# %% [markdown]
+# # Exercise 7: a decoding step with the cache
+#
+# 45 minutes · level 3 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
+#
+# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+
+# %%
+import numpy as np
+
+from gta_ref.exercises import check
+from gta_ref.ops import rope_angles, rope_forward
+
+np.set_printoptions(precision=3, suppress=True)
+
+
+def turn(x, positions):
+    """RoPE: x (B, n, N, d) turned by positions (B, N), integers."""
+    cos, sin = rope_angles(positions[:, None], x.shape[-1], dtype=x.dtype)  # (B, 1, N, d/2)
+    return rope_forward(x, cos, sin)[0]
+
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: ex07
+
+# %% [markdown]
+# The cache holds $L$ tokens. $N$ new ones come; they are turned by RoPE, appended, and attend to everything that is
+# held now, themselves included. One key head and one latent head, as in GTA-1B.
+#
+# 1. New token $i$ of sequence $b$ has position $\max(0,\ L + i - \mathrm{pad}_b)$: padding is not counted.
+# 2. RoPE turns `q` and `k` by the position, never `c`. Held keys were turned when they were new. Use `turn` below.
+# 3. The cache becomes what was held with the new keys and latents behind it.
+# 4. Query $i$ may see slot $j$ if $\mathrm{pad}_b \le j \le L + i$; softmax with $1/\sqrt{d_h}$, then $Z = A\,C$.
+#
+# | | shape | |
+# | --- | --- | --- |
+# | `q`, `k`, `c` | (B, n_q, N, d_h), (B, 1, N, d_h), (B, 1, N, d_l) | of the new tokens, not yet turned |
+# | `held_k`, `held_c` | (B, 1, L, d_h), (B, 1, L, d_l) | L may be 0 |
+# | `pad` | (B,), int | slots 0 … pad − 1 of a sequence hold no tokens |
+# | returns `z` | (B, n_q, N, d_l) | 0 where a query sees nothing |
+# | and `new_k`, `new_c` | (B, 1, L + N, d_h), (B, 1, L + N, d_l) | the cache with the new tokens |
+#
+# `turn`, and the two operations that it calls, may be used; the rest of the library is blocked.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def decode_step(q, k, c, held_k, held_c, pad):
+    """z, and the cache with the new tokens: new_k, new_c."""
+    # BEGIN SOLUTION
+    held, new = held_k.shape[2], k.shape[2]
+    positions = np.maximum(0, held + np.arange(new) - pad[:, None])  # (B, N)
+    q = turn(q, positions)
+    new_k = np.concatenate([held_k, turn(k, positions)], axis=2)  # (B, 1, L + N, d_h)
+    new_c = np.concatenate([held_c, c], axis=2)  # (B, 1, L + N, d_l)
+
+    slot = np.arange(held + new)
+    visible = (slot >= pad[:, None, None]) & (slot <= held + np.arange(new)[:, None])  # (B, N, L + N)
+    scores = q @ new_k.swapaxes(-1, -2) * q.shape[-1] ** -0.5  # (B, n_q, N, L + N)
+    scores = np.where(visible[:, None], scores, -np.inf)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0))
+    total = weights.sum(axis=-1, keepdims=True)
+    z = weights / np.where(total == 0, 1, total) @ new_c  # (B, n_q, N, d_l)
+    return z, new_k, new_c
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+
+# %%
+def test_ex07(decode_step):
+    from gta_ref.exercises import check
+
+    verdict = check("ex07", decode_step)
+    assert verdict.passed, verdict
+
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [markdown]
+# ### A small example
+
+# %%
+ones = np.ones((1, 1, 1, 2))
+held_k, held_c = np.zeros((1, 1, 3, 2)), np.array([[[[0.0], [10.0], [20.0]]]])
+answer = decode_step(ones, 2 * ones, 30 * ones[..., :1], held_k, held_c, np.array([1]))
+for array in () if answer is None else answer:  # slot 0 is padding, so the new token is at position 2
+    print(array.ravel())
+
+# %% [markdown]
+# It should print
+#
+# ```text
+# [28.414]
+# [ 0.     0.     0.     0.     0.     0.    -2.651  0.986]
+# [ 0. 10. 20. 30.]
+# ```
+
+# %% [markdown]
+# ### Check it
+#
+# The check calls your function with arrays that are not shown here.
+
+# %%
+check("ex07", decode_step)
+
+# %% [markdown]
+# ### If you are stuck
+#
+# <details><summary>Hint 1</summary>
+#
+# Do it in the order of the list, and print the shapes on the way. With L = 0 the step is the prefill.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `held + np.arange(new)` is the last slot that each new query sees. Compare it with `np.arange(held + new)`.
+#
+# </details>
+
+# %% [markdown]
+# ### Why it matters for GTA
+#
+# Every token that a model writes goes through this step. Wrong positions or a wrong mask raise no error, which is why
+# the verification kit compares decoding in steps with one pass over the whole text.

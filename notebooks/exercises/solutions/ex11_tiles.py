@@ -1,0 +1,155 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [raw]
+# # ASSIGNMENT CONFIG
+# name: ex11
+# export_cell: false
+# tests:
+#     ok_format: false
+
+# %% [markdown]
+# # Exercise 11: attention in tiles
+#
+# 60 minutes · level 3 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
+#
+# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+
+# %%
+import numpy as np
+
+from gta_ref.exercises import check
+
+np.set_printoptions(precision=3, suppress=True)
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: ex11
+
+# %% [markdown]
+# The map of 100,000 tokens has 10¹⁰ elements. A fused kernel never stores it: it reads the keys in tiles and keeps,
+# for each query, three things: the largest score so far $\mu$, the sum so far $\ell$, and the unfinished result $z$.
+# For each tile with scores $S$ and values $V$:
+#
+# $$\mu' = \max(\mu, \max_j S_j), \qquad \ell \leftarrow e^{\mu - \mu'} \ell + \sum_j e^{S_j - \mu'}, \qquad
+# z \leftarrow e^{\mu - \mu'} z + \sum_j e^{S_j - \mu'} V_j$$
+#
+# In the end $z / \ell$ is the result and $\mathrm{lse} = \mu + \log \ell$. One head, one sequence:
+#
+# | | shape | |
+# | --- | --- | --- |
+# | `q`, `k`, `v` | (N_q, d), (N_k, d), (N_k, d_v) | scores are scaled by 1/√d |
+# | `tile` | int | keys in a tile; the last one may be smaller |
+# | returns `z`, `lse` | (N_q, d_v), (N_q,) | a query that sees nothing: z = 0, lse = −∞ |
+#
+# Causal, aligned to the end: query $i$ sees key $j$ if $j \le N_k - N_q + i$. Loop over the tiles of keys; all queries
+# at once is fine. An array of N_q × N_k must not exist: the check measures it.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def attention_in_tiles(q, k, v, tile):
+    """z (N_q, d_v) and lse (N_q,), by the online softmax."""
+    # BEGIN SOLUTION
+    n_q, n_k = len(q), len(k)
+    largest = np.full(n_q, -np.inf, q.dtype)
+    total = np.zeros(n_q, q.dtype)
+    z = np.zeros((n_q, v.shape[1]), q.dtype)
+    last = n_k - n_q + np.arange(n_q)[:, None]  # the last key that each query sees
+    for start in range(0, n_k, tile):
+        keys = np.arange(start, min(start + tile, n_k))
+        scores = q @ k[keys].T * q.shape[1] ** -0.5  # (N_q, tile)
+        scores = np.where(keys <= last, scores, -np.inf)
+        new = np.maximum(largest, scores.max(axis=1))
+        base = np.where(np.isfinite(new), new, 0)  # nothing seen yet: −∞ − −∞ would be NaN
+        shrink, weights = np.exp(largest - base), np.exp(scores - base[:, None])
+        total = shrink * total + weights.sum(axis=1)
+        z = shrink[:, None] * z + weights @ v[keys]
+        largest = new
+    z = z / np.where(total == 0, 1, total)[:, None]
+    with np.errstate(divide="ignore"):  # log 0 = −∞ is meant
+        return z, largest + np.log(total)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+
+# %%
+def test_ex11(attention_in_tiles):
+    from gta_ref.exercises import check
+
+    verdict = check("ex11", attention_in_tiles)
+    assert verdict.passed, verdict
+
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [markdown]
+# ### A small example
+
+# %%
+rng = np.random.default_rng(3)
+q, k, v = rng.standard_normal((3, 4)), rng.standard_normal((5, 4)), rng.standard_normal((5, 2))
+for tile in (5, 2):  # the size of a tile changes nothing
+    answer = attention_in_tiles(q, k, v, tile)
+    for array in () if answer is None else answer:
+        print(array.ravel())
+
+# %% [markdown]
+# It should print
+#
+# ```text
+# [ 0.245  0.653  0.336  0.566 -1.75   0.562]
+# [1.533 1.503 3.221]
+# [ 0.245  0.653  0.336  0.566 -1.75   0.562]
+# [1.533 1.503 3.221]
+# ```
+
+# %% [markdown]
+# ### Check it
+#
+# The check calls your function with arrays that are not shown here.
+
+# %%
+check("ex11", attention_in_tiles)
+
+# %% [markdown]
+# ### If you are stuck
+#
+# <details><summary>Hint 1</summary>
+#
+# Start with μ = −∞, ℓ = 0, z = 0. The first tile then shrinks nothing that matters: e^(−∞ − μ′) = 0.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Where a query has seen nothing yet, μ′ is −∞ and −∞ − −∞ is NaN: use 0 for μ′ in the exponents there.
+#
+# </details>
+
+# %% [markdown]
+# ### Why it matters for GTA
+#
+# GTA's fused engines, on the CPU and on a GPU, are this loop. Because the latent stands in for the values, z is d_l
+# wide and there are only n_q of them.
