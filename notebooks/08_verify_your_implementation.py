@@ -1,0 +1,594 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 8. Verify your implementation
+#
+# Afterwards you will know
+#
+# * how to find, with `gta_ref.verify`, the first array in which an implementation of GTA goes wrong, and often why;
+# * how far from the truth a right implementation may be, in float32 and in bfloat16, and where that bound comes from;
+# * how a program in another language, or a test suite of yours, is checked with the same cases.
+#
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
+# ten minutes to read, half a minute to run.
+#
+# [previous: training and choosing](07_training_and_choosing.ipynb) | [back to the first: shared attention
+# maps](01_shared_attention_maps.ipynb)
+#
+# Exercises to go with it: [13, a whole layer](exercises/ex13_whole_layer.ipynb), which is checked by this kit, and
+# [7, a decoding step](exercises/ex07_decode_step.ipynb).
+
+# %%
+# %matplotlib inline
+import numpy as np
+
+from gta_ref.plots_verify import errors_and_budgets, repairs
+from gta_ref.verify import tolerance, verify
+from gta_ref.verify.cases import suite
+from gta_ref.verify.run import run_case
+from gta_ref.verify.truth import draw
+from gta_ref.verify.vectors import make
+
+# %% [markdown]
+# ## Somebody's GTA layer
+#
+# Below is a GTA layer in plain NumPy, as one might find it: short, forward and backward by hand, and it runs without a
+# complaint. **It contains five bugs.** You may look for them while you read; each is of a kind that happens.
+#
+# An implementation under test is a function `(arrays, settings) → named arrays`. `a` holds x, the parameters, the
+# mask's bounds and the gradient of the loss by the output; `c` is the configuration. First the small parts: heads are
+# split off and put together, RoPE turns pairs of features, and the mask says who sees whom.
+
+
+# %%
+def split(flat, heads):  # (B, N, heads·d) → (B, heads, N, d)
+    return flat.reshape(*flat.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def merge(x):  # (B, heads, N, d) → (B, N, heads·d)
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def linear(a, name):
+    return a["x"] @ a[f"w_{name}"] + a.get(f"b_{name}", 0)
+
+
+def repeat(x, a, c):  # (B, n, N, d) → (B, n_q, N, d): a head for each map
+    return np.repeat(x, c["n_q"] // x.shape[1], axis=1)
+
+
+def visible(a):  # (B, 1, N, N)
+    i, j = np.arange(a["x"].shape[1])[:, None], np.arange(a["x"].shape[1])
+    start, stop = a["k_start"][:, None, None, None], a["k_stop"][:, None, None, None]
+    return (j <= i) & (start <= j) & (j < stop)
+
+
+# %%
+def rotate(x, a, c, sign=1):
+    pairing, d = c.get("rope_pairing", "half"), x.shape[-1]
+    if pairing == "none":
+        return x
+    angle = sign * a["positions"][:, None, :, None] * 10000.0 ** (-np.arange(0, d, 2) / d)
+    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    first, second = (np.s_[..., : d // 2], np.s_[..., d // 2 :])
+    if pairing == "interleaved":
+        first, second = np.s_[..., 0::2], np.s_[..., 1::2]
+    y = np.empty_like(x)
+    y[first] = x[first] * cos - x[second] * sin
+    y[second] = x[second] * cos + x[first] * sin
+    return y
+
+
+# %%
+def softmax(s, seen):
+    weights = np.exp(s - s.max(-1, keepdims=True)) * seen
+    total = weights.sum(-1, keepdims=True)
+    return weights / np.where(total > 0, total, 1)  # a row that sees nothing: zeros
+
+
+# %% [markdown]
+# The gate with its derivative, the decoder with the released code's residual folded into its weight, and four one-line
+# decisions: what becomes of the latent, the scale, which map a head uses, and the softmax's backward.
+
+
+# %%
+def gate_and_slope(a, c):  # the gate, and its derivative
+    s = 1 / (1 + np.exp(-a))
+    return {
+        "sigmoid": (s, s * (1 - s)),
+        "silu": (a * s, s * (1 + a * (1 - s))),
+        "relu2": (np.maximum(a, 0) ** 2, 2 * np.maximum(a, 0)),
+        "none": (np.ones_like(a), np.zeros_like(a)),
+    }[c.get("gate", "sigmoid")]
+
+
+def gate_input(a, c):
+    return linear(a, "g") if "w_g" in a else np.zeros((*a["x"].shape[:2], len(a["w_o"])), a["x"].dtype)
+
+
+def decoder(a, c):
+    n_q, d_l, width = a["w_p"].shape
+    copies = np.tile(np.eye(d_l, dtype=a["w_p"].dtype), width // d_l)  # [I I … I]
+    return a["w_p"] + copies if c.get("decoder_residual") else a["w_p"]
+
+
+# %%
+def latents(a, c):
+    return rotate(split(linear(a, "c"), c["n_c"]), a, c)
+
+
+def scale(c):
+    return c["latent_dim"] ** -0.5
+
+
+def to_heads(u, c):  # (B, n_q, N, width) → (B, N, n_h·d_h)
+    u = u.reshape(*u.shape[:3], -1, c["head_dim"])  # (B, n_q, N, n_h/n_q, d_h)
+    return u.transpose(0, 2, 3, 1, 4).reshape(u.shape[0], u.shape[2], -1)
+
+
+def softmax_backward(d_map, p):
+    return p * d_map
+
+
+# %% [markdown]
+# The forward, stage by stage, under the names of docs/notation.md:
+#
+# $$A_m = \mathrm{softmax}\!\left(\frac{Q_m K_{k(m)}^\top}{\sqrt{d_h}} + \text{mask}\right),\quad Z_m = A_m C_{c(m)},
+# \quad O_i = (Z_{q(i)} W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i}),\quad Y = [O_0 \dots O_{n_h-1}]\, W_O$$
+
+
+# %%
+def forward(a, c):
+    s = {f"{name}_proj": split(linear(a, name), c[f"n_{name}"]) for name in "qk"}
+    s["c"] = latents(a, c)
+    s["q"], s["k"] = rotate(s["q_proj"], a, c), rotate(s["k_proj"], a, c)
+    s["scores"] = scale(c) * s["q"] @ repeat(s["k"], a, c).swapaxes(-1, -2)  # (B, n_q, N, N)
+    s["map"] = softmax(s["scores"], visible(a))
+    s["z"] = s["map"] @ repeat(s["c"], a, c)  # (B, n_q, N, d_l)
+    s["values"] = to_heads(s["z"] @ decoder(a, c), c)  # (B, N, n_h·d_h)
+    s["gate"] = gate_and_slope(gate_input(a, c), c)[0]
+    s["heads"] = s["values"] * s["gate"]
+    s["out"] = s["heads"] @ a["w_o"]
+    return s
+
+
+# %% [markdown]
+# And the backward, in reverse order. `d_name` is the gradient of the loss by `name`; heads that several maps share
+# collect a sum.
+
+
+# %%
+def backward(a, c, s):
+    def shared(d, heads):  # sum over the maps of a head
+        return d.reshape(d.shape[0], heads, -1, *d.shape[2:]).sum(2)
+
+    g = {"d_heads": a["d_out"] @ a["w_o"].T}
+    g["d_gate"], g["d_values"] = g["d_heads"] * s["values"], g["d_heads"] * s["gate"]
+    d_u = split(g["d_values"], c["n_q"])  # (B, n_q, N, width)
+    g["d_z"] = d_u @ decoder(a, c).swapaxes(-1, -2)
+    g["d_map"] = g["d_z"] @ repeat(s["c"], a, c).swapaxes(-1, -2)
+    g["d_scores"] = softmax_backward(g["d_map"], s["map"])
+    g["d_q"] = scale(c) * g["d_scores"] @ repeat(s["k"], a, c)
+    g["d_k"] = shared(scale(c) * g["d_scores"].swapaxes(-1, -2) @ s["q"], c["n_k"])
+    g["d_c"] = shared(s["map"].swapaxes(-1, -2) @ g["d_z"], c["n_c"])
+    g["d_q_proj"], g["d_k_proj"] = rotate(g["d_q"], a, c, -1), rotate(g["d_k"], a, c, -1)
+    g["d_w_p"] = (s["z"].swapaxes(-1, -2) @ d_u).sum(0)
+    g["d_w_o"] = s["heads"].reshape(-1, len(a["w_o"])).T @ a["d_out"].reshape(-1, a["d_out"].shape[-1])
+    return g
+
+
+# %%
+def parameters_backward(a, c, g):
+    slope = gate_and_slope(gate_input(a, c), c)[1]
+    into = {"q": merge(g["d_q_proj"]), "k": merge(g["d_k_proj"]), "c": merge(g["d_c"]), "g": g["d_gate"] * slope}
+    g["d_x"] = np.zeros_like(a["x"])
+    for name, d in into.items():
+        if f"w_{name}" in a:
+            g[f"d_w_{name}"] = np.einsum("bni,bnj->ij", a["x"], d)
+            g[f"d_b_{name}"] = d.sum((0, 1))
+            g["d_x"] += d @ a[f"w_{name}"].T
+    return g
+
+
+def my_layer(arrays, settings):
+    c = settings["config"]
+    stages = forward(arrays, c)
+    return {**stages, **parameters_backward(arrays, c, backward(arrays, c, stages))}
+
+
+# %% [markdown]
+# ## The first report
+#
+# `capabilities` says what this code can: a GTA layer over whole sequences with padding, forward and backward. Cases
+# that need more (decoding, other mechanisms) are skipped, and counted. Look at the counts, then at one line.
+
+# %%
+CAN = {"layer", "gta", "backward", "padding", "deterministic"}
+CASE = "layer/gta-paper"
+history = {}
+
+
+def check(version):
+    report = verify(my_layer, suite="layer", dtype="float32", capabilities=CAN)
+    history[version] = next(result for result in report.results if result.case == CASE)
+    print(version, "→", ", ".join(f"{n} {status}" for status, n in report.counts.items() if n))
+    stage, cause = report.blame or ("nothing", None)
+    print("first wrong:", stage + (f"; likely cause: {cause}" if cause else ""))
+    return report
+
+
+report = check("as found")
+assert report.exit_status == 1  # a check failed; `gta-ref verify` exits with it
+print(f"\n{history['as found'].case}: {history['as found'].text}")
+
+# %% [markdown]
+# Nearly everything is wrong, because an error in one array spoils all that is computed from it. What helps is the
+# *order*: the kit compares every array that we give, in the order of computation, and reports the first. Here that is
+# `c`, with a cause: somebody rotated the latent. (RoPE belongs on Q and K. C is a value, not a position.)
+#
+# How does it know? It holds wrong implementations, and one of them gives the same wrong numbers for `c`.
+
+# %%
+from gta_ref.verify.mutants import MUTANTS
+
+print(len(MUTANTS), "wrong implementations are known, for instance:")
+for mutant in MUTANTS[4:60:11]:
+    print(f"- {mutant.cause} (first wrong: {', '.join(mutant.stage)})")
+
+# %% [markdown]
+# ## Repair, and look again
+#
+# **1.** The latent stays as projected.
+
+
+# %%
+def latents(a, c):
+    return split(linear(a, "c"), c["n_c"])
+
+
+report = check("1 repaired")
+assert report.blame[0] == "scores"
+
+# %% [markdown]
+# The next bug comes to light: it was there all the time, behind the first one.
+#
+# **2.** Queries and keys are d_h wide, so their product is divided by √d_h. The latent's width d_l has nothing to do
+# with it. With d_l = 2 d_h, as in GTA-1B, the maps become too flat, and nothing complains.
+
+
+# %%
+def scale(c):
+    return c["head_dim"] ** -0.5
+
+
+report = check("2 repaired")
+assert report.blame[0] == "values"
+
+# %% [markdown]
+# **3.** Output heads are assigned in runs: head i uses map i // (n_h/n_q). This code interleaves them, i % n_q. No
+# shape tells you. It is a permutation of the heads, which training from scratch would make up for (in W_G and W_O);
+# published weights are wrong in it.
+
+
+# %%
+def to_heads(u, c):  # (B, n_q, N, width) → (B, N, n_h·d_h)
+    return merge(u)
+
+
+report = check("3 repaired")
+assert report.blame[0] == "d_scores"
+
+# %% [markdown]
+# The forward is right now. In the backward, dA is. The first wrong array is dS, the softmax's backward:
+#
+# $$dS = A \odot (dA - \mathrm{rowsum}(A \odot dA))$$
+#
+# **4.** The row sum is missing.
+
+
+# %%
+def softmax_backward(d_map, p):
+    return p * (d_map - (p * d_map).sum(-1, keepdims=True))
+
+
+report = check("4 repaired")
+assert report.blame[1] == "NaN of unused slots reaches the result"
+
+# %% [markdown]
+# Nine cases pass. Here is the story so far in one picture: a row for each version, the arrays of one case from left to
+# right as they are computed. Every repair moves the first wrong array (framed) to the right, until none is left.
+
+# %%
+repairs(history, f"{CASE}, float32")
+
+# %% [markdown]
+# Two cases still fail, and their names say what they have in common.
+
+# %%
+failed = [result for result in report.results if result.status == "fail"]
+for result in failed:
+    print(f"{result.case}: {result.text}")
+assert all("padded" in result.case for result in failed)
+
+# %% [markdown]
+# **5.** In a padded batch some slots of K and C are in use by nobody. Here they hold ordinary numbers, and the masked
+# softmax gives them the weight 0, so the output is right. But a cache may hold anything in such a slot, NaN included,
+# and 0 · NaN is NaN. So the project's convention is that they count as 0 everywhere, `scores` included. (A stage that
+# differs by convention only, you may also leave out of what you return: it is not a required one.)
+
+# %%
+assert np.isnan(0.0 * np.nan)
+
+
+def repeat(x, a, c):  # (B, n, N, d) → (B, n_q, N, d): a head for each map, zeros in slots that are not in use
+    slot = np.arange(x.shape[2])
+    used = (a["k_start"][:, None] <= slot) & (slot < a["k_stop"][:, None])  # (B, N)
+    return np.repeat(np.where(used[:, None, :, None], x, 0), c["n_q"] // x.shape[1], axis=1)
+
+
+report = check("5 repaired")
+assert report.passed
+assert report.counts["pass"] == 11
+
+# %% [markdown]
+# All cases pass.
+#
+# **Try it.** Which array do you expect to be wrong first if the gate comes from the token *before*? Let `forward` take
+# `np.roll(…, 1, axis=1)` of its gate and call `check("rolled")`.
+#
+# <details><summary>Answer</summary>
+# <code>gate</code> itself, not <code>heads</code>: the stage <code>gate</code> is compared behind its activation, and
+# rows that moved by one are far outside any budget. The cause is named: "gate from the token before". Two
+# cases pass: the one without a gate, and the one with a single token, where there is nothing to roll.
+# </details>
+#
+# **Try it.** Multiply the scale by 1.0001. Is that found, and is the cause recognised?
+#
+# <details><summary>Answer</summary>
+# It is found, in <code>scores</code>, which are off by 140 budgets in <code>layer/gta-paper</code>. No cause is named,
+# as none of the known ones has these numbers; the first wrong array and its worst element still say where to look. In
+# bfloat16 every case passes: two neighbouring numbers are further apart than that.
+# </details>
+#
+# ## How far off is too far
+#
+# A right implementation in float32 is not equal to the truth. How far off may it be? Not the same everywhere. The kit
+# derives a *budget* for each array of each case; look at how far apart the smallest and the largest are, and at the
+# array that is exactly 0: with a single token the map is 1 whatever the query, and still a right implementation leaves
+# some rounding there. No relative tolerance allows for that.
+
+# %%
+limits = [
+    (budget, f"{name} of {case.name}")
+    for case in suite("attention", "float32") + suite("layer", "float32")
+    for name, budget in make(case.name, "float32").budgets.items()
+    if budget > 0
+]
+print("smallest {:.0e}: {}\nlargest  {:.0e}: {}".format(*min(limits), *max(limits)))
+one_token = make("layer/gta-one-token", "float32")
+largest = np.abs(one_token.expected["d_w_q"]).max()
+print(f"budget of d_w_q with one token: {one_token.budgets['d_w_q']:.0e}, largest value {largest}")
+assert largest == 0
+assert max(limits)[0] > 1e4 * min(limits)[0]
+
+# %% [markdown]
+# The derivation, with the gradient's factor larger because it goes through more operations:
+#
+# $$\text{budget} = c \cdot E + 2\,\mathrm{ulp}(S), \qquad c = 2 \text{ forward},\ 3 \text{ for gradients}$$
+#
+# E is the worst error of the plain computation in the same precision, measured over several orders of summation. S is
+# the largest *term* that enters the array: a sum may cancel to 0 and still carry the rounding of what it was made of.
+# Let us compute one budget ourselves.
+
+# %%
+vector = make(CASE, "float32")
+problem = draw(vector.case, "float32")
+E = tolerance.plain_errors(problem, vector.expected)
+S = tolerance.largest_terms(problem, vector.expected)
+for name, factor in (("scores", 2), ("z", 2), ("d_scores", 3), ("d_w_q", 3)):
+    mine = factor * E[name] + 2 * tolerance.ulp(S[name], "float32")
+    largest = np.abs(vector.expected[name]).max()
+    print(f"{name:9} E {E[name]:.1e}   S {S[name]:6.3f}   budget {mine:.1e}   largest value {largest:6.3f}")
+    assert np.isclose(mine, vector.budgets[name])
+
+# %% [markdown]
+# And a case has to be worth its name: when it is made, results of zeros, the mean over the rows, and rows moved by one
+# must all be off by at least ten budgets, or the case is refused (`check_sharp`).
+#
+# In bfloat16, an implementation usually widens its inputs to float32, computes there, and rounds what it returns. Five
+# lines make ours do that. The inner stages may stay wide; what is required has to come in the case's dtype.
+
+
+# %%
+def in_low_precision(arrays, settings):
+    wide = {name: x if x.dtype.kind == "i" else x.astype(np.float32) for name, x in arrays.items()}
+    required = make(settings["case"], settings["dtype"]).required
+    low = arrays["x"].dtype
+    return {name: x.astype(low) if name in required else x for name, x in my_layer(wide, settings).items()}
+
+
+report = verify(in_low_precision, suite="layer", dtype=["bfloat16", "float16"], capabilities=CAN)
+print(report.counts)
+assert report.passed
+
+# %% [markdown]
+# The same layer in both precisions, array by array: how far off it is (dots), how far off it may be (blue). The grey
+# bar up to the red line, where a result of zeros lies, is what the kit can see in that precision: five to six decades
+# in float32, one to two in bfloat16. So check in float32 first, and in bfloat16 what can only be wrong there. (The
+# inner stages' dots in the lower panel lie so low because this code keeps them in float32; what it returns is rounded
+# once.)
+
+# %%
+CASE_16 = "layer/gta-grouped"  # gta-paper is not sharp enough in bfloat16, so it does not exist there
+runs = [(make(CASE_16, "float32"), my_layer), (make(CASE_16, "bfloat16"), in_low_precision)]
+answers = [(v, run_case(f, v)) for v, f in runs]
+assert all(result.status == "pass" for _, result in answers)
+errors_and_budgets(answers)
+
+# %% [markdown]
+# ## Any other language: exchange files
+#
+# `gta-ref vectors export` writes one safetensors file a case; a program reads the inputs, writes what it computed under
+# the same file names, and `gta-ref verify` compares. Below, each line that begins with `$` is what you would type.
+
+# %%
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# %%
+place = tempfile.TemporaryDirectory()
+folder = Path(place.name)
+plain = {**os.environ, "COLUMNS": "110"}
+plain.pop("FORCE_COLOR", None)  # which Jupyter sets
+
+
+def shell(line):
+    print("$", line)
+    command = [sys.executable, "-m", "gta_ref.cli", *line.split()[1:]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=plain)
+    print("\n".join(text.rstrip() for text in (done.stdout + done.stderr).splitlines()).strip())
+    return done.returncode
+
+
+assert shell("gta-ref vectors export --suite layer --dtype float32 --out vectors") == 0
+
+# %% [markdown]
+# The format takes ten lines to read in any language: 8 bytes that hold a length, so much JSON with each tensor's dtype,
+# shape and place, then the bytes. `input.x` is what your program gets, `expected.out` the truth in float64, and the
+# metadata says what the case is about.
+
+# %%
+NUMPY_NAMES = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
+
+
+def read_by_hand(path):
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8 : 8 + length]), raw[8 + length :]
+    about = json.loads(header.pop("__metadata__")["gta_ref"])
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = np.frombuffer(data[begin:end], NUMPY_NAMES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors, about
+
+
+tensors, about = read_by_hand(folder / "vectors/layer-gta-paper.safetensors")
+for name in ("input.x", "input.w_p", "input.d_out", "expected.z", "expected.d_w_p"):
+    print(f"{name:15} {tensors[name].dtype} {tensors[name].shape}")
+print("settings:", about["settings"]["config"])
+print("required:", *about["required"])
+
+# %% [markdown]
+# Our "program" is the layer above. It answers three of the files, with a fault that comes with another language: in one
+# of them the gradient of W_O is written column after column.
+
+# %%
+from safetensors.numpy import save_file
+
+(folder / "mine").mkdir()
+for name in ("layer-gta-paper", "layer-gta-released", "layer-gta-grouped"):
+    tensors, about = read_by_hand(folder / f"vectors/{name}.safetensors")
+    inputs = {key.removeprefix("input."): x for key, x in tensors.items() if key.startswith("input.")}
+    answer = my_layer(inputs, about["settings"])
+    if name == "layer-gta-grouped":
+        answer["d_w_o"] = answer["d_w_o"].T.reshape(answer["d_w_o"].shape)
+    required = {key: np.ascontiguousarray(answer[key]) for key in about["required"]}
+    save_file(required, folder / f"mine/{name}.safetensors")
+
+for path in folder.glob("vectors/*"):  # to keep the table short: a case without an answer would be listed as missing
+    if not (folder / "mine" / path.name).exists():
+        path.unlink()
+
+# %%
+status = shell("gta-ref verify mine --against vectors --wanted required --json report.json")
+assert status == 1  # something is wrong; 0 right, 2 wrong usage, 3 an array was not given
+
+# %% [markdown]
+# `explain` shows one case array by array. Everything but `d_w_o` is right, and no known cause fits: an error in how a
+# result is written, not in how it is computed.
+
+# %%
+assert shell("gta-ref verify explain report.json --case layer/gta-grouped") == 0
+
+# %% [markdown]
+# ## Inside a test suite: the pytest plugin
+#
+# It comes with the package: the fixture `gta_case` and the marker `gta_suite` turn the cases into tests of yours. Here
+# the functions of this notebook go into a module, with a test file of four lines beside it.
+
+# %%
+import inspect
+
+parts = (split, merge, linear, repeat, visible, rotate, softmax, gate_and_slope, gate_input, decoder, latents)
+parts += (scale, to_heads, softmax_backward, forward, backward, parameters_backward, my_layer)
+source = "import numpy as np\n\n" + "\n\n".join(inspect.getsource(part) for part in parts)
+TEST = """
+import pytest
+from mine import my_layer
+
+@pytest.mark.gta_suite("layer", capabilities={"layer", "gta", "backward", "padding", "float32"})
+def test_my_layer(gta_case):
+    gta_case.run(my_layer)
+"""
+
+# %%
+from importlib.util import find_spec
+
+
+def run_pytest(module, *options):
+    if not find_spec("pytest"):
+        return "skipped: pytest is not installed (python -m pip install pytest)"
+    (folder / "mine.py").write_text(module)
+    (folder / "test_mine.py").write_text(TEST)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", *options, "test_mine.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+
+
+print(run_pytest(source))
+
+# %% [markdown]
+# A test that fails says what the report said. With the row sum taken out again, in one case:
+
+# %%
+broken = source.replace("(d_map - (p * d_map).sum(-1, keepdims=True))", "d_map")
+assert broken != source
+print(run_pytest(broken, "-k", "gta-paper"))
+place.cleanup()
+
+# %% [markdown]
+# **Try it.** Make `my_layer` decode: when `settings` has `chunks`, tokens arrive so many at a time and K and C come
+# from a cache. Return `out`, and `cache_k` and `cache_c` as they are at the end; add `"decode"` to `CAN`. What do you
+# expect to be wrong first if you cache the keys before RoPE?
+#
+# <details><summary>Answer</summary>
+# <code>cache_k</code>, with the cause "keys cached before RoPE". The convention is that a cache holds rotated keys: a
+# key's angle depends on its own position alone and never changes. <code>docs/examples/gta_torch.py</code> shows
+# a decode.
+# </details>
+#
+# ## Summary
+#
+# - The first wrong array in the order of computation is where to look; what follows is spoiled by it. Mend it, run
+#   again, and the next bug shows.
+# - A budget is measured and derived for each array of each case; a case that could not tell garbage from a right
+#   result is refused. In float32 an error of 10⁻⁵ of an array's size shows, in bfloat16 one of some hundredths.
+# - The same cases serve a Python function (`verify`), a program in any language (`gta-ref vectors`, `gta-ref verify`)
+#   and a test suite (pytest). More in [docs/verify.md](../docs/verify.md).
+#
+# [← 7. Training and choosing](07_training_and_choosing.ipynb) | [1. Shared attention
+# maps →](01_shared_attention_maps.ipynb)
