@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
@@ -110,9 +111,21 @@ def cache_growth(
     return figure
 
 
+def drawable(text: str) -> str:
+    """The text with a question mark for every character that the fonts of a label lack."""
+    return "".join(c if ord(c) in _glyphs() else "?" for c in text)
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> Collection[int]:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties(family="monospace"))).get_charmap().keys()
+
+
 def _visible(token: str) -> str:
     """A token as an axis label: a space and a line's end get a sign of their own."""
-    return {" ": "·", "\n": "↵", "\t": "→"}.get(token, token if token.isprintable() else "?")
+    return {" ": "·", "\n": "↵", "\t": "→"}.get(token, drawable(token) if token.isprintable() else "?")
 
 
 def speed_up_frontier(

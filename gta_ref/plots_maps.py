@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from gta_ref.lm.head_clusters import Clusters
 from gta_ref.lm.head_maps import VIEWS, Comparison, Layer, between_heads
-from gta_ref.plots import COLOURS
+from gta_ref.plots import COLOURS, drawable
 
 _MOST_PANELS = 36
 
@@ -170,7 +170,7 @@ def maps_on_text(maps: np.ndarray, tokens: Sequence[str], clusters: Clusters, ti
     for i, cluster in enumerate(c for c in clusters if len(c) > 1):
         colour |= dict.fromkeys(cluster, COLOURS[i % (len(COLOURS) - 1)])
     seen = np.where(np.tri(length, dtype=bool), maps, np.nan)  # what the mask hides stays white
-    labels = [visible(token) for token in tokens]
+    labels = [drawable(visible(token)) for token in tokens]
     for ax in grid[n:]:
         ax.remove()
     for head, ax in enumerate(grid[:n]):

@@ -8,6 +8,7 @@ without a font made for mathematics, browsers do not stretch parentheses.
 from __future__ import annotations
 
 import re
+from html import escape
 from importlib import resources
 from pathlib import Path
 from shutil import copyfile
@@ -22,6 +23,7 @@ from sphinx.writers.html5 import HTML5Translator
 logger = logging.getLogger(__name__)
 converter = LatexToMathML(fancy_error=False)
 NUMBERED = re.compile(r"\\(begin|end)\{(equation|align|gather|multline)\}")
+TAG = re.compile(r"\\tag\{([^{}]*)\}")
 PRIME = re.compile(r"<msup>(<mi>[^<]*</mi>)<mo>([′″])</mo></msup>")
 
 
@@ -33,7 +35,7 @@ def to_mathml(tex: str, *, block: bool) -> str:
     ValueError
         Where the TeX has an unknown command or does not close what it opens.
     """
-    tex = NUMBERED.sub(r"\\\1{\2*}", tex)  # numbers are Sphinx's
+    tex = NUMBERED.sub(r"\\\1{\2*}", TAG.sub("", tex))  # numbers are written beside the formula
     try:
         mathml = converter.convert_with_local_state(tex, displaystyle=block)
     except LatexError as error:
@@ -53,7 +55,9 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
     attributes = {"ids": node["ids"]} if node["ids"] else {}
     self.body.append(self.starttag(node, "div", CLASS="math math-block", **attributes))
     self.body.append(f'<div class="math-scroll">{_converted(node, block=True)}</div>')
-    if node["number"] and not node.get("nowrap"):  # in a notebook, an environment of amsmath's shows none
+    if tag := TAG.search(node.astext()):
+        self.body.append(f'<span class="eqno">({tag[1]})</span>')
+    elif node["number"] and not node.get("nowrap"):  # in a notebook, an environment of amsmath's shows none
         self.body.append(f'<span class="eqno">({node["number"]})')
         self.add_permalink_ref(node, _("Link to this equation"))
         self.body.append("</span>")
@@ -66,7 +70,7 @@ def _converted(node: nodes.Element, *, block: bool) -> str:
         return to_mathml(node.astext(), block=block)
     except ValueError as error:
         logger.warning("%s", error, location=node, type="mathml")
-        return f"<code>{nodes.unescape(node.astext())}</code>"
+        return f"<code>{escape(node.astext())}</code>"
 
 
 def copy_font(app: Sphinx, _error: Exception | None = None) -> None:

@@ -125,7 +125,8 @@ def test_every_module_is_in_the_reference():
 
 @needs_sphinx
 @pytest.mark.parametrize(
-    "tex", [r"A_m = \mathrm{softmax}(\frac{Q K^\top}{\sqrt{d_h}})", r"\begin{align} a &= b \end{align}"]
+    "tex",
+    [r"A_m = \mathrm{softmax}(\frac{Q K^\top}{\sqrt{d_h}})", r"\begin{align} a &= b \end{align}", r"a = b \tag{7}"],
 )
 def test_a_formula_becomes_mathml(tex):
     mathml = load(DOCS / "_ext" / "mathml.py").to_mathml(tex, block=True)
@@ -205,7 +206,7 @@ def test_a_small_site(tmp_path):
         shutil.copytree(DOCS / name, source / name)
     shutil.copy(DOCS / "conf.py", source)
     (source / "index.md").write_text(
-        "# T\n\n$$\na\n$$ (one)\n\n{eq}`one`\n\n```{toctree}\nm\n```\n```{notebooks}\n```\n"
+        "# T\n\n$$\na\n$$ (one)\n\n$$b \\tag{7}$$\n\n{eq}`one`\n\n```{toctree}\nm\n```\n```{notebooks}\n```\n"
     )
     (source / "m.rst").write_text("M\n=\n\n.. modules:: gta_ref.ops\n   :only: softmax\n")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(source), str(built)]
@@ -214,7 +215,9 @@ def test_a_small_site(tmp_path):
     assert done.returncode == 0
     found, counts = check_site.faults(built)
     assert found == []
-    assert counts["formulas"] == 2
+    assert counts["formulas"] == 3
+    first = (built / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'class="eqno">\((.)\)', first) == ["1", "7"]
     page = (built / "notebooks" / "01_n.html").read_text(encoding="utf-8")
     assert "play()" in page
     assert "font-awesome" not in page

