@@ -47,9 +47,10 @@ notebooks: .venv/installed-notebooks .venv/installed-cuda .venv/installed-pretra
 	$(BIN)/python notebooks/build.py --run docs/notebooks
 
 # the site, in docs/_build/html; no network is needed, neither to build it nor to read it
-docs: .venv/installed-docs notebooks
+docs: .venv/installed-docs .venv/installed-test notebooks
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 	$(BIN)/python docs/check_site.py docs/_build/html
+	$(BIN)/python -m pytest -q tests/docs/test_site.py
 
 # independent implementations in PyTorch and JAX, checked with the verification kit
 interop: .venv/installed-test .venv/installed-interop
