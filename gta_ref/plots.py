@@ -41,7 +41,7 @@ def attention_maps(maps: np.ndarray, tokens: Sequence[str], n_heads: int, title:
     norm = PowerNorm(0.4, vmin=0, vmax=1)
     seen = np.where(np.tri(length, dtype=bool), maps, np.nan)  # what the mask hides stays white
     ticks = np.arange(0, length, max(1, length // 64))
-    labels = [_visible(tokens[t]) for t in ticks]
+    labels = [token_label(tokens[t]) for t in ticks]
     per_map = n_heads // n_q
     for m, ax in enumerate(grid):
         if m >= n_q:
@@ -123,9 +123,11 @@ def _glyphs() -> Collection[int]:
     return get_font(findfont(FontProperties(family="monospace"))).get_charmap().keys()
 
 
-def _visible(token: str) -> str:
-    """A token as an axis label: a space and a line's end get a sign of their own."""
-    return {" ": "·", "\n": "↵", "\t": "→"}.get(token, drawable(token) if token.isprintable() else "?")
+def token_label(token: str) -> str:
+    """Make a token a label: white space alone gets signs of its own, in front of a word it is left out."""
+    signs = {"\n": "↵", "\t": "→", " ": "·"}
+    label = token.strip() or "".join(signs.get(c, "?") for c in token[:4])
+    return drawable(label) if label.isprintable() and "\ufffd" not in label else "?"
 
 
 def speed_up_frontier(

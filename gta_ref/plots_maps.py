@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from gta_ref.lm.head_clusters import Clusters
 from gta_ref.lm.head_maps import VIEWS, Comparison, Layer, between_heads
-from gta_ref.plots import COLOURS, drawable
+from gta_ref.plots import COLOURS, token_label
 
 _MOST_PANELS = 36
 
@@ -170,7 +170,7 @@ def maps_on_text(maps: np.ndarray, tokens: Sequence[str], clusters: Clusters, ti
     for i, cluster in enumerate(c for c in clusters if len(c) > 1):
         colour |= dict.fromkeys(cluster, COLOURS[i % (len(COLOURS) - 1)])
     seen = np.where(np.tri(length, dtype=bool), maps, np.nan)  # what the mask hides stays white
-    labels = [drawable(visible(token)) for token in tokens]
+    labels = [token_label(token) for token in tokens]
     for ax in grid[n:]:
         ax.remove()
     for head, ax in enumerate(grid[:n]):
@@ -190,10 +190,3 @@ def maps_on_text(maps: np.ndarray, tokens: Sequence[str], clusters: Clusters, ti
     if title:
         figure.suptitle(title)
     return figure
-
-
-def visible(token: str) -> str:
-    """Make a token a label: white space alone gets signs of its own, in front of a word it is left out."""
-    signs = {"\n": "↵", "\t": "→", " ": "·"}
-    label = token.strip() or "".join(signs.get(c, "?") for c in token[:4])
-    return label if label.isprintable() and "\ufffd" not in label else "?"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gta_ref.bench import e2e_model
+from gta_ref.bench.core import PAUSE
 from gta_ref.bench.e2e_model import Case, Models
 from gta_ref.bench.e2e_parts import Params, bare_products, difference, predicted, timed_parts, to_depth
 from gta_ref.bench.machine import Ceilings, describe, seconds
@@ -29,7 +30,6 @@ QUICK_LENGTH, QUICK_CONTEXTS, QUICK_BATCHES = 64, (32, 64), (1, 2)
 TINY_LAYERS = 8
 SHARE = 0.4  # of the memory that is available, unless one says otherwise
 ROUNDS = {"prefill": 3, "decode": 7}
-PAUSE = 0.05  # seconds: threads of the one before stop looking for work
 
 
 def cases(length: int, contexts: Sequence[int], batches: Sequence[int]) -> list[Case]:
