@@ -17,7 +17,7 @@ import numpy as np
 from gta_ref.cache import KVCache
 from gta_ref.costs.model import PUBLISHED
 from gta_ref.errors import as_int
-from gta_ref.lm import block, model
+from gta_ref.lm import model
 from gta_ref.mechanisms import gqa, gta
 from gta_ref.mechanisms.projections import Params
 from gta_ref.ops import Array
@@ -136,9 +136,9 @@ def plan(models: dict[str, model.Config], all_cases: Sequence[Case], memory: int
 
 
 def build(models: dict[str, model.Config], n_layers: int, seed: int = 0) -> Models:
-    """Random float32 parameters, n_layers deep: weights of variance 1/d_in, an embedding of deviation 0.02.
+    """Random float32 parameters, n_layers deep: weights of variance 1/d_in, an embedding of variance 1/H.
 
-    As the models' own `init`, but drawn in float32, and shared where they are not attention.
+    Nearly the models' own `init`, but drawn in float32, and shared where they are not attention.
     """
     rng = np.random.default_rng(seed)
     shared: dict[str, Array] = {}
@@ -161,7 +161,7 @@ def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
     if len(shape) == 1:
         return np.zeros(shape, np.float32) if ".b_" in name else np.ones(shape, np.float32)
     x = rng.standard_normal(shape, np.float32)
-    x *= np.float32(0.02 if name == "embed" else shape[-2] ** -0.5)
+    x *= np.float32(shape[-1 if name == "embed" else -2] ** -0.5)
     return x
 
 
@@ -172,21 +172,8 @@ def take(config: model.Config, params: Params, n_layers: int) -> tuple[model.Con
 
 
 def prefill(params: Params, ids: Array, config: model.Config) -> Array:
-    """Logits (B, 1, vocabulary) behind the last token: what a prefill is for.
-
-    The model's own forward gives the logits at every place, which takes N times as long in the head.
-    """
-    x, _ = model.embedding_forward(ids, params["embed"])
-    for i in range(config.n_layers):
-        x, _ = block.forward(
-            block.select(params, f"layers.{i}."),
-            x,
-            config.module,
-            config.attention,
-            config.norm_eps,
-            need_saved=False,
-        )
-    return model._head_forward(params, x[:, -1:], config)[0]
+    """Logits (B, 1, vocabulary) behind the last token: what a prefill is for."""
+    return model.forward(params, ids, config, need_saved=False, last=True)[0]
 
 
 def filled_caches(config: model.Config, case: Case, seed: int = 0) -> list[KVCache]:

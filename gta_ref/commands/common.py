@@ -13,6 +13,9 @@ import typer
 from rich.table import Table
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="smollm2, a GGUF file of that kind, or a .safetensors file of gta-ref train.")
+]
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""gta-ref generate: a pretrained model continues a text."""
+"""gta-ref generate: a language model continues a text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from gta_ref.commands.common import JsonOption, one_line_errors
+from gta_ref.commands.common import JsonOption, ModelOption, one_line_errors
 
 if TYPE_CHECKING:
     from gta_ref.cache import KVCache
-    from gta_ref.lm.pretrained import Pretrained
 
 
 @one_line_errors
 def generate(
     text: Annotated[str, typer.Argument(help="The beginning, which the model continues.")],
-    model: Annotated[str, typer.Option(help="smollm2, or a GGUF file of that kind.")] = "smollm2",
+    model: ModelOption = "smollm2",
     tokens: Annotated[int, typer.Option(help="How many at most; fewer where the text ends.")] = 40,
     temperature: Annotated[
         float, typer.Option(help="0 takes the most likely token; the higher, the more is left to chance.")
@@ -34,10 +33,11 @@ def generate(
     ] = True,
     json: JsonOption = None,
 ) -> None:
-    """Continue a text with a pretrained model, and say how fast that went and what the cache holds."""
+    """Continue a text, and say how fast that went and what the cache holds."""
     from gta_ref.errors import as_int
     from gta_ref.files import write_json
     from gta_ref.lm import generate as lm
+    from gta_ref.lm.language_model import load
     from gta_ref.lm.model import new_caches
 
     # all that can be checked without the model comes first: reading it takes seconds
@@ -46,30 +46,30 @@ def generate(
     as_int("tokens", tokens, at_least=1)
     if not text:
         raise ValueError("text='' is empty; expected something to continue")
-    pretrained = load(model)
-    ids = pretrained.tokenizer.encode(text)
-    if len(ids) + tokens > pretrained.context_length:
+    chosen = load(model)
+    ids = chosen.tokenizer.encode(text)
+    if chosen.context_length is not None and len(ids) + tokens > chosen.context_length:
         raise ValueError(
-            f"{len(ids)} tokens of text and tokens={tokens} more are beyond the {pretrained.context_length} "
-            f"that {pretrained.name} can read"
+            f"{len(ids)} tokens of text and tokens={tokens} more are beyond the {chosen.context_length} "
+            f"that {chosen.name} can read"
         )
-    caches = new_caches(pretrained.config, 1, len(ids) + tokens - 1) if cache else None
+    caches = new_caches(chosen.config, 1, len(ids) + tokens - 1) if cache else None
     run = Run(len(ids))
     new = lm.stream(
-        pretrained.params,
+        chosen.params,
         ids,
-        pretrained.config,
+        chosen.config,
         tokens,
         caches=caches,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        ends=pretrained.tokenizer.ends,
+        ends=chosen.tokenizer.ends,
     )
     console = Console()
     written = ""
     console.out(text, style="dim", end="", highlight=False)
-    for piece in pretrained.tokenizer.pieces(run.timed(new)):
+    for piece in chosen.tokenizer.pieces(run.timed(new)):
         written += piece
         console.out(piece, end="", highlight=False)
     if not written.endswith("\n"):
@@ -79,21 +79,9 @@ def generate(
     console.print(f"\n{run.speed()}; {_held(caches)}", highlight=False)
     if json is not None:
         settings = {"tokens": tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "cache": cache}
-        result = {"model": pretrained.name, "text": text, **settings, "continuation": written, "prompt_ids": ids}
+        result = {"model": chosen.name, "text": text, **settings, "continuation": written, "prompt_ids": ids}
         result["ended"] = len(run.ids) < tokens
         write_json(json, result | run.figures() | _bytes(caches))
-
-
-def load(model: str) -> Pretrained:
-    """Load a pretrained model by its name or by its file."""
-    from gta_ref.lm import pretrained
-
-    if model.endswith(".gguf"):
-        return pretrained.load(path=model)
-    if model not in pretrained.MODELS:
-        names = ", ".join(pretrained.MODELS)
-        raise ValueError(f"model={model!r} must be one of {names}, or a file that ends in .gguf")
-    return pretrained.load(model)
 
 
 @dataclass

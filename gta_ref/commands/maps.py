@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gta_ref.commands.common import JsonOption, one_line_errors, table
+from gta_ref.commands.common import JsonOption, ModelOption, one_line_errors, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gta_ref.lm.head_maps import Layer
+    from gta_ref.lm.language_model import LanguageModel
     from gta_ref.lm.passages import Window
 
 _SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # of head_maps.VIEWS
@@ -25,22 +26,9 @@ _TOKENS = 32  # in the figure of the maps
 _DPI = 110
 
 
-class Reader(NamedTuple):
-    """A language model and the way text comes into it."""
-
-    name: str
-    config: Any
-    params: dict[str, Any]
-    encode: Callable[[str], Sequence[int]]
-    decode: Callable[[Sequence[int]], str]
-    context_length: int | None
-
-
 @one_line_errors
 def maps(
-    model: Annotated[
-        str, typer.Option(help="smollm2, a GGUF file of that kind, or a .safetensors file of gta-ref train.")
-    ] = "smollm2",
+    model: ModelOption = "smollm2",
     text: Annotated[
         Path | None, typer.Option(help="Text that it reads. Default: 4 passages of prose, 4 of code.")
     ] = None,
@@ -57,6 +45,7 @@ def maps(
     from gta_ref.files import write_json
     from gta_ref.lm import head_maps
     from gta_ref.lm.head_report import report
+    from gta_ref.lm.language_model import load
 
     reader = load(model)
     chosen = reader.config.n_layers // 2 if layer is None else layer
@@ -86,7 +75,7 @@ def maps(
         "maps_a_layer": structure.n_q,
         "key_heads": structure.n_k,
         "length": length,
-        "windows": [{"name": w.name, "begins": reader.decode(w.ids[:12].tolist())} for w in read],
+        "windows": [{"name": w.name, "begins": reader.tokenizer.decode(w.ids[:12].tolist())} for w in read],
         "seed": seed,
         "sink_weight": head_maps.SINK_WEIGHT,
         "sink_distance": head_maps.SINK_DISTANCE,
@@ -98,38 +87,18 @@ def maps(
     if json is not None:
         write_json(json, figures)
     if out is not None:
-        tokens = [reader.decode([i]) for i in read[0].ids[:_TOKENS].tolist()]
+        tokens = [reader.tokenizer.decode([i]) for i in read[0].ids[:_TOKENS].tolist()]
         _write(console, out, figures, _draw(figures, found, drawn, tokens))
 
 
-def load(model: str) -> Reader:
-    """Load a pretrained model, or one that gta-ref train has written."""
-    if not model.endswith(".safetensors"):
-        from gta_ref.commands.generate import load as load_pretrained
-
-        found = load_pretrained(model)
-        coder = found.tokenizer
-        return Reader(found.name, found.config, found.params, coder.encode, coder.decode, found.context_length)
-    from gta_ref.lm import train
-
-    run = train.load(model)
-    if run.config.vocab_size != 256:
-        raise ValueError(f"{model}: vocab_size={run.config.vocab_size}; expected 256, a byte a token")
-
-    def decode(ids: Sequence[int]) -> str:
-        return bytes(ids).decode("utf-8", errors="replace")
-
-    return Reader(Path(model).name, run.config, run.state.params, lambda text: list(text.encode()), decode, None)
-
-
-def _windows(reader: Reader, text: Path | None, length: int, n_windows: int) -> list[Window]:
+def _windows(reader: LanguageModel, text: Path | None, length: int, n_windows: int) -> list[Window]:
     from gta_ref.lm import passages
 
     if reader.context_length is not None and length > reader.context_length:
         raise ValueError(f"length={length} must be at most {reader.context_length}, which {reader.name} can read")
     if text is None:
-        return passages.standard(reader.encode, length, n_windows)
-    return passages.from_file(text, reader.encode, length, n_windows)
+        return passages.standard(reader.tokenizer.encode, length, n_windows)
+    return passages.from_file(text, reader.tokenizer.encode, length, n_windows)
 
 
 def _versions() -> dict[str, str]:
@@ -139,7 +108,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in ("gta-ref", "numpy", "scipy")}}
 
 
-def _introduce(console: Console, reader: Reader, structure: Any, read: Sequence[Window]) -> None:
+def _introduce(console: Console, reader: LanguageModel, structure: Any, read: Sequence[Window]) -> None:
     console.print(
         f"[bold]{reader.name}[/]: {reader.config.n_layers} layers, each with {structure.n_q} maps over "
         f"{structure.n_k} key head{'s' if structure.n_k > 1 else ''}",

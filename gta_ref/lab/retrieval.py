@@ -34,10 +34,10 @@ class Retrieval:
     n_keys, n_values, n_noise : int
     """
 
-    n_records: int = 8
-    n_asked: int = 8
-    n_keys: int = 16
-    n_values: int = 8
+    n_records: int = 16
+    n_asked: int = 16
+    n_keys: int = 32
+    n_values: int = 16
     n_noise: int = 8
 
     @property

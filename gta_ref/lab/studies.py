@@ -141,7 +141,7 @@ def _retrieval() -> Study:
     )
 
 
-RECALL = Settings(steps=1500, batch=32, length=128, learning_rate=6e-3, warmup=40, validate_every=250)
+RECALL = Settings(steps=1000, batch=32, length=128, learning_rate=6e-3, warmup=40, validate_every=200)
 TEXT = Settings(steps=400, batch=16, length=256, learning_rate=6e-3, warmup=40, validate_every=100)
 STUDIES: Mapping[str, Callable[[], Study]] = {
     "mechanisms": _mechanisms,

@@ -52,7 +52,7 @@ def greedy(
     caches = model.new_caches(config, ids.shape[0], capacity, embed.dtype, k_start, like=embed)
     new = ids
     for _ in range(n_tokens):
-        logits = model.decode(params, new, caches, config, engine=engine)
+        logits = model.decode(params, new, caches, config, engine=engine, last=True)
         new = logits[:, -1].argmax(axis=-1)[:, None].astype(ids.dtype)  # (B, 1)
         ids = xp.concatenate([ids, new], axis=1)
     return ids
@@ -108,9 +108,9 @@ def stream(
         new = text
         for _ in range(n_tokens):
             if caches is None:
-                logits, _ = model.forward(params, np.array([text]), config, engine=engine, need_saved=False)
+                logits, _ = model.forward(params, np.array([text]), config, engine=engine, need_saved=False, last=True)
             else:
-                logits = model.decode(params, np.array([new]), caches, config, engine=engine)
+                logits = model.decode(params, np.array([new]), caches, config, engine=engine, last=True)
             token = draw(logits[0, -1], temperature, top_p, rng)
             if token in ends:
                 return

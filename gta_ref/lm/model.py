@@ -118,7 +118,12 @@ def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> dict[str, Array]:
-    """Random parameters: the mechanism's own `init`, weights of variance 1/d_in, embedding of deviation 0.02."""
+    """Random parameters: weights of variance 1/d_in, as the mechanism's own `init` draws them; the norms' gains are 1.
+
+    Two choices let a token's embedding still be seen in the last layer. The embedding has variance 1/H, with which
+    a tied head starts from logits of deviation 1. And what the 2L sublayers add to the residual stream, their W_O and
+    W_down, is smaller by √(2L), so that all of it together is as large as one of them would be.
+    """
     dtype = as_dtype(dtype)
     params: dict[str, Array] = {}
     attention: dict[str, Array] = {}
@@ -130,7 +135,10 @@ def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> di
         elif len(shape) == 1:
             params[name] = np.ones(shape, dtype)
         else:
-            params[name] = normal(rng, shape, 0.02 if name == "embed" else shape[0] ** -0.5, dtype)
+            d_in = config.hidden_size if name == "embed" else shape[0]
+            params[name] = normal(rng, shape, d_in**-0.5, dtype)
+        if name.endswith((".w_o", ".w_down")):
+            params[name] *= dtype.type((2 * config.n_layers) ** -0.5)
     return params
 
 
@@ -143,6 +151,7 @@ def forward(
     mask: Mask | None = None,
     engine: str = "auto",
     need_saved: bool = True,
+    last: bool = False,
 ) -> tuple[Array, Saved | None]:
     """Logits of the next token at every place.
 
@@ -153,12 +162,17 @@ def forward(
     ids : (B, N), integers
     config : Config
     positions, mask, engine, need_saved : as in a mechanism's forward
+    last : bool
+        Whether the logits behind the last token are enough, as when a text is continued: the head then takes 1/N
+        of its operations. Needs need_saved=False.
 
     Returns
     -------
-    logits : (B, N, vocabulary)
+    logits : (B, N, vocabulary), or (B, 1, vocabulary) with `last`
     saved : for :func:`backward`; None with need_saved=False
     """
+    if last and need_saved:
+        raise ValueError("last=True leaves nothing for backward; expected need_saved=False with it")
     _check(params, ids, config)
     x, embedding = embedding_forward(ids, params["embed"])
     blocks = []
@@ -176,7 +190,7 @@ def forward(
         )
         if saved is not None:
             blocks.append(saved)
-    logits, norm, head = _head_forward(params, x, config)
+    logits, norm, head = _head_forward(params, x[:, -1:] if last else x, config)
     return logits, Saved(config, embedding, blocks, norm, head) if need_saved else None
 
 
@@ -245,10 +259,19 @@ def new_caches(
     return [KVCache(cached, batch, capacity, dtype, k_start, like) for _ in range(config.n_layers)]
 
 
-def decode(params: Params, ids: Array, caches: Sequence[KVCache], config: Config, *, engine: str = "auto") -> Array:
+def decode(
+    params: Params,
+    ids: Array,
+    caches: Sequence[KVCache],
+    config: Config,
+    *,
+    engine: str = "auto",
+    last: bool = False,
+) -> Array:
     """Append tokens to the caches; logits (B, N_new, vocabulary) as :func:`forward` over everything would give.
 
-    On an error all caches are as they were.
+    With `last` they are those behind the last token alone, (B, 1, vocabulary). On an error all caches are as they
+    were.
     """
     _check(params, ids, config)
     if len(caches) != config.n_layers:
@@ -266,7 +289,7 @@ def decode(params: Params, ids: Array, caches: Sequence[KVCache], config: Config
                 config.norm_eps,
                 engine=engine,
             )
-        return _head_forward(params, x, config)[0]
+        return _head_forward(params, x[:, -1:] if last else x, config)[0]
     except BaseException:
         for cache, length in zip(caches, before, strict=True):
             cache.truncate(length)

@@ -11,16 +11,14 @@ pairs lie side by side, whatever the order was where the model was trained: rope
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from gta_ref.errors import check_choice
 from gta_ref.lm import gguf_file, model
 from gta_ref.lm.gguf_file import GGUF
+from gta_ref.lm.language_model import LanguageModel
 from gta_ref.lm.layouts import from_state
 from gta_ref.lm.tokenizer import Tokenizer
 from gta_ref.mechanisms import gqa
@@ -41,46 +39,6 @@ _BLOCK = {
     "ffn_up.weight": ("mlp.w_up", "transpose"),
     "ffn_down.weight": ("mlp.w_down", "transpose"),
 }
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model ready to run.
-
-    Attributes
-    ----------
-    name : str
-        The file's name, which says which model it is and how it was quantised.
-    config : gta_ref.lm.model.Config
-        With mechanism "gqa".
-    params : dict of str to array
-        float32.
-    tokenizer : Tokenizer
-    context_length : int
-        Tokens that a text may have at most.
-    """
-
-    name: str
-    config: model.Config
-    params: dict[str, Array] = field(repr=False)
-    tokenizer: Tokenizer
-    context_length: int
-
-    def forward(self, ids: Array | list[int], *, engine: str = "auto") -> Array:
-        """Logits of the next token at every place.
-
-        Parameters
-        ----------
-        ids : (N,) or (B, N), integers
-        engine : str
-
-        Returns
-        -------
-        logits : (N, vocabulary) or (B, N, vocabulary), float32
-        """
-        ids = np.asarray(ids)
-        logits, _ = model.forward(self.params, np.atleast_2d(ids), self.config, engine=engine, need_saved=False)
-        return logits.reshape(*ids.shape, -1)
 
 
 def why_not(name: str = "smollm2", path: str | os.PathLike | None = None) -> str | None:
@@ -104,7 +62,7 @@ def why_not(name: str = "smollm2", path: str | os.PathLike | None = None) -> str
     return f"not installed: {', '.join(missing)}; run: {' && '.join(commands)}"
 
 
-def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> Pretrained:
+def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> LanguageModel:
     """Read a pretrained model.
 
     Parameters
@@ -132,7 +90,7 @@ def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> Pretra
         params = _params(file, config)
     except ValueError as error:
         raise ValueError(error if str(file.path) in str(error) else f"{file.path}: {error}") from None
-    return Pretrained(file.path.stem, config, params, tokenizer, context_length)
+    return LanguageModel(file.path.stem, config, params, tokenizer, context_length)
 
 
 def config_of(file: GGUF) -> tuple[model.Config, int]:

@@ -12,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gta_ref import cli
-from gta_ref.lm import generate, model, pretrained
+from gta_ref.lab.retrieval import Retrieval
+from gta_ref.lm import generate, language_model, model, pretrained, train
 from gta_ref.lm.small import NAMES
 from gta_ref.lm.small import config as small
+from gta_ref.lm.text import Text
 
 _NO_MODEL = pretrained.why_not("smollm2")
 needs_smollm2 = pytest.mark.skipif(_NO_MODEL is not None, reason=str(_NO_MODEL))
@@ -154,6 +156,42 @@ def test_generate_writes_english(tmp_path):
     assert last.endswith("tokens/s; cache 1,244,160 bytes, 27 tokens")
 
 
+def test_generate_continues_a_trained_file(tmp_path):
+    """Bytes in, bytes out: the same with and without the cache, and what the functions give."""
+    config, text = small("gta", hidden_size=32, n_layers=2), np.zeros(999, np.uint8)
+    begun = train.begin(config, train.Settings(seed=3), Text("none", text, text))
+    train.save(tmp_path / "run.safetensors", begun)
+    arguments = "déjà vu", "--model", tmp_path / "run.safetensors", "--tokens", 9, "--temperature", 1, "--seed", 5
+    found = []
+    for cache in ("--cache", "--no-cache"):
+        result = run(*arguments, cache, "--json", tmp_path / "g.json")
+        assert result.exit_code == 0, result.output
+        found.append(json.loads((tmp_path / "g.json").read_text()))
+        assert result.output.startswith("déjà vu")
+    assert found[0]["model"] == "run"
+    assert found[0]["prompt_ids"] == list("déjà vu".encode())
+    want = list(generate.stream(begun.state.params, found[0]["prompt_ids"], config, 9, temperature=1, seed=5))
+    assert found[0]["ids"] == found[1]["ids"] == want
+    assert found[0]["continuation"] == bytes(want).decode(errors="replace")
+
+
+def test_bytes_give_a_character_with_its_last_byte():
+    coder = language_model.Bytes()
+    text = "né 😀"
+    assert list(coder.pieces(coder.encode(text))) == ["n", "", "é", " ", "", "", "", "😀", ""]
+    assert coder.decode(coder.encode(text)) == text
+    assert coder.decode([0xF0, 0x9F]) == "\ufffd"
+
+
+def test_a_run_that_is_not_of_bytes_is_refused(tmp_path):
+    source = Retrieval()
+    config = small("gqa", vocab_size=source.vocab_size, hidden_size=32, n_layers=1)
+    train.save(tmp_path / "run.safetensors", train.begin(config, train.Settings(), source))
+    result = run("x", "--model", tmp_path / "run.safetensors")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("run.safetensors: vocab_size=568; expected 256, a byte a token\n")
+
+
 @needs_smollm2
 def test_generate_without_the_cache_until_the_text_ends(tmp_path):
     question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -176,7 +214,7 @@ def test_generate_without_the_cache_until_the_text_ends(tmp_path):
         (("x", "--top-p", 1.5), "top_p=1.5 must be above 0 and at most 1"),
         (("x", "--seed", -1), "seed=-1 must be a whole number of at least 0"),
         (("",), "text='' is empty; expected something to continue"),
-        (("x", "--model", "gpt5"), "model='gpt5' must be one of smollm2, or a file that ends in .gguf"),
+        (("x", "--model", "gpt5"), "model='gpt5' must be smollm2, or a file that ends in .gguf or .safetensors"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, message):

@@ -97,7 +97,7 @@ def test_command_is_the_same_each_time(trained, tmp_path):
         (["--text", "latin.txt"], "latin.txt: not UTF-8 text (invalid start byte at byte 2)"),
         (["--text", "none.txt"], "none.txt: No such file or directory"),
         (["--model", "none.safetensors"], "none.safetensors: no such file"),
-        (["--model", "bert"], "model='bert' must be one of smollm2"),
+        (["--model", "bert"], "model='bert' must be smollm2, or a file"),
     ],
 )
 def test_wrong_use_is_one_line(options, message, trained, tmp_path, monkeypatch):

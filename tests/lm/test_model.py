@@ -7,6 +7,7 @@ import pytest
 
 from gta_ref.core import Mask
 from gta_ref.lm import generate, model
+from gta_ref.lm.small import config as small
 from gta_ref.mechanisms import gta
 from gta_ref.verify.gradcheck import elementwise_error
 
@@ -69,6 +70,18 @@ def test_decode_continues_forward(chunks, rng):
     np.testing.assert_allclose(np.concatenate(steps, axis=1), want, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+def test_the_last_logits_alone_are_the_last_of_all(config, rng):
+    params, ids = make(config, rng), rng.integers(0, 11, (2, 6))
+    want = model.forward(params, ids, config, need_saved=False)[0][:, -1:]
+    got, saved = model.forward(params, ids, config, need_saved=False, last=True)
+    caches = model.new_caches(config, 2, 6, "float64")
+    model.decode(params, ids[:, :2], caches, config, last=True)
+    for found in (got, model.decode(params, ids[:, 2:], caches, config, last=True)):
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
+    assert saved is None
+
+
 def test_greedy_is_the_argmax_of_the_full_forward(rng):
     params = make(CONFIG, rng)
     ids = np.array([[0, 0, 3], [5, 1, 2]])
@@ -85,6 +98,23 @@ def test_greedy_is_the_argmax_of_the_full_forward(rng):
 def test_the_published_models_have_the_published_number_of_parameters(name, parameters):
     shapes = model.param_shapes(model.Config.preset(name))
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
+
+
+def test_init_lets_the_embedding_through():
+    """A tied head begins with logits of deviation 1; what the 2L sublayers add is smaller by √(2L)."""
+    config = small("gta")
+    params = model.init(config, np.random.default_rng(0))
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, (2, 64))
+    h, (logits, _) = config.hidden_size, model.forward(params, ids, config)
+    for name, variance in (
+        ("embed", 1 / h),
+        ("layers.0.attention.w_o", 1 / h / (2 * config.n_layers)),
+        ("layers.3.mlp.w_down", 1 / config.intermediate_size / (2 * config.n_layers)),
+        ("layers.3.mlp.w_up", 1 / h),
+    ):
+        # four standard errors of the variance of n normal numbers
+        assert params[name].var() == pytest.approx(variance, rel=4 * (2 / params[name].size) ** 0.5), name
+    assert logits.std() == pytest.approx(1, rel=0.1)
 
 
 def test_init_and_float32(rng):
@@ -117,6 +147,7 @@ def test_a_failed_decode_leaves_all_caches(rng):
             r"params\['norm'\] has dtype float32; expected float64",
         ),
         (lambda p, i: model.decode(p, i, [], CONFIG), "caches has 0 entries; expected n_layers=2"),
+        (lambda p, i: model.forward(p, i, CONFIG, last=True), "last=True leaves nothing for backward"),
         (lambda p, i: model.backward(i, None), "saved is None; expected what forward returns"),
         (lambda p, i: generate.greedy(p, i[:, :0], CONFIG, 2), r"ids has shape \(2, 0\); expected \(B, N\) with at"),
         (lambda p, i: generate.greedy(p, i, CONFIG, -1), "n_tokens=-1 must be a whole number of at least 0"),
