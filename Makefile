@@ -64,6 +64,7 @@ lint: .venv/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python notebooks/build.py --check
 
 format: .venv/installed-lint
 	$(BIN)/ruff check --fix .
