@@ -3,10 +3,10 @@
 With P = exp(S − lse), which is the map again, because lse was kept:
 
     delta_i = Σ_d dz[i, d] z[i, d] − dlse_i              (``make_delta``)
-    dS = P ∘ (dZ Vᵀ − delta)       dQ = scale · dS K     (``make_backward_queries``: a block owns 64 queries)
+    dS = P ⊙ (dZ Vᵀ − delta)       dQ = scale · dS K     (``make_backward_queries``: a block owns 64 queries)
     dV = Pᵀ dZ                     dK = scale · dSᵀ Q    (``make_backward_keys``: a block owns 64 keys)
 
-delta replaces rowsum(P ∘ dP): Σ_j P[i, j] Σ_d dz[i, d] v[j, d] = Σ_d dz[i, d] z[i, d].
+delta replaces rowsum(P ⊙ dP): Σ_j P[i, j] Σ_d dz[i, d] v[j, d] = Σ_d dz[i, d] z[i, d].
 
 A block that owns keys serves one *run*: the maps that share both their key head and their value head. In GTA with one
 key head and one latent head that is all of them, and K and V's gradients are complete. Where several runs share a

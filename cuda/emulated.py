@@ -68,6 +68,8 @@ def warp_sync():
 
 
 def bf16_bits(x):
+    if x != x:
+        return 0x7FFF  # NaN, as the instruction gives it; rounding its bits could make a number of it
     bits = int(np.float32(x).view(np.uint32))
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
 

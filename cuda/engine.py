@@ -15,13 +15,13 @@ array has to be computed.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gta_cuda.needs import missing
 from gta_ref.core.engines import EngineError
 from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
@@ -31,7 +31,7 @@ MOVE_NUMPY = False
 
 DTYPES = ("float32", "bfloat16", "float16")
 LEAST_CAPABILITY = (8, 0)  # bfloat16 tensor cores and asynchronous copies
-MOST_LENGTH = 65535 * 64  # tiles that a grid has room for
+MOST_LENGTH = 65535 * 64  # rows of the tiles that a grid has room for
 MOST_DECODE_ROWS = 16  # queries times maps that share a key; from more on, the forward's tiles are better filled
 
 
@@ -48,14 +48,25 @@ class State(NamedTuple):
     to_numpy: bool
 
 
+_can_run = False
+
+
 def why_not() -> str | None:
-    """Why this engine cannot run here, in one line; None where it can."""
+    """Why this engine cannot run here, in one line; None where it can.
+
+    Every call of the engine asks. That it can is found out once in a process; what is missing is looked for again.
+    """
+    global _can_run
+    reason = None if _can_run else _look()
+    _can_run = reason is None
+    return reason
+
+
+def _look() -> str | None:
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates a GPU, for tests of the kernels alone"
-    extra = "pip install 'gta-ref[cuda13]', or [cuda12] for older drivers"
-    for module, package in (("numba_cuda", "numba-cuda"), ("cupy", "CuPy")):
-        if importlib.util.find_spec(module) is None:
-            return f"{package} is not installed ({extra})"
+    if (reason := missing("numba_cuda", "cupy")) is not None:
+        return reason
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(library)

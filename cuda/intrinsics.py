@@ -3,11 +3,18 @@
 Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``) runs a kernel as Python threads. It has no shuffles and no tensor
 cores, so ``emulated`` writes them out in Python; on a GPU, and when a kernel is compiled, ``ptx`` emits them.
 The kernels import from here and do not know the difference.
+
+Both need numba-cuda: what Numba itself has under the name ``numba.cuda`` is older and lacks the pointers' types.
 """
 
 from __future__ import annotations
 
 import os
+
+from gta_cuda.needs import missing
+
+if (reason := missing("numba_cuda")) is not None:
+    raise ModuleNotFoundError(reason, name="numba_cuda")
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 

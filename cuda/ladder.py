@@ -24,6 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from gta_cuda.needs import missing
+
+if __name__ == "__main__" and (reason := missing("numba_cuda")) is not None:
+    print(reason, file=sys.stderr)  # in one line, before the kernels' import says it with a traceback
+    sys.exit(2)
+
 from gta_cuda import arrays, forward_bf16, launch, step1_naive, step2_tiles, step3_online
 from gta_cuda.intrinsics import SIMULATED
 from gta_cuda.kernels import COUNT, FLOATS, INTS, NUMBER, STRIDES, Kernel
@@ -112,10 +118,13 @@ def main(names: list[str]) -> int:
     """Run the named steps, or all."""
     from gta_cuda.engine import why_not
 
-    reason = None if SIMULATED else why_not()
     known = steps()
-    if reason is not None or not set(names) <= set(known):
-        print(reason or f"expected some of {', '.join(known)}", file=sys.stderr)
+    unknown = [name for name in names if name not in known]
+    reason = f"step {unknown[0]!r} must be one of {', '.join(known)}" if unknown else None
+    if reason is None and not SIMULATED:
+        reason = why_not()
+    if reason is not None:
+        print(reason, file=sys.stderr)
         return 2
     for name in names or known:
         show(name, known[name])

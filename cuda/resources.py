@@ -9,7 +9,6 @@ instructions of the tensor cores, LDL and STL the ones of spills and stack.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -23,21 +22,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from gta_cuda.needs import missing
+
 CAPABILITIES = ((8, 0), (9, 0))
 # what every launch has on sm_90 besides what the kernel asks for; the linker counts it in
 SYSTEM_SHARED = {(8, 0): 0, (9, 0): 1024}
-NEEDED = {"numba_cuda": "numba-cuda", "cuda.core": "cuda-core", "cuda.bindings": "cuda-bindings"}
 
 
 def why_not() -> str | None:
     """Why kernels cannot be compiled here, in one line; None where they can."""
-    for module, package in NEEDED.items():
-        try:
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:  # the package around it is missing
-            found = None
-        if found is None:
-            return f"{package} is not installed (pip install 'gta-ref[cuda13]')"
+    if (reason := missing("numba_cuda", "cuda.core", "cuda.bindings")) is not None:
+        return reason
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates and does not compile"
     return None

@@ -34,12 +34,13 @@
 # %matplotlib inline
 import numpy as np
 
-from gta_ref import plots_maps, plots_sharing
 from gta_ref.costs.counting import counted_products, watched
 from gta_ref.costs.flops import attention_layer
 from gta_ref.lm import head_clusters, head_maps, model, passages, pretrained, small, text, train
 from gta_ref.mechanisms import gha, gqa, gta, gva, mha
 from gta_ref.ops import cross_entropy_forward
+from gta_ref.plots import maps as plots_maps
+from gta_ref.plots import sharing as plots_sharing
 
 rng = np.random.default_rng(1)
 
@@ -162,9 +163,7 @@ print(f"{len(layers) * n_q} maps for each passage; a map has {shown[0].size:,} e
 # %%
 first = 20
 tokens = [decode([i]) for i in ids[0, :first].tolist()]
-figure = plots_maps.maps_on_text(shown[:, :first, :first], tokens, [], f"{name}, layer {sample}, its {n_q} maps")
-figure.set_size_inches(10, 10)
-figure
+plots_maps.attention_maps(shown[:, :first, :first], tokens, title=f"{name}, layer {sample}, its {n_q} maps")
 
 # %% [markdown]
 # All have a bright first column: whatever the query is, much weight goes to the very first token. Such a key is called
@@ -213,9 +212,7 @@ if missing is None:
 # passages, gives 0.69, 0.54 and 0.52, 0.28: `docs/maps.md`, `gta-ref maps`.) Layer by layer:
 
 # %%
-figure = plots_maps.similarity_by_layer(layers, name)
-figure.set_size_inches(10, 6.4)
-figure
+plots_maps.similarity_by_layer(layers, name)
 
 # %% [markdown]
 # The black line is the weight on the first key and other sinks: where it is high, the cosine with all keys is high, and
@@ -471,8 +468,8 @@ assert in_all > as_it_was + 1 or missing is not None
 #
 # <details><summary>Answer</summary>
 #
-# About 0.58 in *every* column. Random queries and keys give rows that are fairly even, and those are alike however they
-# are shuffled. A cosine of 0.58 without its baselines would have looked like a finding.
+# About 0.56 in *every* column. Random queries and keys give rows that are fairly even, and those are alike however they
+# are shuffled. A cosine of 0.56 without its baselines would have looked like a finding.
 #
 # </details>
 #

@@ -43,7 +43,6 @@ from threadpoolctl import threadpool_limits
 
 # %%
 import gta_ref
-from gta_ref import plots, plots_choosing, plots_studies
 from gta_ref.core import engines
 from gta_ref.costs.frontier import choices
 from gta_ref.costs.hardware import PRESETS
@@ -52,6 +51,9 @@ from gta_ref.costs.roofline import estimate
 from gta_ref.lab import measures, studies
 from gta_ref.lab.summary import compare, loss_rows, measured_rows
 from gta_ref.lm import generate, model, small, text, train
+from gta_ref.plots import choosing as plots_choosing
+from gta_ref.plots import costs as plots_costs
+from gta_ref.plots import studies as plots_studies
 
 # %% [markdown]
 # ## The question, and a fair comparison
@@ -203,15 +205,17 @@ for name, config in configs.items():
     print(f"{name}: {small.n_parameters(config):,} parameters, {elements} cached elements a token and layer")
 
 # %% [markdown]
-# Before the first step, a model that knows nothing should say so: with small random embeddings all 256 bytes are about
-# equally likely, and the loss is $\ln 256$. If yours begins much higher, look at the initialisation first. (Where the
-# fused kernels have never run on a machine, this is where they are compiled.)
+# Before the first step, a model that knows nothing should say so. Were all 256 bytes equally likely, the loss would be
+# $\ln 256$. Random logits of deviation 1 cost half a nat more ($\ln \mathbb E\, e^x = \tfrac12$), and the head, which is
+# the embedding's transpose, expects the byte that it has just read once more, which helps in a run of spaces. If yours
+# begins at 20, look at the initialisation first. (Where the fused kernels have never run on a machine, this is where
+# they are compiled.)
 
 # %%
 untrained = train.begin(configs["gta"], settings, source)
 _, first = train.take_step(untrained, source)
 print(f"first loss {first:.3f}, ln 256 = {math.log(256):.3f}")
-assert abs(first - math.log(256)) < 0.1
+assert abs(first - math.log(256)) < 0.6
 assert untrained.state.step == 0  # take_step returns a new state, and leaves the run as it is
 
 # %% [markdown]
@@ -256,9 +260,9 @@ plots_choosing.way_down(runs, references)
 
 # %% [markdown]
 # First a model learns how frequent bytes are, then pairs of them, for which no attention is needed. Only below the
-# lowest line does it have to use what stands further back, and there these runs have just arrived. So **this comparison
-# says nothing about GTA and GQA**: it is one seed, and nearly all of it is a stage at which the past hardly counts.
-# How much further do the studies' runs go?
+# lowest line does it have to use what stands further back, and there these runs are for their second half. Still **this
+# comparison says nothing about GTA and GQA**: it is one seed and little training. How much further do the studies' runs
+# go?
 
 # %%
 here = settings.steps * settings.batch * settings.length
@@ -365,9 +369,8 @@ for name, run in (("before training", untrained), ("after training", whole)):
     assert decoded < min(gated, c.n_q * c.latent_dim)
 
 # %% [markdown]
-# The gate lifts the rank; and training, as far as it went here, lowers it, before the gate and after. Random weights
-# have a high rank and have learned nothing. So a high rank is not a good in itself; compare it between *trained*
-# models, with their losses beside it. The study `activations` does (sigmoid, SiLU, ReLU², none). All further summaries
+# The gate doubles the rank, and does so with random weights, which have learned nothing, as it does after training. So
+# a high rank is not a good in itself; compare it between *trained* models, with their losses beside it. The study `activations` does (sigmoid, SiLU, ReLU², none). All further summaries
 # that are there, as tables and figures:
 
 # %%
@@ -449,7 +452,7 @@ for c in [*efficient, used]:
     name = "GTA-1B's" if c is used else "efficient"
     layer = f"n_q {c.n_q:2}, n_k {c.n_k}, n_c {c.n_c}, d_l {c.latent_dim:3}"
     print(f"{name:9} {layer}: cache {c.cache}, attention {c.attention:,}")
-plots.design_space(every, enough)
+plots_costs.design_space(every, enough)
 
 # %% [markdown]
 # Whether an efficient choice learns as well as another is not in this figure: it has the parameters, but perhaps in

@@ -57,6 +57,36 @@ def test_tour_reads_a_text_of_ones_own(tmp_path):
     assert "mine.txt" in json.loads((tmp_path / "out" / "tour.json").read_text())["text"]
 
 
+def test_tour_of_a_text_of_one_letter(tmp_path):
+    """All latent values are equal then, whatever the maps are: the gradient by queries and keys is 0."""
+    text = tmp_path / "a.txt"
+    text.write_text("a" * 64)
+    result = run("tour", "--text", text, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "tour.json").read_text())["gradients"]["holds"]
+
+
+@pytest.mark.parametrize(
+    "text, name, size_of",
+    [(b"a" * 64, "w_q", "w_c"), (b"a" * 64, "b_k", "w_c"), (None, "b_k", "b_k"), (None, "w_o", "w_o")],
+    ids=lambda x: "Python" if x is None else str(x)[:4],
+)
+def test_tour_sees_a_wrong_gradient(text, name, size_of, monkeypatch):
+    """An error of a thousandth of a gradient; where it is 0, a thousandth of another's size."""
+    tour = steps.start(*steps.default_text(), 0) if text is None else steps.start("a", text, 0)
+    backward = steps.gta.backward
+
+    def wrong(*arguments):
+        dx, grads = backward(*arguments)
+        size = np.abs(grads[size_of]).max()
+        return dx, {**grads, name: grads[name] + 1e-3 * size * np.sign(tour.params[name])}
+
+    monkeypatch.setattr(steps.gta, "backward", wrong)
+    found = steps.gradients(tour)
+    assert not found["holds"]
+    assert {n for n, error in found["relative_error"].items() if error > found["bound"]} == {name, "all at once"}
+
+
 def test_tour_fails_when_a_claim_does(tmp_path, monkeypatch):
     """A wrong Eq. 7 has to end in exit status 1, with the step named."""
     right = steps.gta.forward_unabsorbed
@@ -69,7 +99,7 @@ def test_tour_fails_when_a_claim_does(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "content, message",
-    [(None, "nothing.txt: No such file or directory"), (b"short", "has 5 bytes; expected at least 64")],
+    [(None, "nothing.txt: No such file or directory"), (b"short", "has 5 bytes; expected at least 40")],
 )
 def test_tour_with_a_bad_text(tmp_path, content, message):
     text = tmp_path / "nothing.txt"

@@ -31,7 +31,7 @@ def verify(
     suite: Annotated[str, typer.Option(help="core, attention, layer, lm, large or all.")] = "core",
     dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16, float16; several by commas.")] = "float32",
     capabilities: Annotated[
-        str | None, typer.Option(help="What the implementation can, by commas; cases that need more are skipped.")
+        str | None, typer.Option(help="What the implementation can, by commas; cases that need more are left out.")
     ] = None,
     arrays: Annotated[str, typer.Option(help="Arrays that it takes: numpy, torch, jax, cupy.")] = "numpy",
     wanted: Annotated[str, typer.Option(help="Arrays that dumps must have: all, or required.")] = "all",
@@ -88,6 +88,8 @@ def _show(console: Console, report: Report) -> None:
     console.print(rows)
     counts = report.counts
     console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) or "nothing ran", highlight=False)
+    for why, n in report.unchecked.items():
+        console.print(f"{n} gradients were not checked ({why})", highlight=False)
     if report.blame is not None:
         stage, cause = report.blame
         console.print(

@@ -2,12 +2,13 @@
 
 Three levels: "attention" is the core alone (q, k, v, mask → z, lse: what kernel authors have), "layer" is one
 attention layer of any mechanism, "lm" a tiny language model. A case says what is to be computed, as plain
-JSON; :mod:`gta_ref.verify.truth` computes it.
+JSON; :mod:`gta_ref.verify.truth` computes it. Its gradients need more abilities than its forward: an implementation
+without a backward still has its forward checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from gta_ref.errors import check_choice
 
 LEVELS = ("attention", "layer", "lm")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+DTYPE = "float32"  # where none is named
 SUITES = ("core", "attention", "layer", "lm", "large", "all")
 
 
@@ -44,23 +46,48 @@ class Case:
     dtypes: tuple[str, ...] = DTYPES
 
     def needs(self, dtype: str) -> tuple[str, ...]:
-        """Abilities that an implementation has to have for this case in this dtype."""
+        """Abilities that an implementation has to have for the forward of this case in this dtype."""
         found = [self.level, dtype]
         if self.level != "attention":
             found.append(self.settings["mechanism"])
         found += [tag for tag in ("decode", "padding") if tag in self.tags]
-        if "gradient" in self.tags:
-            found.append("backward")
-        if self.settings.get("dlse"):
-            found.append("lse")
         return tuple(found)
 
+    @property
+    def gradient_needs(self) -> tuple[str, ...]:
+        """What its gradients need besides; nothing where it has none."""
+        if "gradient" not in self.tags:
+            return ()
+        return ("backward", "lse") if self.settings.get("dlse") else ("backward",)
 
-ABILITIES = (
-    *("attention", "layer", "lm", "backward", "decode", "padding", "lse"),
-    *DTYPES,
-    *("gta", "mha", "gqa", "gva", "gha", "mla"),
-)
+
+MECHANISMS = ("gta", "mha", "gqa", "gva", "gha", "mla")
+ABILITIES = (*LEVELS, "backward", "decode", "padding", "lse", *DTYPES, *MECHANISMS)
+OF_A_RUN = ("deterministic",)  # abilities that no case asks for, but the run of all
+
+
+def abilities(capabilities: Collection[str] | None) -> frozenset[str] | None:
+    """Check what an implementation says it can; a kind of which nothing is named counts as named in full.
+
+    Returns
+    -------
+    able : frozenset of str or None
+        None where nothing was said: it can everything.
+    """
+    if capabilities is None:
+        return None
+    declared = set(capabilities)
+    for one in declared:
+        check_choice("capabilities", one, (*ABILITIES, *OF_A_RUN))
+    for kind in (LEVELS, DTYPES, MECHANISMS):
+        if not declared & set(kind):
+            declared |= set(kind)
+    return frozenset(declared)
+
+
+def lacking(needs: Collection[str], able: Collection[str] | None) -> tuple[str, ...]:
+    """Which of these needs are not among the declared abilities."""
+    return () if able is None else tuple(need for need in needs if need not in able)
 
 
 def suite(name: str = "core", dtype: str | None = None) -> list[Case]:

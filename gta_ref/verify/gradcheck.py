@@ -6,7 +6,7 @@ a plain sum is identically zero, and a wrong backward would pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -22,8 +22,9 @@ def directional_error(
     grads: Mapping[str, Array],
     rng: np.random.Generator,
     step: float = 1e-3,
+    along: Collection[str] | None = None,
 ) -> float:
-    """Relative error of the gradient along one random direction through all inputs at once.
+    """Relative error of the gradient along one random direction, through all inputs at once or some of them.
 
     Compares Σ grad ⊙ u with the derivative of f(s) = Σ cotangent ⊙ function(inputs + s·u) at s = 0, from
     central differences of steps h and 2h with their h² error removed: (8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h.
@@ -38,24 +39,40 @@ def directional_error(
     rng : numpy.random.Generator
     step : float
         h, relative to each input's root mean square.
+    along : names, optional
+        The inputs that are moved; default: all. The others stay where they are, but their terms count in the size
+        that the error is relative to: what rounding does to f is relative to f, and a gradient by one input may be 0.
 
     Returns
     -------
     error : float
-        |claimed − measured| / √(Σ_names (Σ grad ⊙ u)²): relative to the typical size of the terms, so that
-        terms that happen to cancel do not make a right gradient look wrong.
+        |claimed − measured| / √(Σ_names (Σ grad ⊙ u)²), over the moved names above and all names below: relative
+        to the typical size of the terms, so that terms that happen to cancel do not make a right gradient look
+        wrong. Where the gradient by everything is claimed to be 0, relative to what was measured.
+
+    Raises
+    ------
+    ValueError
+        Where a name of `along` is no input's.
     """
+    moving = set(inputs if along is None else along)
+    if unknown := moving - inputs.keys():
+        raise ValueError(f"along={sorted(unknown)!r} are no inputs; expected some of {', '.join(inputs)}")
     direction = {}
     for name, x in inputs.items():
         size = np.sqrt(np.mean(x * x)) if x.size else 0.0
         direction[name] = rng.standard_normal(x.shape) * (size or 1.0)
 
     def moved(s: float) -> float:
-        return float(np.vdot(cotangent, function({n: x + s * direction[n] for n, x in inputs.items()})))
+        return float(
+            np.vdot(cotangent, function({n: x + s * direction[n] if n in moving else x for n, x in inputs.items()}))
+        )
 
     measured = (8 * (moved(step) - moved(-step)) - (moved(2 * step) - moved(-2 * step))) / (12 * step)
-    terms = [float(np.vdot(grads[name], direction[name])) for name in inputs]
-    return abs(sum(terms) - measured) / float(np.linalg.norm(terms))
+    terms = {name: float(np.vdot(grads[name], direction[name])) for name in inputs}
+    claimed = sum(term for name, term in terms.items() if name in moving)
+    size = float(np.linalg.norm(list(terms.values()))) or abs(measured) or 1.0
+    return abs(claimed - measured) / size
 
 
 def elementwise_error(

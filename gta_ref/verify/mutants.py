@@ -133,7 +133,20 @@ wrong(
 wrong(
     "attention", "map", "keys behind the last whole tile of 16 dropped", visible=lambda self, *a: _whole_tiles(self, *a)
 )
-wrong("attention", "map scores", "NaN of unused slots reaches the result", clean=lambda self, x, k_start, k_stop: x)
+# What reads unused slots shows it in two ways: by NaN where they hold NaN, else by scores that are not 0. Each is a
+# mutant of its own, so that neither cause is named for the other.
+wrong(
+    "attention",
+    "scores",
+    "NaN of unused slots reaches the result",
+    clean=lambda self, x, k_start, k_stop: np.where(np.isnan(x), x, base.clean(self, x, k_start, k_stop)),
+)
+wrong(
+    "attention",
+    "scores",
+    "content of unused slots in scores and d_map, where they count as 0",
+    clean=lambda self, x, k_start, k_stop: np.where(np.isnan(x), 0.0, x),
+)
 wrong("attention", "z", "value heads tiled (m % n_v) instead of repeated", value_of_map=_tiled)
 wrong("attention", "z", "every map uses value head 0", value_of_map=lambda self, n_q, n: np.zeros(n_q, int))
 wrong(

@@ -1,17 +1,18 @@
 """A pytest plugin: the fixture ``gta_case``, the marker ``gta_suite`` and the option ``--gta-impl``.
 
-    @pytest.mark.gta_suite("attention", dtype="float32")
+    @pytest.mark.gta_suite("attention", capabilities={"attention", "backward"})
     def test_my_kernel(gta_case):
         gta_case.check(my_kernel(**gta_case.arrays("torch")))
 
-A test with the fixture runs once for every case of the suite. ``gta_case.check(named)`` fails with the first array
+A test with the fixture runs once for every case of the suite; ``dtype`` and ``capabilities`` mean what they mean to
+``gta_ref.verify.verify``, and have the same defaults. ``gta_case.check(named)`` fails with the first array
 that is wrong, its worst element and, where it is recognised, the cause. ``gta_case.run(impl)`` runs a whole
 implementation; without an argument the one that ``--gta-impl package.module:name`` names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,12 +31,13 @@ class GtaCase:
     vector : Vector
     """
 
-    def __init__(self, name: str, dtype: str, implementation: str | None) -> None:
+    def __init__(self, name: str, dtype: str, able: Collection[str] | None, implementation: str | None) -> None:
         from gta_ref.verify import vectors
 
         self.vector: Vector = vectors.make(name, dtype)
         self.name, self.dtype = name, dtype
         self.settings = self.vector.settings
+        self._able = able
         self._implementation = implementation
 
     def arrays(self, library: str = "numpy") -> dict[str, Any]:
@@ -57,14 +59,17 @@ class GtaCase:
         self._report(judge(self.vector, given, wanted))
 
     def run(self, impl: Any = None, library: str = "numpy") -> None:
-        """Run an implementation on this case and fail unless all that is required is right."""
+        """Run an implementation on this case and fail unless all that it has to give is right."""
+        from gta_ref.verify.cases import lacking
         from gta_ref.verify.run import load, run_case, to_function
 
         if impl is None:
             if self._implementation is None:
                 pytest.fail("gta_case.run() needs an implementation, or pytest --gta-impl package.module:name")
             impl = load(self._implementation)
-        self._report(run_case(to_function(impl), self.vector, library))
+        behind = lacking(self.vector.case.gradient_needs, self._able)
+        steady = self._able is None or "deterministic" in self._able
+        self._report(run_case(to_function(impl, backward=not behind), self.vector, library, steady, behind))
 
     def _report(self, result: Any) -> None:
         if result.status != "pass":
@@ -90,20 +95,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for every case of the suite that the marker names."""
     if "gta_case" not in metafunc.fixturenames:
         return
+    from gta_ref.errors import check_choice
     from gta_ref.verify import cases
 
     marker = metafunc.definition.get_closest_marker("gta_suite")
-    name = marker.args[0] if marker and marker.args else "core"
-    options = dict(marker.kwargs) if marker else {}
-    dtype, able = options.pop("dtype", "float32"), options.pop("capabilities", None)
-    if options:
-        raise pytest.UsageError(f"gta_suite: unknown {', '.join(options)}; expected a suite, dtype, capabilities")
-    found = [case.name for case in cases.suite(name, dtype) if able is None or set(case.needs(dtype)) <= set(able)]
-    metafunc.parametrize("gta_case", [(one, dtype) for one in found], ids=found, indirect=True)
+    defaults: dict[str, Any] = {"name": "core", "dtype": cases.DTYPE, "capabilities": None}
+    positional, named = (marker.args, marker.kwargs) if marker else ((), {})
+    given = {**dict(zip(defaults, positional, strict=False)), **named}
+    unknown = [*map(repr, positional[len(defaults) :]), *(key for key in given if key not in defaults)]
+    try:
+        if unknown:
+            raise ValueError(f"unknown {', '.join(unknown)}; expected a suite, dtype, capabilities")
+        name, dtype, capabilities = (given.get(key, default) for key, default in defaults.items())
+        check_choice("dtype", dtype, cases.DTYPES)
+        able, suite = cases.abilities(capabilities), cases.suite(name, dtype)
+    except ValueError as error:
+        raise pytest.Collector.CollectError(f"gta_suite of {metafunc.definition.nodeid}: {error}") from None
+    found = [case.name for case in suite if not cases.lacking(case.needs(dtype), able)]
+    metafunc.parametrize("gta_case", [(one, dtype, able) for one in found], ids=found, indirect=True)
 
 
 @pytest.fixture
 def gta_case(request: pytest.FixtureRequest) -> GtaCase:
     """A case of the suite that the marker ``gta_suite`` names; default: "core" in float32."""
-    name, dtype = request.param
-    return GtaCase(name, dtype, request.config.getoption("--gta-impl"))
+    name, dtype, able = request.param
+    return GtaCase(name, dtype, able, request.config.getoption("--gta-impl"))

@@ -33,6 +33,9 @@ class CaseResult:
     cause : str or None
         What is wrong, where it was recognised.
     findings : list of Finding
+    unchecked : tuple of str
+        Gradients that would have to be there and were not looked at.
+    why_unchecked : str or None
     """
 
     case: str
@@ -45,6 +48,8 @@ class CaseResult:
     ratio: float = 0.0
     cause: str | None = None
     findings: Sequence[Finding] = field(default_factory=list)
+    unchecked: tuple[str, ...] = ()
+    why_unchecked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,15 @@ class Report:
         """Number of cases by status."""
         counted = Counter(result.status for result in self.results)
         return {status: counted[status] for status in STATUSES}
+
+    @property
+    def unchecked(self) -> dict[str, int]:
+        """Number of gradients that were not checked in the cases that ran, by the reason."""
+        counted: Counter[str] = Counter()
+        for result in self.results:
+            if result.why_unchecked is not None:
+                counted[result.why_unchecked] += len(result.unchecked)
+        return dict(counted)
 
     @property
     def exit_status(self) -> int:
@@ -102,6 +116,7 @@ class Report:
         blame = self.blame
         return {
             "counts": self.counts,
+            "unchecked": self.unchecked,
             "exit_status": self.exit_status,
             "blame": None if blame is None else {"stage": blame[0], "cause": blame[1]},
             "results": [plain(result) for result in self.results],
@@ -111,4 +126,5 @@ class Report:
         lines = [
             f"{r.status:8}{r.case} {r.dtype}: {r.text}" + (f" [{r.cause}]" if r.cause else "") for r in self.results
         ]
+        lines += [f"{n} gradients were not checked ({why})" for why, n in self.unchecked.items()]
         return "\n".join(lines)

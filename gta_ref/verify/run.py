@@ -6,13 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gta_ref.errors import check_choice
 from gta_ref.verify import cases, vectors
-from gta_ref.verify.cases import ABILITIES, DTYPES
+from gta_ref.verify.cases import DTYPE, DTYPES, lacking
 from gta_ref.verify.compare import compare
 from gta_ref.verify.diagnose import cause
 from gta_ref.verify.exchange import LIBRARIES, from_numpy, to_numpy
@@ -21,13 +22,12 @@ from gta_ref.verify.vectors import Vector
 
 Implementation = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 COTANGENTS = ("d_z", "d_lse", "d_out")
-ALWAYS = ("deterministic",)  # an ability that is not asked for by a case but by the run
 
 
 def verify(
     impl: Any,
     suite: str = "core",
-    dtype: str | Sequence[str] = "float32",
+    dtype: str | Sequence[str] = DTYPE,
     capabilities: Collection[str] | None = None,
     arrays: str = "numpy",
     progress: Callable[[str], None] | None = None,
@@ -47,8 +47,9 @@ def verify(
         Of float64, float32, bfloat16, float16.
     capabilities : collection of str, optional
         What the implementation can: of attention, layer, lm, backward, decode, padding, lse, deterministic, the
-        dtypes and the mechanisms' names. A case that needs another is skipped, and counted as such. Default: all.
-        Where no level, no dtype or no mechanism is named, all of them count as named.
+        dtypes and the mechanisms' names. A case whose forward needs another is skipped, and counted as such; where
+        only its gradients do, its forward is checked, and the report counts the gradients that were not. Default:
+        all. Where no level, no dtype or no mechanism is named, all of them count as named.
     arrays : {"numpy", "torch", "jax", "cupy"}
         The library whose arrays `impl` takes and returns.
     progress : callable, optional
@@ -59,22 +60,28 @@ def verify(
     Report
     """
     check_choice("arrays", arrays, LIBRARIES)
-    able = _abilities(capabilities)
+    able = cases.abilities(capabilities)
+    steady = able is None or "deterministic" in able
     dtypes = (dtype,) if isinstance(dtype, str) else tuple(dtype)
-    call = to_function(impl, able)
+    whole, forward_only = to_function(impl), to_function(impl, backward=False)
     results = []
     for one in dtypes:
         check_choice("dtype", one, DTYPES)
         for case in cases.suite(suite, one):
             if progress is not None:
                 progress(case.name)
-            missing = [need for need in case.needs(one) if able is not None and need not in able]
+            missing, behind = lacking(case.needs(one), able), lacking(case.gradient_needs, able)
             if missing:
-                results.append(CaseResult(case.name, one, "skip", f"needs {', '.join(missing)}, not declared"))
+                results.append(CaseResult(case.name, one, "skip", not_declared(missing)))
                 continue
-            steady = able is None or "deterministic" in able
-            results.append(run_case(call, vectors.make(case.name, one), arrays, steady, able))
+            vector = vectors.make(case.name, one)
+            results.append(run_case(forward_only if behind else whole, vector, arrays, steady, behind))
     return Report(results)
+
+
+def not_declared(needs: Collection[str]) -> str:
+    """Why something was not checked, as the report says it."""
+    return f"needs {', '.join(needs)}, not declared"
 
 
 def run_case(
@@ -82,20 +89,37 @@ def run_case(
     vector: Vector,
     library: str = "numpy",
     steady: bool = True,
-    able: Collection[str] | None = None,
+    no_gradients: Collection[str] = (),
 ) -> CaseResult:
-    """Run one case, twice where results have to be the same from run to run."""
+    """Run one case, twice where results have to be the same from run to run.
+
+    no_gradients: abilities that `call` lacks for the gradients; without them the forward alone is checked.
+    """
+    result = _run_case(call, vector, library, steady, no_gradients)
+    if not no_gradients or result.status == "error":
+        return result
+    left = tuple(name for name in vector.required if name in vector.gradients)
+    text = f"{result.text}; {len(left)} gradients not checked" if result.status == "pass" else result.text
+    return replace(result, text=text, unchecked=left, why_unchecked=not_declared(no_gradients))
+
+
+def _run_case(
+    call: Implementation, vector: Vector, library: str, steady: bool, no_gradients: Collection[str]
+) -> CaseResult:
     name, dtype = vector.case.name, vector.dtype
+    checked = [key for key in vector.expected if not no_gradients or key not in vector.gradients]
+    # what does not know lse does not know its cotangent
+    left_out = {"d_lse"} & vector.inputs.keys() if "lse" in no_gradients else set()
     runs = []
     for _ in range(2 if steady else 1):
-        private = {key: np.array(x) for key, x in vector.inputs.items()}
+        private = {key: np.array(x) for key, x in vector.inputs.items() if key not in left_out}
         try:
             given = from_numpy(private, library)
             before = {key: np.array(to_numpy(x)) for key, x in given.items()}
             named = call(given, vector.settings)
             if not isinstance(named, Mapping):
                 raise TypeError(f"returned a {type(named).__name__}; expected a mapping of names to arrays")
-            outputs = {key: to_numpy(x, key) for key, x in named.items() if key in vector.expected}
+            outputs = {key: to_numpy(x, key) for key, x in named.items() if key in checked}
         except Exception as error:
             text = " ".join(str(error).split())[:200]
             return CaseResult(name, dtype, "error", f"{type(error).__name__}: {text}")
@@ -111,7 +135,7 @@ def run_case(
         unsteady = [key for key, x in runs[0].items() if key not in runs[1] or not _same_bytes(x, runs[1][key])]
         if unsteady:
             return CaseResult(name, dtype, "fail", f"{unsteady[0]} differs from run to run")
-    return judge(vector, runs[0], _wanted(vector, able))
+    return judge(vector, runs[0], [key for key in vector.required if key in checked])
 
 
 def judge(vector: Vector, given: Mapping[str, np.ndarray], wanted: Collection[str] | None = None) -> CaseResult:
@@ -132,28 +156,8 @@ def judge(vector: Vector, given: Mapping[str, np.ndarray], wanted: Collection[st
     return CaseResult(name, dtype, "pass", f"{worst:.2f} of its budget", ratio=worst, findings=findings)
 
 
-def _abilities(capabilities: Collection[str] | None) -> set[str] | None:
-    """Check the declared abilities; a kind of which none is named counts as named in full."""
-    if capabilities is None:
-        return None
-    declared = set(capabilities)
-    for one in declared:
-        check_choice("capabilities", one, (*ABILITIES, *ALWAYS))
-    for kind in (ABILITIES[:3], DTYPES, ABILITIES[-6:]):
-        if not declared & set(kind):
-            declared |= set(kind)
-    return declared
-
-
-def _wanted(vector: Vector, able: Collection[str] | None) -> list[str]:
-    """The required arrays, without gradients where the implementation has no backward."""
-    if able is not None and "backward" not in able:
-        return [name for name in vector.required if not name.startswith("d_")]
-    return list(vector.required)
-
-
-def to_function(impl: Any, able: Collection[str] | None = None) -> Implementation:
-    """One function of (arrays, settings), whatever `impl` is."""
+def to_function(impl: Any, *, backward: bool = True) -> Implementation:
+    """One function of (arrays, settings), whatever `impl` is; without `backward`, an object's is not called."""
     if not hasattr(impl, "forward"):
         if not callable(impl):
             raise ValueError(f"impl is a {type(impl).__name__}; expected a function or an object with forward")
@@ -164,7 +168,7 @@ def to_function(impl: Any, able: Collection[str] | None = None) -> Implementatio
             return impl.decode(arrays, settings)
         inputs = {name: x for name, x in arrays.items() if name not in COTANGENTS}
         named, saved = impl.forward(inputs, settings)
-        if not hasattr(impl, "backward") or (able is not None and "backward" not in able):
+        if not backward or not hasattr(impl, "backward"):
             return named
         cotangents = {name: x for name, x in arrays.items() if name in COTANGENTS}
         return {**named, **impl.backward(cotangents, saved, settings)}

@@ -77,6 +77,11 @@ class Vector:
         """What an implementation is told: the case's settings, its level, name and dtype."""
         return {"level": self.case.level, "case": self.case.name, "dtype": self.dtype, **self.case.settings}
 
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Names of what the backward gives, its inner stages among them."""
+        return tuple(name for name in self.expected if name.startswith("d_"))
+
 
 @lru_cache(maxsize=512)
 def make(name: str, dtype: str) -> Vector:

@@ -14,7 +14,7 @@ import pytest
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
-from gta_cuda import arrays, engine, forward_bf16, ladder, launch
+from gta_cuda import arrays, emulated, engine, forward_bf16, ladder, launch
 from gta_cuda.tiles import Tile
 from gta_ref.core import Mask, attention_backward, attention_forward
 from tests.gta_cuda.watched import Watch
@@ -287,6 +287,22 @@ def test_which_kernel_takes_what():
     assert [takes(np.float32, 1, d_k) for d_k in (576, 2048)] == [True, False]
     assert [takes(BFLOAT16, 1, 256, d_v) for d_v in (256, 512)] == [True, False]
     assert [launch.takes_bf16(d_k) for d_k in (256, 257)] == [True, False]
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFFFFFFF, 0x7FFFFFFF, 0x7F800001])
+def test_nan_stays_nan_when_it_is_rounded(bits):
+    """Memory that was never written is NaN here; rounded to a number, it would not be seen."""
+    nan = np.uint32(bits).view(np.float32)
+    pair = emulated.pack_bf16(nan, np.float32(1))
+    low, high = np.array([pair & 0xFFFF, pair >> 16], np.uint16).view(BFLOAT16)
+    assert np.isnan(low)
+    assert high == 1
+
+
+def test_the_ladder_names_a_step_that_it_does_not_have(capsys):
+    assert ladder.main(["naive", "fast"]) == 2
+    message = "step 'fast' must be one of naive, tiles, online, forward, forward_bf16\n"
+    assert capsys.readouterr() == ("", message)
 
 
 def test_the_engine_refuses_to_run_simulated():

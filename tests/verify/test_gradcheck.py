@@ -53,3 +53,37 @@ def test_inputs_are_not_written(problem, rng):
         a.flags.writeable = False
     directional_error(function, inputs, dy, gradients(inputs, dy), rng)
     elementwise_error(function, inputs, dy, gradients(inputs, dy))
+
+
+def mean_of_equals(a):
+    """A weighted mean whose values may be equal: then its weights, from `w`, do not matter."""
+    weights = np.exp(a["w"])
+    return weights / weights.sum() @ np.broadcast_to(a["v"], (len(a["w"]), a["v"].shape[-1]))
+
+
+@pytest.mark.parametrize("claimed, seen", [(0.0, False), (1e-17, False), (1e-6, True)])
+def test_a_gradient_that_is_zero(claimed, seen, rng):
+    """What rounding leaves of a gradient that is 0, in the claim and in the measurement, is not an error."""
+    inputs = {"w": rng.standard_normal(7), "v": rng.standard_normal((1, 5))}
+    dy = rng.standard_normal(5)
+    grads = {"w": np.full(7, claimed), "v": dy[None]}
+    assert directional_error(mean_of_equals, inputs, dy, grads, rng, along=["v"]) < 1e-9
+    assert (directional_error(mean_of_equals, inputs, dy, grads, rng, along=["w"]) > 1e-9) == seen
+
+
+def test_one_input_alone_is_held_to_the_size_of_all(problem, rng):
+    inputs, dy = problem
+    grads = gradients(inputs, dy)
+    wrong = {**grads, "w": grads["w"] * 1.0001}
+    assert directional_error(function, inputs, dy, wrong, rng, along=["x"]) < 1e-9
+    assert directional_error(function, inputs, dy, wrong, rng, along=["w"]) > 1e-6
+    assert directional_error(function, inputs, dy, grads, rng, along=["w", "x"]) < 1e-9
+    with pytest.raises(ValueError, match=r"along=\['q'\] are no inputs; expected some of x, w"):
+        directional_error(function, inputs, dy, grads, rng, along=["q"])
+
+
+def test_zero_claimed_of_everything(problem, rng):
+    inputs, dy = problem
+    nothing = {name: np.zeros_like(x) for name, x in inputs.items()}
+    assert directional_error(function, inputs, dy, nothing, rng) == 1
+    assert directional_error(lambda a: np.zeros((3, 5)), inputs, dy, nothing, rng) == 0

@@ -30,11 +30,11 @@ def verify(impl, library, dtypes, capabilities, **environment):
 def test_torch():
     done = verify("docs.examples.gta_torch:gta", "torch", "float64,float32,bfloat16,float16", CAPABILITIES + ",decode")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    assert "175 pass" in done.stdout
+    assert "179 pass" in done.stdout
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed; make interop")
-@pytest.mark.parametrize("dtypes, x64, passed", [("float32,bfloat16,float16", "0", 115), ("float64", "1", 41)])
+@pytest.mark.parametrize("dtypes, x64, passed", [("float32,bfloat16,float16", "0", 118), ("float64", "1", 42)])
 def test_jax(dtypes, x64, passed):
     done = verify("docs.examples.gta_jax:gta", "jax", dtypes, CAPABILITIES, JAX_ENABLE_X64=x64)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr

@@ -1,8 +1,14 @@
 """The pytest plugin, in pytest processes of its own."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from gta_ref.commands import verify as command
+from gta_ref.verify import cases
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,3 +63,75 @@ def test_it(gta_case):
     done = pytest_on(tmp_path, code)
     assert done.returncode == 1
     assert "needs an implementation" in done.stdout
+
+
+def test_dtype_has_the_commands_default(tmp_path):
+    """capabilities without a dtype's name mean every dtype, as for verify(), and dtype is then the command's."""
+    default = inspect.signature(command.verify).parameters["dtype"].default
+    code = f"""
+import pytest
+from gta_ref.verify.selftest import by_engine
+
+@pytest.mark.gta_suite("attention", capabilities={{"attention", "backward"}})
+def test_it(gta_case):
+    assert gta_case.dtype == {default!r}
+    gta_case.run(by_engine("reference"))
+"""
+    done = pytest_on(tmp_path, code)
+    cases_of_it = [c for c in cases.suite("attention", default) if not {"padding", "decode"} & set(c.tags)]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(cases_of_it)} passed" in done.stdout
+    assert len(cases_of_it) > 15
+
+
+def test_a_forward_alone(tmp_path):
+    code = """
+import pytest
+from gta_ref.verify.selftest import by_engine
+
+def forward(arrays, settings):
+    return {name: x for name, x in by_engine("reference")(arrays, settings).items() if not name.startswith("d_")}
+
+@pytest.mark.gta_suite("attention", "float64", {"attention"})
+def test_undeclared(gta_case):
+    assert gta_case.dtype == "float64"
+    gta_case.run(forward)
+
+@pytest.mark.gta_suite("lm")
+def test_missing(gta_case):
+    gta_case.run(forward)
+"""
+    done = pytest_on(tmp_path, code)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 2
+    assert all("test_missing" in line for line in failed)
+    assert "2 failed, 2" in done.stdout  # twenty and some passed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("dtype='float23'", "dtype='float23' must be one of"),
+        ("dtype=None", "dtype=None must be one of"),
+        ("'best'", "suite='best' must be one of"),
+        ("capabilities={'telepathy'}", "capabilities='telepathy' must be one of"),
+        ("kind='float32'", "unknown kind; expected a suite, dtype, capabilities"),
+        ("'core', 'float32', None, 7", "unknown 7; expected a suite, dtype, capabilities"),
+    ],
+)
+def test_a_wrong_marker_is_one_line_at_collection(arguments, message, tmp_path):
+    code = f"""
+import pytest
+
+@pytest.mark.gta_suite({arguments})
+def test_it(gta_case):
+    pass
+"""
+    done = pytest_on(tmp_path, code)
+    assert done.returncode == 2
+    errors = [line for line in done.stdout.splitlines() if "gta_suite of" in line and not line.startswith("ERROR")]
+    assert len(errors) == 1
+    assert errors[0].startswith("gta_suite of ")
+    assert f"::test_it: {message}" in errors[0]
+    assert "Traceback" not in done.stdout
+    assert "pytest_plugin.py" not in done.stdout

@@ -1,5 +1,6 @@
 """verify(): right implementations pass, misbehaving ones get one clear line, and the other cases go on."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 
 from gta_ref.core import engines
 from gta_ref.verify import cases, vectors, verify
+from gta_ref.verify.mutants import MUTANTS
 from gta_ref.verify.plain import Plain
 from gta_ref.verify.run import judge, load
 from gta_ref.verify.selftest import GTA, by_engine, in_float64
+from gta_ref.verify.truth import wide
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -103,12 +106,59 @@ def test_misbehaviour_is_one_clear_line(impl, status, text):
         assert report.counts["error"] == 1
 
 
+def forward_only(arrays, settings):
+    """The reference's forward; its gradients, which nobody asked for, are wrong."""
+    found = core(arrays, settings)
+    return {name: -x if name.startswith("d_") else x for name, x in found.items()}
+
+
+def test_without_a_backward_every_forward_is_checked():
+    able = {"attention", "padding", "decode"}
+    report = verify(forward_only, "core", "float32", able)
+    ran = [result for result in report.results if result.status != "skip"]
+    assert {result.case for result in ran} == {case.name for case in cases.suite("attention", "float32")}
+    assert report.passed, str(report)
+    assert report.counts["pass"] == len(ran)
+    assert all(result.unchecked == ("d_q", "d_k", "d_v") for result in ran)
+    assert report.unchecked == {
+        "needs backward, not declared": 3 * (len(ran) - 1),
+        "needs backward, lse, not declared": 3,
+    }
+    assert "3 gradients not checked" in ran[0].text
+    assert f"{3 * (len(ran) - 1)} gradients were not checked (needs backward, not declared)" in str(report)
+    assert json.loads(json.dumps(report.to_dict()))["unchecked"] == report.unchecked
+    # and a wrong forward is seen in each of these cases, but for the two whose z is 0
+    wrong = verify(lambda a, s: {**core(a, s), "z": core(a, s)["z"] * 2}, "core", "float32", able)
+    assert [result.stage for result in wrong.results if result.status == "fail"] == ["z"] * (len(ran) - 2)
+    assert wrong.unchecked == report.unchecked
+
+
+def test_without_lse_its_case_is_checked_but_for_the_gradients():
+    def no_lse(arrays, settings):
+        assert "d_lse" not in arrays
+        return core(arrays, settings)
+
+    report = verify(no_lse, "attention", "float32", {"attention", "backward"})
+    assert report.passed, str(report)
+    assert report.unchecked == {"needs lse, not declared": 3}
+    (result,) = (result for result in report.results if result.unchecked)
+    assert result.case == "attention/through-lse"
+    assert [finding.name for finding in result.findings] == ["z", "lse"]
+
+
 def test_capabilities_are_counted():
     report = verify(core, "core", "float32", {"attention", "gta", "float32"})
     needs = [result.text for result in report.results if result.status == "skip"]
-    assert "needs backward, not declared" in needs
-    assert report.counts["skip"] == len(report.results)  # every case of the core suite has gradients or decodes
-    assert report.exit_status == 2
+    assert set(needs) == {
+        "needs padding, not declared",
+        "needs decode, not declared",
+        "needs decode, padding, not declared",
+        *(f"needs layer{more}, not declared" for more in ("", ", decode", ", padding", ", decode, padding")),
+        *(f"needs layer, {other}, not declared" for other in ("mha", "gqa", "gva", "gha", "mla")),
+        *(f"needs layer, {other}, decode, not declared" for other in ("gqa", "mla")),
+        *("needs lm, not declared", "needs lm, gqa, not declared"),
+    }
+    assert verify(core, "lm", "float32", {"attention"}).exit_status == 2  # nothing ran
     with pytest.raises(ValueError, match="capabilities='telepathy' must be one of"):
         verify(core, capabilities={"telepathy"})
 
@@ -128,6 +178,24 @@ class Split:
         return dict(zip(("d_q", "d_k", "d_v"), grads, strict=True))
 
 
+def test_an_object_without_a_backward():
+    class Forward:
+        forward = Split.forward
+
+    report = verify(Forward(), "attention", "float32", {"attention", "padding"})
+    assert report.passed, str(report)
+    assert report.unchecked.keys() == {"needs backward, not declared", "needs backward, lse, not declared"}
+
+    class Unfinished(Split):
+        def backward(self, cotangents, saved, settings):
+            raise NotImplementedError
+
+    assert str(verify(Unfinished(), "attention", "float32", {"attention", "padding"})) == str(report)
+    report = verify(Forward(), "attention", "float32")  # it does not say that it has none
+    assert report.exit_status == 3
+    assert {result.text for result in report.results} == {"not given: d_q, d_k, d_v"}
+
+
 def test_an_object_with_forward_and_backward():
     report = verify(Split(), "attention", "float32")
     assert report.passed, str(report)
@@ -145,6 +213,65 @@ def test_no_cause_is_named_that_is_none():
     result = judge(vector, given)
     assert (result.status, result.stage, result.cause) == ("fail", "d_v", None)
     assert 1 < result.ratio < 4
+
+
+NAN_CAUSE = "NaN of unused slots reaches the result"
+
+
+def test_nan_of_unused_slots_is_named_where_it_is_seen():
+    """An implementation that reads unused slots: NaN comes out where they hold NaN; elsewhere finite scores do."""
+
+    class Reads(Plain):
+        def clean(self, x, k_start, k_stop):
+            return x
+
+    report = verify(in_float64(Reads()), "core", "float64", GTA)
+    poisoned = {case.name for case in cases.CASES if case.settings.get("poison")}
+    failed = {result.case: result for result in report.results if result.status == "fail"}
+    assert {name for name, result in failed.items() if result.cause == NAN_CAUSE} == poisoned
+    for name in failed.keys() - poisoned:
+        assert (failed[name].stage, failed[name].kind) == ("scores", "value")
+        assert failed[name].cause == "content of unused slots in scores and d_map, where they count as 0"
+    assert "attention/left-padded" in failed
+    assert "layer/gta-left-padded" in failed
+
+    def results_alone(arrays, settings):
+        found = in_float64(Reads())(arrays, settings)
+        return {name: x for name, x in found.items() if name in ("out", "z", "lse") or name.startswith("d_w_")}
+
+    report = verify(results_alone, "core", "float64", set(GTA) - {"backward"})
+    assert {result.case for result in report.results if result.status == "fail"} == poisoned
+    assert report.blame == ("z", NAN_CAUSE)
+
+
+@pytest.mark.parametrize("keep", ["keys", "values"])
+def test_finite_wrong_numbers_are_not_blamed_on_nan(keep):
+    """Numbers of unused slots in scores (keys) or in d_map (values), and NaN kept out."""
+
+    class Reads(Plain):
+        def clean(self, x, k_start, k_stop):
+            self.cleaned = not getattr(self, "cleaned", False)  # keys first, then values
+            mine = self.cleaned == (keep == "keys")
+            return np.nan_to_num(x) if mine else super().clean(x, k_start, k_stop)
+
+    report = verify(in_float64(Reads()), "attention", "float64", GTA)
+    failed = [result for result in report.results if result.status == "fail"]
+    assert {result.case for result in failed} >= {"attention/left-padded", "attention/right-padded"}
+    assert {result.stage for result in failed} == {"scores" if keep == "keys" else "d_map"}
+    assert NAN_CAUSE not in {result.cause for result in failed}
+
+
+def test_slots_without_nan_explain_no_nan():
+    """The same case from a file whose unused slots hold 0: what is NaN there has another cause."""
+    vector = vectors.make("attention/nan-in-unused-slots", "float32")
+    numbers = {name: x.astype("float32") for name, x in vector.expected.items()}
+    (mutant,) = (mutant for mutant in MUTANTS if mutant.cause == NAN_CAUSE)
+    numbers["z"] = mutant.implementation()(wide(vector.inputs), vector.settings)["z"].astype("float32")
+    given = {name: numbers[name] for name in vector.required}
+    assert judge(vector, given).cause == NAN_CAUSE
+    zeros = {name: np.nan_to_num(x) if name in "kv" else x for name, x in vector.inputs.items()}
+    result = judge(dataclasses.replace(vector, inputs=zeros), given)
+    assert (result.status, result.stage, result.kind, result.cause) == ("fail", "z", "nonfinite", None)
 
 
 def test_report_as_json():
