@@ -439,15 +439,16 @@ assert in_all > as_it_was + 1 or missing is not None
 # be trained. At a small size the project did (`docs/studies.md`: 0.8 million parameters, three seeds, loss in nats a
 # byte):
 #
-# | 8 heads | loss − MHA | |
+# | 8 heads | loss − MHA [95 % interval] | |
 # | --- | --- | --- |
-# | GVA, 2 maps | +0.203 | higher |
-# | GHA, 2 maps × 4 value heads | +0.171 | higher |
-# | GTA, 2 maps | −0.025 | not told apart |
+# | GVA, 2 maps | +0.023 [−0.008, +0.054] | not told apart |
+# | GHA, 2 maps × 4 value heads | +0.013 [−0.011, +0.036] | not told apart |
+# | GTA, 2 maps | −0.010 [−0.043, +0.023] | not told apart |
 #
-# Sharing maps *does* cost something there, also with training; GTA, with as few maps, makes up for it by what it adds
-# behind the map. Which part of it does so is the subject of notebooks [2](02_latent_values_and_the_gate.ipynb) and
-# [7](07_training_and_choosing.ipynb). And "not told apart" by three seeds of a small model is not "equal".
+# So a model that is trained with two maps for eight heads learns to do with them: what sharing costs there is less than
+# the interval's end, a few hundredths of a nat, where sharing in a finished model cost several. That is a small model
+# on short texts, and "not told apart" by three seeds is not "equal"; notebook [7](07_training_and_choosing.ipynb) shows
+# how such a study is read.
 #
 # ## Try it
 #

@@ -36,11 +36,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from gta_ref import plots_values
 from gta_ref.costs.counting import counted_products, watched
 from gta_ref.lab.measures import effective_rank
 from gta_ref.mechanisms import gta
 from gta_ref.ops import decoder_forward, gate_forward, linear_forward
+from gta_ref.plots import values as plots_values
 
 rng = np.random.default_rng(2)
 

@@ -32,7 +32,6 @@
 # %matplotlib inline
 import numpy as np
 
-from gta_ref import plots, plots_cache
 from gta_ref.cache import KVCache
 from gta_ref.core import attention_forward
 from gta_ref.costs import hardware
@@ -43,6 +42,8 @@ from gta_ref.costs.memory import cache_bytes, weight_bytes
 from gta_ref.costs.model import Model
 from gta_ref.costs.roofline import check_fits, estimate
 from gta_ref.mechanisms import gta, mla
+from gta_ref.plots import cache as plots_cache
+from gta_ref.plots import costs as plots_costs
 
 rng = np.random.default_rng(3)
 gta_1b, gqa_1b = Model.preset("gta-1b"), Model.preset("gqa-1b")
@@ -118,7 +119,7 @@ def fill(model, context, step=256):
 measured = {model.name: fill(model, 2048) for model in (gta_1b, gqa_1b)}
 for model in (gta_1b, gqa_1b):
     assert all(size == cache_bytes(model, 1, tokens) for tokens, size in measured[model.name])
-plots.cache_growth({model.name: cache_bytes(model, 1, 1) for model in (gta_1b, gqa_1b)}, measured)
+plots_cache.cache_growth({model.name: cache_bytes(model, 1, 1) for model in (gta_1b, gqa_1b)}, measured)
 
 # %% [markdown]
 # An implementation can lose some of it again. The authors' FlashAttention path pads the keys from $d_h$ to $d_l$
@@ -279,7 +280,7 @@ passes = {
     title: {m.name: estimate(m, stage, batch, n, h100, fused=fused) for m in (gta_1b, gqa_1b)}
     for title, (stage, batch, n, fused) in settings.items()
 }
-plots_cache.time_parts(passes)
+plots_costs.time_parts(passes)
 
 # %% [markdown]
 # Where attention (orange) is most of the time, the ratio is large; where MLP and head are, it is near 1. In decoding
@@ -301,9 +302,7 @@ assert 80_000 < W / (c_gqa - 2 * c_gta) < 83_000
 # %%
 found = speed_ups(gta_1b, gqa_1b, h100)
 title = "GQA-1B's time over GTA-1B's, H100"
-figure = plots.speed_up_frontier(found["batches"], found["lengths"], found["ratio"], title)
-figure.set_size_inches(10, 7.3)
-figure
+plots_costs.speed_up_frontier(found["batches"], found["lengths"], found["ratio"], title)
 
 # %% [markdown]
 # The thick contour as a table. "Never" means that 2× would lie in the grey. The last line should agree with the

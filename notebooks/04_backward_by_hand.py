@@ -32,11 +32,12 @@
 # %matplotlib inline
 import numpy as np
 
-from gta_ref import ops, plots_backward
+from gta_ref import ops
 from gta_ref.core import Mask, attention_backward, attention_forward
 from gta_ref.costs.memory import attention_activations
 from gta_ref.mechanisms import gta
 from gta_ref.mechanisms.common import merge_heads
+from gta_ref.plots import backward as plots_backward
 from gta_ref.verify.gradcheck import directional_error, elementwise_error
 
 rng = np.random.default_rng(4)

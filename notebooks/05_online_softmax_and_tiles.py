@@ -38,8 +38,9 @@ from itertools import pairwise
 import numpy as np
 from IPython.display import HTML
 
-from gta_ref import plots_online, plots_tiles
 from gta_ref.core import Mask, attention_forward
+from gta_ref.plots import online as plots_online
+from gta_ref.plots import tiles as plots_tiles
 
 rng = np.random.default_rng(5)
 np.set_printoptions(precision=3, suppress=True)

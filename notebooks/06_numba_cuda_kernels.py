@@ -187,7 +187,7 @@ def show(module, function, first, last):
 # often, and for whom.
 
 # %%
-from gta_ref import plots_cuda
+from gta_ref.plots import cuda as plots_cuda
 
 plots_cuda.first_steps()
 

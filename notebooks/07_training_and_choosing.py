@@ -206,8 +206,8 @@ for name, config in configs.items():
 
 # %% [markdown]
 # Before the first step, a model that knows nothing should say so. Were all 256 bytes equally likely, the loss would be
-# $\ln 256$. Random logits of deviation 1 cost half a nat more ($\ln \mathbb E\, e^x = \tfrac12$), and the head, which is
-# the embedding's transpose, expects the byte that it has just read once more, which helps in a run of spaces. If yours
+# $\ln 256$. Random logits of deviation 1 cost half a nat more ($\ln E[e^x] = 1/2$); and the head, the
+# embedding's transpose, expects the byte that it has just read once more, which helps in a run of spaces. If yours
 # begins at 20, look at the initialisation first. (Where the fused kernels have never run on a machine, this is where
 # they are compiled.)
 
@@ -370,8 +370,8 @@ for name, run in (("before training", untrained), ("after training", whole)):
 
 # %% [markdown]
 # The gate doubles the rank, and does so with random weights, which have learned nothing, as it does after training. So
-# a high rank is not a good in itself; compare it between *trained* models, with their losses beside it. The study `activations` does (sigmoid, SiLU, ReLU², none). All further summaries
-# that are there, as tables and figures:
+# a high rank is not a good in itself; compare it between *trained* models, with their losses beside it. The study
+# `activations` does (sigmoid, SiLU, ReLU², none). All further summaries that are there, as tables and figures:
 
 # %%
 further = {name: study for name, study in found.items() if name not in ("mechanisms", "gate")}
@@ -512,8 +512,8 @@ print(f"{jobs} runs of about {minutes:.0f} minutes: {jobs * minutes / 60:.1f} ho
 # <details><summary>Answer</summary>
 #
 # `for i in range(n): print(sorted(mechanisms["arms"], key=lambda a: mechanisms["arms"][a]["loss"][i]))`. In the study
-# of November 2026 each seed has another winner (GTA, MQA, GQA), while GVA and GHA are last with every seed. A study
-# with one seed would have reported one of these orders as its result.
+# of November 2026 each seed has another winner (GTA, MHA, GQA), while MLA is last with every seed. A study with one seed
+# would have reported one of these orders as its result.
 #
 # </details>
 #

@@ -32,7 +32,7 @@
 # %matplotlib inline
 import numpy as np
 
-from gta_ref.plots_verify import errors_and_budgets, repairs
+from gta_ref.plots import verify as plots_verify
 from gta_ref.verify import tolerance, verify
 from gta_ref.verify.cases import suite
 from gta_ref.verify.run import run_case
@@ -309,7 +309,7 @@ assert report.blame[1] == "NaN of unused slots reaches the result"
 # right as they are computed. Every repair moves the first wrong array (framed) to the right, until none is left.
 
 # %%
-repairs(history, f"{CASE}, float32")
+plots_verify.repairs(history, f"{CASE}, float32")
 
 # %% [markdown]
 # Two cases still fail, and their names say what they have in common.
@@ -433,7 +433,7 @@ CASE_16 = "layer/gta-grouped"  # gta-paper is not sharp enough in bfloat16, so i
 runs = [(make(CASE_16, "float32"), my_layer), (make(CASE_16, "bfloat16"), in_low_precision)]
 answers = [(v, run_case(f, v)) for v, f in runs]
 assert all(result.status == "pass" for _, result in answers)
-errors_and_budgets(answers)
+plots_verify.errors_and_budgets(answers)
 
 # %% [markdown]
 # ## Any other language: exchange files
@@ -541,7 +541,7 @@ TEST = """
 import pytest
 from mine import my_layer
 
-@pytest.mark.gta_suite("layer", capabilities={"layer", "gta", "backward", "padding", "float32"})
+@pytest.mark.gta_suite("layer", capabilities={"layer", "gta", "backward", "padding"})
 def test_my_layer(gta_case):
     gta_case.run(my_layer)
 """

@@ -32,7 +32,7 @@ SAME_AS = {"doctor": "tour", "bench": "tour"}  # behind a command, like the tour
 
 def room_of(module):
     part = module.split(".")[1] if "." in module else ""
-    return "plots" if part.startswith("plots_") else SAME_AS.get(part, part)
+    return SAME_AS.get(part, part)
 
 
 def imports_of(path):
@@ -70,7 +70,7 @@ def test_import_is_light():
     code = (
         "import sys, time; import numpy; t = time.perf_counter(); import gta_ref; "
         "print(time.perf_counter() - t, [m for m in ('numba', 'matplotlib', 'cupy', 'scipy') if m in sys.modules]); "
-        "import gta_ref.core, gta_ref.mechanisms.gta; "
+        "import gta_ref.core, gta_ref.mechanisms.gta, gta_ref.plots; "
         "print([m for m in ('numba', 'matplotlib', 'cupy', 'scipy') if m in sys.modules])"
     )
     lines = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

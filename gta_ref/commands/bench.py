@@ -39,7 +39,7 @@ def core(
     """Time the attention core's engines, forward, backward and decode, and compare with the goals."""
     check_torch(against)
     from gta_ref.bench import core as benchmark
-    from gta_ref.files import atomic_path, write_json
+    from gta_ref.files import write_json
 
     console = Console()
     with console.status("") as status:
@@ -56,10 +56,10 @@ def core(
     if json is not None:
         write_json(json, found)
     if plot is not None:
-        from gta_ref import plots
+        from gta_ref.plots.common import save
+        from gta_ref.plots.speed import core_speed
 
-        with atomic_path(plot) as temporary:
-            plots.core_speed(found["cases"], machine_line(found["machine"])).savefig(temporary, dpi=120)
+        save(core_speed(found["cases"], machine_line(found["machine"])), plot)
     wrong = [(case["name"], name) for case in found["cases"] for name, c in case["contestants"].items() if c["wrong"]]
     for case, name in wrong:
         console.print(f"[red]{case}: {name} is wrong by more than rounding and was not timed[/]")

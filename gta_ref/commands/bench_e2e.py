@@ -38,7 +38,7 @@ def e2e(
 ) -> None:
     """Time GTA-1B against GQA-1B, prefill and decoding, beside what the cost model predicts for this machine."""
     from gta_ref.bench import e2e as benchmark
-    from gta_ref.files import atomic_path, write_json
+    from gta_ref.files import write_json
 
     console = Console()
     try:
@@ -60,11 +60,11 @@ def e2e(
         write_json(json, found)
     timed = [case for case in found["cases"] if "models" in case]
     if plot is not None:
-        from gta_ref import plots_e2e
+        from gta_ref.plots.common import save
+        from gta_ref.plots.e2e import pass_times
 
         title = f"{_title(found['setting'])}, float32\n{machine_line(found['machine'])}"
-        with atomic_path(plot) as temporary:
-            plots_e2e.pass_times(timed, SHOWN, title).savefig(temporary, dpi=120)
+        save(pass_times(timed, SHOWN, title), plot)
 
 
 def _whole_numbers(name: str, text: str | None) -> list[int] | None:

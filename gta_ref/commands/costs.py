@@ -73,10 +73,10 @@ def frontier(
     out: Annotated[Path, typer.Option(help="The figure; its JSON is written beside it.")] = Path("gta-frontier.png"),
 ) -> None:
     """Find where GTA-1B is 1, 1.5, 2 and 3 times as fast as GQA-1B, over batch and length."""
-    from gta_ref import plots
     from gta_ref.costs import hardware as machines
     from gta_ref.costs.frontier import speed_ups
     from gta_ref.costs.model import Model
+    from gta_ref.plots.costs import speed_up_frontier
 
     machine = machines.get(hardware)
     found = speed_ups(Model.preset("gta-1b"), Model.preset("gqa-1b"), machine, convention=convention)
@@ -91,7 +91,7 @@ def frontier(
             cells = ["never" if lengths[i] is None else f"{lengths[i]:,}" for i in shown]
             rows.add_row(name if level == next(iter(levels)) else "", f"{level} ×", *cells)
     console.print(rows)
-    figure = plots.speed_up_frontier(
+    figure = speed_up_frontier(
         found["batches"], found["lengths"], found["ratio"], f"GQA-1B's time over GTA-1B's, {machine.name}"
     )
     content = {**found, "ratio": {name: _finite(grid) for name, grid in found["ratio"].items()}}
@@ -110,9 +110,9 @@ def design(
     out: Annotated[Path, typer.Option(help="The figure; its JSON is written beside it.")] = Path("gta-design.png"),
 ) -> None:
     """Draw cache, operations and parameters over n_q, n_k, n_c and d_l, and mark the efficient choices."""
-    from gta_ref import plots
     from gta_ref.costs.frontier import choices
     from gta_ref.mechanisms import gqa
+    from gta_ref.plots.costs import design_space
 
     if parameters is None:
         n_k = n_heads // 4 if n_heads % 4 == 0 else n_heads
@@ -131,7 +131,7 @@ def design(
         rows.add_row(*(f"{n:,}" for n in sizes))
     console.print(rows)
     content = {"parameters": parameters, "choices": [vars(c) for c in found]}
-    _write(console, out, plots.design_space(found, parameters), content)
+    _write(console, out, design_space(found, parameters), content)
 
 
 def _models(names: str, sizes: list[str]) -> list[Model]:
@@ -225,10 +225,10 @@ def _finite(grid: Any) -> list[list[float | None]]:
 
 
 def _write(console: Console, out: Path, figure: Any, content: dict[str, Any]) -> None:
-    from gta_ref.files import atomic_path, write_json
+    from gta_ref.files import write_json
+    from gta_ref.plots.common import save
 
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, dpi=150)
+    save(figure, out)
     beside = out.with_suffix(".json")
     write_json(beside, content)
     console.print(f"Written: {out}, {beside}", highlight=False, markup=False)

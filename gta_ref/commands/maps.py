@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # of head_maps.VIEWS
 _SHOWN = "0.8"  # the threshold of the table by layer
 _TOKENS = 32  # in the figure of the maps
-_DPI = 110
 
 
 @one_line_errors
@@ -188,8 +187,8 @@ def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequenc
 def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: Sequence[str]) -> dict[str, Figure]:
     import numpy as np
 
-    from gta_ref import plots_maps
     from gta_ref.lm.head_maps import VIEWS
+    from gta_ref.plots.maps import attention_maps, head_similarity, maps_needed, similarity_by_layer
 
     name, chosen, thresholds = figures["model"], figures["drawn_layer"], figures["thresholds"]
     counts = {
@@ -197,27 +196,27 @@ def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: S
     }
     clusters = figures["layers"][chosen]["all_keys"]["clusters"][_SHOWN]
     return {
-        "similarity.png": plots_maps.similarity_by_layer(found, f"How alike two heads' attention maps are: {name}"),
-        "heads.png": plots_maps.head_similarity(found, figures["key_heads"], f"Every two heads of {name}"),
-        "needed.png": plots_maps.maps_needed(
+        "similarity.png": similarity_by_layer(found, f"How alike two heads' attention maps are: {name}"),
+        "heads.png": head_similarity(found, figures["key_heads"], f"Every two heads of {name}"),
+        "needed.png": maps_needed(
             counts, thresholds, figures["maps_a_layer"], f"How many maps a layer of {name} needs"
         ),
-        "maps.png": plots_maps.maps_on_text(
+        "maps.png": attention_maps(
             drawn,
             tokens,
-            clusters,
-            f"{name}, layer {chosen}, reading {figures['windows'][0]['name']}\n"
+            clusters=clusters,
+            title=f"{name}, layer {chosen}, reading {figures['windows'][0]['name']}\n"
             f"heads of one colour: a cluster at cosine ≥ {_SHOWN}",
         ),
     }
 
 
 def _write(console: Console, out: Path, figures: dict[str, Any], drawings: dict[str, Figure]) -> None:
-    from gta_ref.files import atomic_path, write_json
+    from gta_ref.files import write_json
+    from gta_ref.plots.common import save
 
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in drawings.items():
-        with atomic_path(out / name) as temporary:
-            figure.savefig(temporary, dpi=_DPI)
+        save(figure, out / name)
     write_json(out / "maps.json", figures)
     console.print(f"\nWritten to {out}: {', '.join(drawings)}, maps.json", markup=False, highlight=False)

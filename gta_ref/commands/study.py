@@ -25,7 +25,7 @@ def study(
 
     The full studies take from one to several hours on two cores; docs/studies.md has their results.
     """
-    from gta_ref.files import atomic_path, write_json
+    from gta_ref.files import write_json
     from gta_ref.lab import runner, studies, summary
 
     chosen = studies.load(name)
@@ -53,10 +53,10 @@ def study(
     if json is not None:
         write_json(json, found)
     if plot is not None:
-        from gta_ref import plots_studies
+        from gta_ref.plots import studies as drawn
+        from gta_ref.plots.common import save
 
-        with atomic_path(plot) as temporary:
-            plots_studies.study(found).savefig(temporary, dpi=120)
+        save(drawn.study(found), plot)
 
 
 def _run(console: Console, runner: Any, chosen: Any, folder: Path, jobs: int) -> Any:

@@ -106,7 +106,7 @@ def _show_equation(console: Console, found: dict[str, Any]) -> None:
 
 def _show_gradients(console: Console, found: dict[str, Any]) -> None:
     console.print("\n[bold]3. The backward pass[/] against finite differences along a random direction, N = 64")
-    rows = table("by", "relative error", numbers_from=1)
+    rows = table("by", "error ÷ all terms", numbers_from=1)
     for name, error in found["relative_error"].items():
         rows.add_row(name, f"{error:.1e}")
     console.print(rows)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from gta_ref.plots import COLOURS
+from gta_ref.plots.axes import block, map_axes
+from gta_ref.plots.common import COLOURS, ORANGE, WIDTH, panels
 
 AXES = {"N_q": "query", "N": "token", "N_k": "key"}
 
@@ -31,9 +30,6 @@ def difference(name: str, letters: str, got: np.ndarray, want: np.ndarray, index
     with np.errstate(invalid="ignore"):
         off = np.abs(yours - right)
     rows, columns = yours.shape
-    # a cell is square where that leaves room for three panels
-    aspect = "equal" if 1 / 3 < rows / columns < 3 else "auto"
-    figure = Figure(figsize=(11, 3.7), layout="constrained")
     finite = np.concatenate([x[np.isfinite(x)] for x in (yours, right)])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low < 0:  # signed: 0 is white
@@ -41,43 +37,27 @@ def difference(name: str, letters: str, got: np.ndarray, want: np.ndarray, index
     same, colours = Normalize(low, high if high > low else low + 1.0), "RdBu_r" if low < 0 else "viridis"
     finite_off = off[np.isfinite(off)]
     largest = float(finite_off.max(initial=0.0))
-    axes = figure.subplots(1, 3)
-    panels = (
+    shown = (
         (yours, "yours", same, colours),
         (right, "expected", same, colours),
         (off, "|difference|", Normalize(0.0, largest or 1.0), "magma"),
     )
-    names = [AXES.get(letter.strip(), letter.strip()) for letter in letters.split(",")][-2:]
-    for ax, (x, title, norm, cmap) in zip(axes, panels, strict=True):
-        image = ax.imshow(x, norm=norm, cmap=cmap, aspect=aspect, interpolation="nearest")
-        _cross_out(ax, x)
-        ax.set_title(title)
-        ax.set_xlabel(names[1])
-        for axis, count in ((ax.xaxis, columns), (ax.yaxis, rows)):
-            step = max(1, -(-count // 8))
-            axis.set_ticks(range(0, count, step))
-        ax.spines[:].set_visible(False)
-        ax.add_patch(_frame(index[-2:], "black" if cmap == "RdBu_r" else COLOURS[1]))
-        figure.colorbar(image, ax=ax, shrink=0.8)
-    axes[0].set_ylabel(names[0])
     where = "".join(f"{i}, " for i in lead)
-    figure.suptitle(f"{name}[{where}:, :]" + ("   grey: not a finite number" if not np.isfinite(off).all() else ""))
+    heading = f"{name}[{where}:, :]" + ("   grey: not a finite number" if not np.isfinite(off).all() else "")
+    figure, axes = panels((WIDTH, 3.5), 1, 3, frame="none", title=heading)
+    down, across = [AXES.get(letter.strip(), letter.strip()) for letter in letters.split(",")][-2:]
+    for ax, (x, title, norm, cmap) in zip(axes, shown, strict=True):
+        # infinities would take the colour of the scale's end
+        image = ax.imshow(np.where(np.isfinite(x), x, np.nan), norm=norm, cmap=cmap, interpolation="nearest")
+        ax.set_facecolor("0.75")
+        map_axes(ax, rows, columns, (down if ax is axes[0] else "", across))
+        if not 1 / 3 < rows / columns < 3:  # square cells would leave no room for three panels
+            ax.set_aspect("auto")
+        ax.set_title(title, fontsize=10)
+        edge = "black" if cmap == "RdBu_r" else ORANGE
+        block(ax, index[-2:], edge=edge, lw=2.5, clip_on=False, zorder=3)
+        figure.colorbar(image, ax=ax, shrink=0.8)
     return figure
-
-
-def _frame(cell: tuple[int, ...], colour: str) -> Rectangle:
-    row, column = cell
-    place = (column - 0.5, row - 0.5)
-    return Rectangle(place, 1, 1, fill=False, edgecolor=colour, linewidth=2.5, clip_on=False, zorder=3)
-
-
-def _cross_out(ax: Axes, x: np.ndarray) -> None:
-    """Paint what is not finite grey: infinities would take the colour of the scale's end."""
-    odd = ~np.isfinite(x)
-    if odd.any():
-        paint = np.zeros((*x.shape, 4))
-        paint[odd] = (0.75, 0.75, 0.75, 1.0)
-        ax.imshow(paint, aspect=ax.get_aspect(), interpolation="nearest")
 
 
 def readers(got: np.ndarray, want: np.ndarray) -> Figure:
@@ -88,10 +68,10 @@ def readers(got: np.ndarray, want: np.ndarray) -> Figure:
     got, want : (n_h,)
         For each head, the number of its map, key head or latent head.
     """
-    figure = Figure(figsize=(max(7.0, 0.5 * len(want) + 2), 3.4), layout="constrained")
+    figure, axes = panels((min(WIDTH, max(7.0, 0.5 * len(want) + 2)), 3.4), 1, 2, frame="none")
     n = int(max(want.max(initial=0), got.max(initial=0))) + 1
     spots = (np.arange(n) + 0.5) * len(want) / n - 0.5
-    for ax, (x, title) in zip(figure.subplots(1, 2), ((got, "yours"), (want, "expected")), strict=True):
+    for ax, (x, title) in zip(axes, ((got, "yours"), (want, "expected")), strict=True):
         for head, target in enumerate(x):
             if not 0 <= target < n:
                 continue
@@ -109,6 +89,4 @@ def readers(got: np.ndarray, want: np.ndarray) -> Figure:
         ax.set_ylim(-0.3, 1.3)
         ax.set_yticks([0, 1], ["what it\nreads", "output\nhead"])
         ax.set_xticks([])
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
     return figure

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gta_ref import plots
 from gta_ref.bench import contestants, core, goals, memory
+from gta_ref.plots.speed import core_speed
 
 TINY = contestants.Case("forward, N 1024", "forward+backward", 2, 4, 1, 1, 70, 8, 16)
 
@@ -139,7 +139,7 @@ def test_memory_is_that_of_the_call_whatever_this_process_holds():
 
 def test_figure():
     cases = [{"name": f"{kind}, N 1024", "kind": kind, "contestants": contestant(2)} for kind in ("forward", "decode")]
-    figure = plots.core_speed(cases, "a machine")
+    figure = core_speed(cases, "a machine")
     assert [ax.get_ylabel() for ax in figure.axes] == ["forward\nof sgemm", "decode\nof reading memory"]
     assert [bar.get_height() for bar in figure.axes[0].patches][:2] == [0.9, 0.45]
 

@@ -1,4 +1,4 @@
-"""Figures for choosing sizes: differences with their intervals, training beside references, what each choice costs."""
+"""Choosing sizes: differences with their intervals, training beside references, what each choice costs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from gta_ref.lm.train import Run
-from gta_ref.plots import COLOURS
+from gta_ref.plots.axes import block, numbers
+from gta_ref.plots.common import BLUE, COLOURS, ORANGE, WIDTH, note, panels
 
 
 def intervals(summary: Mapping[str, Any]) -> Figure:
@@ -26,23 +28,18 @@ def intervals(summary: Mapping[str, Any]) -> Figure:
     """
     baseline = summary["arms"][summary["baseline"]]["loss"]
     arms = {name: arm for name, arm in summary["arms"].items() if name != summary["baseline"]}
-    figure = Figure(figsize=(10, 1.2 + 0.42 * len(arms)), layout="constrained")
-    ax = figure.subplots()
+    figure, (ax,) = panels((WIDTH, 1.2 + 0.42 * len(arms)), grid="x")
     ax.axvline(0, color="0.3", lw=1)
     for row, arm in enumerate(arms.values()):
         differs = arm["verdict"] != "not told apart"
-        colour = COLOURS[1] if differs else COLOURS[0]
+        colour = ORANGE if differs else BLUE
         ax.plot(arm["interval"], (row, row), "-", color=colour, lw=5, alpha=0.35, solid_capstyle="butt")
         ax.plot(arm["difference"], row, "|", color=colour, ms=15, mew=2.5)
         ax.plot(np.subtract(arm["loss"], baseline), [row] * len(baseline), "o", color=colour, ms=4.5)
-        ax.annotate(
-            arm["verdict"], (1.01, row), xycoords=("axes fraction", "data"), va="center", color=colour, fontsize=9
-        )
+        note(ax, arm["verdict"], (1, row), xycoords=("axes fraction", "data"), color=colour)
     ax.set_yticks(range(len(arms)), list(arms))
     ax.set_ylim(len(arms) - 0.4, -0.6)
     ax.set_xlabel(f"loss − {summary['baseline']}'s, nats a token: seeds, mean, 95 % interval of the mean")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -59,8 +56,7 @@ def way_down(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure
     -------
     Figure
     """
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    ax = figure.subplots()
+    figure, (ax,) = panels((9, 4))
     end = max(len(run.losses) for run in runs.values())
     for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
         ax.plot(range(1, len(run.losses) + 1), run.losses, color=colour, lw=1.3, alpha=0.8, label=f"{name}, training")
@@ -68,23 +64,22 @@ def way_down(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure
         ax.plot(steps, losses, "o", color=colour, ms=8, mec="white", label=f"{name}, held out")
     for name, loss in references.items():
         ax.axhline(loss, color="0.45", ls="--", lw=1)
-        ax.annotate(name, (1.02 * end, loss), (0, 3), textcoords="offset points", color="0.3", fontsize=9)
+        note(ax, name, (1.02 * end, loss), (0, 3), va="bottom", color="0.3")
     ax.set_xlabel("step")
     ax.set_ylabel("loss, nats a byte")
     ax.set_xlim(0, 1.22 * end)
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9), ncols=2)
-    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def cost_maps(
-    panels: Mapping[str, np.ndarray], n_q: Sequence[int], latent_dims: Sequence[int], marked: tuple[int, int]
+    ratios: Mapping[str, np.ndarray], n_q: Sequence[int], latent_dims: Sequence[int], marked: tuple[int, int]
 ) -> Figure:
     """Ratios to a baseline for every number of maps and width of the latent, a panel each, the number in its field.
 
     Parameters
     ----------
-    panels : mapping of str to (len(n_q), len(latent_dims))
+    ratios : mapping of str to (len(n_q), len(latent_dims))
         Title → ratio; 1 is white, blue is better and orange worse; "×" in a title says that more is better.
     n_q, latent_dims : sequence of int
     marked : (int, int)
@@ -94,24 +89,15 @@ def cost_maps(
     -------
     Figure
     """
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.patches import Rectangle
-
-    shades = LinearSegmentedColormap.from_list("gain", (COLOURS[1], "white", COLOURS[0]))
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True)
-    for ax, (title, ratio) in zip(axes, panels.items(), strict=True):
+    shades = LinearSegmentedColormap.from_list("gain", (ORANGE, "white", BLUE))
+    figure, axes = panels((WIDTH, 4), 1, len(ratios), frame="none", sharey=True)
+    for ax, (title, ratio) in zip(axes, ratios.items(), strict=True):
         gain = np.log2(ratio) if "×" in title else -np.log2(ratio)
         ax.imshow(gain, cmap=shades, vmin=-3, vmax=3, aspect="auto")
-        for (i, j), value in np.ndenumerate(ratio):
-            colour = "white" if gain[i, j] > 2 else "black"
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=9, color=colour)
-        place = latent_dims.index(marked[1]) - 0.5, n_q.index(marked[0]) - 0.5
-        ax.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="black", lw=2))
+        numbers(ax, ratio, "{:.2f}", dark=gain > 2)
+        block(ax, (n_q.index(marked[0]), latent_dims.index(marked[1])), lw=2)
         ax.set_xticks(range(len(latent_dims)), [str(d) for d in latent_dims])
         ax.set_yticks(range(len(n_q)), [str(n) for n in n_q])
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("$d_l$")
     axes[0].set_ylabel("$n_q$")

@@ -1,4 +1,4 @@
-"""Figures of shared maps: which head reads what in each mechanism, and what the attention core multiplies."""
+"""Shared maps: which head reads what in each mechanism, and what the attention core multiplies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from gta_ref.mechanisms.structure import Structure
-from gta_ref.plots import COLOURS
+from gta_ref.plots.common import BLUE, GREEN, ORANGE, WIDTH, box, note, panels
 
-BLUE, ORANGE, GREEN = COLOURS[:3]
 _LEVELS = {"keys": (0.0, BLUE), "maps": (1.0, ORANGE), "output heads": (2.0, "0.55"), "values": (3.0, GREEN)}
 
 
@@ -29,8 +27,7 @@ def who_reads_what(layers: Mapping[str, tuple[Structure, Sequence[int]]], title:
     -------
     Figure
     """
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
-    axes = figure.subplots(1, len(layers), squeeze=False)[0]
+    figure, axes = panels((WIDTH, 3.9), 1, len(layers), frame="none", title=title)
     for ax, (name, (layer, value_of)) in zip(axes, layers.items(), strict=True):
         heads, maps = np.arange(layer.n_heads), np.arange(layer.n_q)
         counts = {"keys": layer.n_k, "maps": layer.n_q, "output heads": layer.n_heads, "values": max(value_of) + 1}
@@ -41,18 +38,14 @@ def who_reads_what(layers: Mapping[str, tuple[Structure, Sequence[int]]], title:
         for level, count in counts.items():
             y, colour = _LEVELS[level]
             for x in _places(count, layer.n_heads):
-                ax.add_patch(Rectangle((x - 0.36, y - 0.14), 0.72, 0.28, fc=colour, ec="white", zorder=2))
+                box(ax, x - 0.36, y - 0.14, 0.72, 0.28, colour, zorder=2)
             ax.text(layer.n_heads - 0.2, y, str(count), va="center", fontsize=10, color="0.2")
         ax.set_title(name, fontsize=10)
         ax.set_xlim(-0.7, layer.n_heads + 0.7)
         ax.set_ylim(-0.3, 3.3)
-        ax.spines[:].set_visible(False)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.tick_params(length=0)
     axes[0].set_yticks([y for y, _ in _LEVELS.values()], list(_LEVELS), fontsize=10)
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -83,8 +76,7 @@ def core_operations(layers: Mapping[str, Structure], title: str = "") -> Figure:
     -------
     Figure
     """
-    figure = Figure(figsize=(9, 0.5 * len(layers) + 1.3), layout="constrained")
-    ax = figure.subplots()
+    figure, (ax,) = panels((9, 0.5 * len(layers) + 1.3), title=title)
     where = np.arange(len(layers))
     scores = np.array([layer.n_q * layer.d_k for layer in layers.values()])
     context = np.array([layer.n_q * layer.d_v for layer in layers.values()])
@@ -93,13 +85,10 @@ def core_operations(layers: Mapping[str, Structure], title: str = "") -> Figure:
     total = scores + context
     for y, macs in enumerate(total):
         change = f"  ({macs / total[0] - 1:+.1%})".replace("-", "−") if macs != total[0] else ""
-        ax.text(macs + 0.01 * total.max(), y, f"{macs}{change}", va="center", fontsize=10)
+        note(ax, f"{macs}{change}", (macs, y), fontsize=10)
     ax.set_yticks(where, list(layers), fontsize=10)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.22 * total.max())
     ax.set_xlabel("multiply–accumulates for one query and one key")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(loc="lower right", frameon=False)
-    if title:
-        ax.set_title(title, loc="left", fontsize=11)
     return figure

@@ -1,7 +1,4 @@
-"""Figures of the verification kit: repairs of an implementation, and errors beside their budgets.
-
-Each function returns a matplotlib Figure and neither shows nor saves it.
-"""
+"""The verification kit: repairs of an implementation, and errors beside their budgets."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from gta_ref.plots import COLOURS
+from gta_ref.plots.axes import block
+from gta_ref.plots.common import BLACK, BLUE, ORANGE, WIDTH, note, panels
 from gta_ref.verify.report import CaseResult
 from gta_ref.verify.vectors import Vector
 
-RIGHT, FIRST = "#DCE9F2", COLOURS[6]
+RIGHT = "#DCE9F2"
 
 
 def repairs(results: Mapping[str, CaseResult], title: str = "") -> Figure:
@@ -39,31 +37,26 @@ def repairs(results: Mapping[str, CaseResult], title: str = "") -> Figure:
     for row, result in enumerate(results.values()):
         for finding in result.findings:
             if finding.kind != "ok":
-                ratios[row, names.index(finding.name)] = finding.ratio
-    figure = Figure(figsize=(10, 1.9 + 0.55 * len(results)), layout="constrained")
-    ax = figure.subplots()
-    ax.imshow(np.zeros(ratios.shape), cmap=_one_colour(RIGHT), aspect="auto")
+                # as bad as can be where there is no number: an array that is missing, of another shape, not finite
+                ratio = np.inf if np.isnan(finding.ratio) else finding.ratio
+                ratios[row, names.index(finding.name)] = ratio
+    figure, (ax,) = panels((WIDTH, 1.9 + 0.55 * len(results)), frame="none", title=title)
+    ax.set_facecolor(RIGHT)  # shows through where a ratio is NaN: all is well
     worst = ratios[np.isfinite(ratios)].max(initial=10.0)
-    image = ax.imshow(ratios, cmap="YlOrRd", norm=LogNorm(1, worst), aspect="auto", interpolation="nearest")
+    shown = np.minimum(ratios, worst)
+    image = ax.imshow(shown, cmap="YlOrRd", norm=LogNorm(1, worst), aspect="auto", interpolation="nearest")
     for row, result in enumerate(results.values()):
         text = "all within their budgets"
         if result.stage in names:
-            ax.add_patch(_frame(names.index(result.stage), row))
+            block(ax, (row, names.index(result.stage)), lw=2, zorder=3)
             text = f"{result.stage}: {result.cause or 'cause not recognised'}"
-        ax.annotate(
-            fill(text, 33), (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8,
-            annotation_clip=False,
-        )  # fmt: skip
+        note(ax, fill(text, 33), (1, row), xycoords=("axes fraction", "data"), fontsize=8, annotation_clip=False)
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     ax.set_yticks(range(len(results)), list(results))
     ax.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
     ax.set_yticks(np.arange(1, len(results)) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=1)
-    ax.tick_params(which="both", length=0)
-    ax.spines[:].set_visible(False)
     figure.colorbar(image, ax=ax, location="top", shrink=0.5, aspect=40, label="error ÷ budget, where above 1")
-    if title:
-        figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -81,35 +74,21 @@ def errors_and_budgets(answers: Sequence[tuple[Vector, CaseResult]]) -> Figure:
         All three relative to the array's largest value, so that a result of zeros lies at 1.
     """
     names = [finding.name for finding in answers[0][1].findings]
-    figure = Figure(figsize=(10, 1.2 + 2.7 * len(answers)), layout="constrained")
-    panels = figure.subplots(len(answers), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, (vector, result) in zip(panels, answers, strict=True):
+    figure, axes = panels((WIDTH, 1.2 + 2.7 * len(answers)), len(answers), sharex=True)
+    for ax, (vector, result) in zip(axes, answers, strict=True):
         sizes = {name: np.abs(x[np.isfinite(x)]).max() for name, x in vector.expected.items()}
         budget = np.array([vector.budgets[name] / sizes[name] for name in names])
         error = np.array([f.ratio for f in result.findings]) * budget
         places = np.arange(len(names))
-        ax.axhline(1, color=COLOURS[1], linewidth=1.5, label="a result of zeros")
+        ax.axhline(1, color=ORANGE, linewidth=1.5, label="a result of zeros")
         ax.vlines(places, budget, 1, color="0.9", linewidth=6)
-        ax.plot(places, budget, "_", color=COLOURS[0], markersize=13, markeredgewidth=2.5, label="budget")
+        ax.plot(places, budget, "_", color=BLUE, markersize=13, markeredgewidth=2.5, label="budget")
         shown = error > 0
-        ax.plot(places[shown], error[shown], "o", color=COLOURS[6], markersize=4, label="error of this implementation")
+        ax.plot(places[shown], error[shown], "o", color=BLACK, markersize=4, label="error of this implementation")
         ax.set_yscale("log")
         ax.set_ylim(min(error[shown].min(), budget.min()) / 3, 5)
         ax.set_ylabel(f"{vector.dtype}\nrelative to the largest value")
-        ax.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    panels[-1].set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    panels[-1].set_xlim(-0.7, len(names) - 0.3)
+    axes[0].legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    axes[-1].set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes[-1].set_xlim(-0.7, len(names) - 0.3)
     return figure
-
-
-def _frame(column: int, row: int):  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=FIRST, linewidth=2, zorder=3)
-
-
-def _one_colour(colour: str):  # type: ignore[no-untyped-def]
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([colour])

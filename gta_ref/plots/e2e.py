@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from gta_ref.plots import COLOURS
+from gta_ref.plots.common import COLOURS, WIDTH, panels, shared_legend
 
 
 def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], title: str = "") -> Figure:
@@ -27,11 +27,10 @@ def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence
     -------
     Figure
     """
-    columns = min(4, len(cases))
+    columns = min(3, len(cases))
     rows = -(-len(cases) // columns)
-    figure = Figure(figsize=(1 + 2.9 * columns, 1.4 + 2.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, case in zip(grid, cases, strict=False):
+    figure, axes = panels((1 + (WIDTH - 1) / 3 * columns, 1.4 + 2.9 * rows), rows, columns, len(cases), title=title)
+    for ax, case in zip(axes, cases, strict=True):
         bars = {
             f"{name[:3].upper()}\n{kind}": one[kind]
             for name, one in case["models"].items()
@@ -46,11 +45,5 @@ def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence
         ax.set_title(case["name"], fontsize=9)
         ax.yaxis.set_major_formatter(EngFormatter("s"))
         ax.tick_params(axis="y", labelsize=8)
-        ax.spines[["top", "right"]].set_visible(False)
-    for ax in grid[len(cases) :]:
-        ax.remove()
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=9)
+    shared_legend(figure, axes[0], 4)
     return figure

@@ -1,7 +1,4 @@
-"""Figures of the backward pass: who needs what, a softmax's Jacobian, how well a gradient is checked, what is kept.
-
-Each function returns a matplotlib Figure and neither shows nor saves it.
-"""
+"""The backward pass: who needs what, a softmax's Jacobian, how well a gradient is checked, what is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter
 
-from gta_ref.plots import COLOURS
+from gta_ref.plots.axes import numbers
+from gta_ref.plots.common import BLUE, COLOURS, ORANGE, THOUSANDS, WIDTH, note, panels
 
 _LETTER = {
     "x": "X",
@@ -73,11 +71,10 @@ def data_flow(shapes: Mapping[str, tuple[int, ...]]) -> Figure:
     -------
     Figure
     """
-    figure = Figure(figsize=(10, 7.4), layout="constrained")
-    forward, backward = figure.subplots(2, 1)
+    figure, (forward, backward) = panels((WIDTH, 7.4), 2)
     for ax, colour, title in (
-        (forward, COLOURS[0], "forward: a box holds stage and shape, the line below it the formula; filled is kept"),
-        (backward, COLOURS[1], "backward: the same boxes from right to left, each with the gradient of its stage"),
+        (forward, BLUE, "forward: a box holds stage and shape, the line below it the formula; filled is kept"),
+        (backward, ORANGE, "backward: the same boxes from right to left, each with the gradient of its stage"),
     ):
         for name, stage in _STAGES.items():
             for source in stage.sources:
@@ -129,23 +126,18 @@ def softmax_jacobian(row: np.ndarray) -> Figure:
     """
     n = len(row)
     jacobian = np.diag(row) - np.outer(row, row)
-    figure = Figure(figsize=(8, 3.8), layout="constrained")
-    bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.1))
-    bars.bar(range(n), row, color=COLOURS[0], width=0.7)
+    figure, (bars, ax) = panels((8, 3.8), 1, 2, width_ratios=(1, 1.1))
+    bars.bar(range(n), row, color=BLUE, width=0.7)
     for j, weight in enumerate(row):
-        bars.text(j, weight + 0.01, f"{weight:.2f}", ha="center", fontsize=9)
+        note(bars, f"{weight:.2f}", (j, weight), (0, 3), ha="center", va="bottom")
     bars.set_xticks(range(n))
     bars.set_xlabel("key j")
     bars.set_title("one row of the map, $A_j$", fontsize=10)
     bars.set_ylim(0, 1.15 * row.max())
-    bars.spines[["top", "right"]].set_visible(False)
     largest = np.abs(jacobian).max()
     table = np.vstack([jacobian, np.full(n, np.nan), jacobian.sum(axis=0)])
     image = ax.imshow(table, cmap="PuOr", vmin=-largest, vmax=largest)
-    for (j, moved), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            colour = "white" if abs(value) > 0.6 * largest else "black"
-            ax.text(moved, j, f"{value:z.2f}", ha="center", va="center", fontsize=9, color=colour)
+    numbers(ax, table, "{:z.2f}", dark=np.abs(table) > 0.6 * largest)
     ax.set_xticks(range(n))
     ax.set_yticks([*range(n), n + 1], [*map(str, range(n)), "sum"])
     ax.set_xlabel("score l that is moved")
@@ -170,19 +162,14 @@ def step_sizes(steps: Sequence[float], errors: Mapping[str, Sequence[float]]) ->
     -------
     Figure
     """
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    ax = figure.subplots()
+    figure, (ax,) = panels((8, 3.6), grid="both")
     for (name, values), colour, style in zip(errors.items(), COLOURS, ("o-", "s--", "^:", "d-."), strict=False):
         ax.loglog(steps, values, style, color=colour, markersize=4, linewidth=1.5, label=name)
     ax.axvline(1e-3, color="0.7", linewidth=1)
-    ax.annotate(
-        "default", (1e-3, 0.02), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8
-    )
+    note(ax, "default", (1e-3, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize=8)
     ax.set_xlabel("step h of the finite difference")
     ax.set_ylabel("relative error of the gradient")
-    ax.grid(color="0.92")
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -203,21 +190,18 @@ def kept_for_backward(
     -------
     Figure
     """
-    figure = Figure(figsize=(8, 3.9), layout="constrained")
-    ax = figure.subplots()
+    figure, (ax,) = panels((8, 3.9), grid="both")
     for (name, values), colour in zip(formula.items(), COLOURS, strict=False):
         ax.loglog(lengths, values, color=colour, label=f"{name}, by formula", base=2)
         points = measured.get(name, {})
         ax.plot(list(points), list(points.values()), "o", color=colour, label=f"{name}, held by saved")
-        ax.annotate(f" {EngFormatter('B', places=1)(values[-1])}", (lengths[-1], values[-1]), va="center", fontsize=9)
+        note(ax, EngFormatter("B", places=1)(values[-1]), (lengths[-1], values[-1]))
     ax.set_yscale("log", base=10)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.xaxis.set_major_formatter(THOUSANDS)
     ax.yaxis.set_major_formatter(EngFormatter("B"))
     ax.set_xlim(lengths[0] / 1.3, lengths[-1] * 2.6)
     ax.set_xticks(lengths[::2])
     ax.set_xlabel("length N, tokens")
     ax.set_ylabel("kept for the backward")
-    ax.grid(color="0.92")
     ax.legend(frameon=False, fontsize=9)
-    ax.spines[["top", "right"]].set_visible(False)
     return figure

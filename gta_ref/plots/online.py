@@ -13,9 +13,11 @@ from matplotlib import rc_context
 from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from gta_ref.plots import COLOURS
+from gta_ref.plots.axes import block, map_axes
+from gta_ref.plots.common import BLUE, ORANGE, SKY, WIDTH
+
+_SIZE = WIDTH, 4.5
 
 
 class Step(NamedTuple):
@@ -46,7 +48,7 @@ def _frames(steps: Sequence[Step]) -> list[_Frame]:
 
 def picture(steps: Sequence[Step], index: int) -> Figure:
     """Frame number `index` of :func:`animation` as a figure."""
-    figure = Figure(figsize=(10, 4.5))
+    figure = Figure(figsize=_SIZE)
     _draw(figure, steps, _frames(steps)[index])
     return figure
 
@@ -67,7 +69,7 @@ def animation(steps: Sequence[Step], seconds: float = 1.2, dpi: int = 90) -> str
     html : str
         A player with all frames inside: no kernel, no file and no network is needed.
     """
-    figure = Figure(figsize=(10, 4.5), dpi=dpi)
+    figure = Figure(figsize=_SIZE, dpi=dpi)
 
     def draw(frame: _Frame) -> list[Any]:
         figure.clear()
@@ -119,21 +121,14 @@ def _draw(figure: Figure, steps: Sequence[Step], frame: _Frame) -> None:
         final[other.rows] = other.after[2] / other.after[1][:, None]
     largest = np.abs(final).max()
     seen = np.where(after[1] > 0, after[1], np.nan)[:, None]
-    _heat(output, after[2] / seen, largest)
     off = np.abs(after[2] / seen - final[step.rows])
-    output.set_title("output so far\nO / ℓ", fontsize=9)
-    known = final.copy()
-    finished = step.rows[-1] + 1 if frame.phase == "finish" else step.rows[0]
-    known[finished:] = np.nan
-    _heat(result, known, largest)
-    result.set_title("z, finished\nqueries", fontsize=9)
     far = "nothing yet" if np.isnan(off).all() else f"at most {off.max():.2f} from z"
-    for ax, rows, label in ((output, step.rows, far), (result, np.arange(length), "")):
-        ax.set_xlabel(label, fontsize=9)
-        ax.set_yticks(np.arange(0, len(rows), max(1, len(rows) // 4)), rows[:: max(1, len(rows) // 4)])
-    result.add_patch(
-        Rectangle((-0.5, step.rows[0] - 0.5), known.shape[1], len(step.rows), fill=False, ec="black", lw=1)
-    )
+    _heat(output, after[2] / seen, largest, step.rows, "output so far\nO / ℓ")
+    output.set_xlabel(far, fontsize=9)
+    known = final.copy()
+    known[step.rows[-1] + 1 if frame.phase == "finish" else step.rows[0] :] = np.nan
+    _heat(result, known, largest, np.arange(length), "z, finished\nqueries")
+    block(result, (step.rows[0], 0), (len(step.rows), known.shape[1]), lw=1)
     figure.text(0.05, 0.93, _headline(steps, step), fontsize=11, weight="bold")
     figure.text(0.05, 0.025, _caption(step, frame.phase), fontsize=9.5, va="bottom", linespacing=1.4)
 
@@ -165,55 +160,45 @@ def _caption(step: Step, phase: str) -> str:
 
 def _draw_map(ax: Axes, steps: Sequence[Step], frame: _Frame, length: int) -> None:
     step = steps[frame.step]
+    map_axes(ax, length, length, every=len(steps[0].keys))
+    ax.set_anchor("N")
+    ax.tick_params(length=2)
     for i, other in enumerate(steps):
-        corner = other.keys[0] - 0.5, other.rows[0] - 0.5
-        colour = "0.85" if i < frame.step + (frame.phase == "finish") else "white"
-        ax.add_patch(Rectangle(corner, len(other.keys), len(other.rows), facecolor=colour, edgecolor="0.6", lw=0.8))
-    for rows in {tuple(s.rows): s.rows for s in steps}.values():
-        last = rows[-1] + 1
-        if last < length:
-            ax.add_patch(
-                Rectangle(
-                    (last - 0.5, rows[0] - 0.5),
-                    length - last,
-                    len(rows),
-                    facecolor="white",
-                    edgecolor="0.85",
-                    hatch="///",
-                    lw=0,
-                )
-            )
+        done = i < frame.step + (frame.phase == "finish")
+        block(ax, (other.rows[0], other.keys[0]), other.scores.shape, "0.85" if done else "white", "0.6", lw=0.8)
+        last = other.rows[-1] + 1
+        if other.keys[-1] + 1 >= last:  # the last tile of its rows
+            block(ax, (other.rows[0], last), (len(other.rows), length - last), "white", "0.85", hatch="///", lw=0)
     if frame.phase != "finish":
-        shown = np.where(np.isneginf(step.scores), np.nan, step.scores)
-        finite = np.concatenate([s.scores[np.isfinite(s.scores)] for s in steps])
+        finite = _finite(steps)
         box = step.keys[0] - 0.5, step.keys[-1] + 0.5, step.rows[-1] + 0.5, step.rows[0] - 0.5
+        shown = np.where(np.isneginf(step.scores), np.nan, step.scores)
+        limits = ax.get_xlim(), ax.get_ylim()
         ax.imshow(shown, cmap="viridis", vmin=finite.min(), vmax=finite.max(), extent=box, zorder=3)
-        frame_box = Rectangle((box[0], box[3]), len(step.keys), len(step.rows), fill=False, ec="black", lw=2, zorder=4)
-        ax.add_patch(frame_box)
-    ax.set_xlim(-0.5, length - 0.5)
-    ax.set_ylim(length - 0.5, -0.5)
-    ax.set_aspect("equal", anchor="N")
+        ax.set(xlim=limits[0], ylim=limits[1])  # which imshow moved to its tile
+        block(ax, (step.rows[0], step.keys[0]), step.scores.shape, lw=2, zorder=4)
     ax.set_title("the map: grey is done and forgotten,\nhatched is never computed", fontsize=9)
-    ax.set_xlabel("key", fontsize=9)
-    ax.set_ylabel("query", fontsize=9)
-    ax.tick_params(labelsize=8, length=2)
+
+
+def _finite(steps: Sequence[Step]) -> np.ndarray:
+    """Every score that is seen."""
+    return np.concatenate([step.scores[np.isfinite(step.scores)] for step in steps])
 
 
 def _draw_maxima(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> None:
     """m of each row on the axis of the scores, the tile's scores as small dots."""
-    finite = np.concatenate([s.scores[np.isfinite(s.scores)] for s in steps])
+    finite = _finite(steps)
     old, new = step.before[0], step.after[0]
     for r in range(len(step.rows)):
         if phase != "finish":
             seen = step.scores[r][np.isfinite(step.scores[r])]
             ax.plot(seen, np.full(len(seen), r), ".", color="0.6", markersize=5)
-        if phase != "scores" and np.isfinite(new[r]):
-            if phase == "update" and np.isfinite(old[r]) and new[r] > old[r]:
-                ax.plot(old[r], r, "o", color=COLOURS[1], markerfacecolor="white", markersize=8)
-                ax.annotate("", (new[r], r), (old[r], r), arrowprops={"arrowstyle": "->", "color": COLOURS[1]})
-            ax.plot(new[r], r, "o", color=COLOURS[1], markersize=8)
-        elif phase == "scores" and np.isfinite(old[r]):
-            ax.plot(old[r], r, "o", color=COLOURS[1], markersize=8)
+        if phase == "update" and np.isfinite(old[r]) and new[r] > old[r]:
+            ax.plot(old[r], r, "o", color=ORANGE, markerfacecolor="white", markersize=8)
+            ax.annotate("", (new[r], r), (old[r], r), arrowprops={"arrowstyle": "->", "color": ORANGE})
+        m = old[r] if phase == "scores" else new[r]
+        if np.isfinite(m):
+            ax.plot(m, r, "o", color=ORANGE, markersize=8)
     ax.set_xlim(finite.min() - 1, finite.max() + 1)
     _row_axis(ax, step)
     ax.set_title("running maximum m\n(dots: the tile's scores)", fontsize=9)
@@ -225,11 +210,11 @@ def _draw_sums(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> None:
     (m_old, old, _), (m_new, new, _) = step.before, step.after
     where = np.arange(len(step.rows))
     if phase == "scores":
-        ax.barh(where, old, 0.6, color=COLOURS[0])
+        ax.barh(where, old, 0.6, color=BLUE)
     else:
         left = np.where(np.isfinite(m_old), old * np.exp(m_old - m_new), 0.0) if phase == "update" else new
-        ax.barh(where, left, 0.6, color=COLOURS[0])
-        ax.barh(where, new - left, 0.6, left, color=COLOURS[5])
+        ax.barh(where, left, 0.6, color=BLUE)
+        ax.barh(where, new - left, 0.6, left, color=SKY)
         if phase == "update":
             ax.barh(where, old, 0.6, fill=False, edgecolor="black", linestyle=":", linewidth=1)
     ax.set_xlim(0, 1.05 * max(max(s.after[1].max(), s.before[1].max()) for s in steps))
@@ -245,7 +230,11 @@ def _row_axis(ax: Axes, step: Step) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _heat(ax: Axes, x: np.ndarray, largest: float) -> None:
+def _heat(ax: Axes, x: np.ndarray, largest: float, rows: np.ndarray, title: str) -> None:
+    """The rows of an output, coloured by sign and size."""
     ax.imshow(x, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    every = max(1, len(rows) // 4)
+    ax.set_yticks(range(0, len(rows), every), rows[::every])
     ax.set_xticks([])
     ax.tick_params(labelsize=8, length=2)
+    ax.set_title(title, fontsize=9)

@@ -1,17 +1,13 @@
-"""Figures of latent values: Eq. 7 beside Eq. 8, the rank of what heads put out, the residual's weight."""
+"""Latent values: Eq. 7 beside Eq. 8, the rank of what heads put out, the residual's weight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from gta_ref.plots import COLOURS
-
-BLUE, ORANGE = COLOURS[:2]
+from gta_ref.plots.common import BLUE, COLOURS, ORANGE, WIDTH, box, note, panels, shared_legend
 
 
 def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
@@ -30,7 +26,6 @@ def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
     -------
     Figure
     """
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
     # an array: rows and columns drawn, elements, colour, its name, and the step that leads to it
     latent = (8, 2, n_tokens * d_l, BLUE, "$C$", "")
     out = (1, 4, width, ORANGE, "$O$", "")
@@ -48,7 +43,8 @@ def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
             (*out[:-1], "⊙ gate of t"),
         ),
     }
-    for ax, (title, arrays) in zip(figure.subplots(2, 1), ways.items(), strict=True):
+    figure, axes = panels((WIDTH, 5.4), 2)
+    for ax, (title, arrays) in zip(axes, ways.items(), strict=True):
         for i, (rows, columns, elements, colour, name, step) in enumerate(arrays):
             x, note = 6.2 * i, ""
             if i == 0:
@@ -56,8 +52,8 @@ def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
             elif "V(" in name:
                 note = "\nanew for every query"
             for row, column in np.ndindex(rows, columns):
-                cell = (x + 0.7 * (column - columns / 2), 0.42 * (rows / 2 - row - 1))
-                ax.add_patch(Rectangle(cell, 0.7, 0.42, fc=colour, alpha=0.45 if i else 0.75, ec="white", lw=1.2))
+                left, bottom = x + 0.7 * (column - columns / 2), 0.42 * (rows / 2 - row - 1)
+                box(ax, left, bottom, 0.7, 0.42, colour, alpha=0.45 if i else 0.75, lw=1.2)
             ax.text(x, 2.0, name, ha="center", fontsize=11)
             ax.text(x, -1.9, f"{elements:,} numbers{note}", ha="center", va="top", fontsize=9, color="0.3")
             if step:
@@ -91,8 +87,7 @@ def spectra_and_strength(
     -------
     Figure
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels((WIDTH, 4.2), 1, 2)
     colour = dict(zip(spectra, COLOURS, strict=False))
     for name, values in spectra.items():
         shown = values[values > 1e-9 * values[0]] / values[0]
@@ -109,12 +104,10 @@ def spectra_and_strength(
     right.set_ylabel("effective rank of the heads")
     right.set_ylim(0, None)
     left.axvline(d_l, color="0.5", ls="--", lw=1)
-    left.annotate(f"d_l = {d_l}", (d_l, 1), (4, -6), textcoords="offset points", color="0.35")
+    note(left, f"d_l = {d_l}", (d_l, 1), (4, -3), color="0.35")
     right.axhline(d_l, color="0.5", ls="--", lw=1)
-    right.annotate(f"d_l = {d_l}", (strengths[0], d_l), (0, 3), textcoords="offset points", color="0.35")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(spectra), frameon=False)
-    for ax in (left, right):
-        ax.spines[["top", "right"]].set_visible(False)
+    note(right, f"d_l = {d_l}", (strengths[0], d_l), (0, 3), va="bottom", color="0.35")
+    shared_legend(figure, left, place="outside upper center")
     return figure
 
 
@@ -131,10 +124,8 @@ def decoder_weights(weights: Mapping[str, np.ndarray], head_dim: int) -> Figure:
     -------
     Figure
     """
-    figure = Figure(figsize=(10, 1.2 + 2.2 * len(weights)), layout="constrained")
+    figure, axes = panels((WIDTH, 1.2 + 2.2 * len(weights)), len(weights), frame="box", sharex=True)
     largest = max(float(np.abs(w).max()) for w in weights.values())
-    image: Any = None
-    axes = figure.subplots(len(weights), 1, squeeze=False, sharex=True)[:, 0]
     for ax, (name, w) in zip(axes, weights.items(), strict=True):
         image = ax.imshow(w, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
         for border in range(head_dim, w.shape[1], head_dim):
@@ -144,5 +135,5 @@ def decoder_weights(weights: Mapping[str, np.ndarray], head_dim: int) -> Figure:
     heads = range(weights[name].shape[1] // head_dim)
     axes[-1].set_xticks([(i + 0.5) * head_dim - 0.5 for i in heads], [f"head {i}" for i in heads])
     axes[-1].tick_params(axis="x", length=0)
-    figure.colorbar(image, ax=list(axes), label="weight")
+    figure.colorbar(image, ax=axes, label="weight")
     return figure

@@ -1,7 +1,6 @@
-"""Drawings of the CUDA kernels: who reads what, step by step of the ladder.
+"""The CUDA kernels: who reads what, step by step of the ladder.
 
-Each function returns a matplotlib Figure and neither shows nor saves it. They take measures and no kernels, so that
-they need no CUDA package.
+The functions take measures and no kernels, so that they need no CUDA package.
 """
 
 from __future__ import annotations
@@ -11,61 +10,62 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import EngFormatter
 
-from gta_ref.plots import COLOURS
+from gta_ref.plots.axes import block, map_axes, numbers
+from gta_ref.plots.common import BLUE, ORANGE, WIDTH, box, note, panels
 
-GLOBAL, SHARED, THREAD, NOTHING = "#F4D9A8", "#BFDDF2", COLOURS[1], "0.93"
-GREEN = "#BFE3D4"  # what stays in a thread
+GLOBAL, SHARED, THREAD, NOTHING = "#F4D9A8", "#BFDDF2", ORANGE, "0.93"
+KEPT = "#BFE3D4"  # what stays in a thread or a warp
 
 
 def first_steps() -> Figure:
     """Steps 1 to 3: a block of 8 threads, one a query, on its walk over 16 keys, of which it shares 4 at a time."""
-    figure = Figure(figsize=(10, 4.3), layout="constrained")
     titles = (
         "1  naive: each thread alone",
         "2  tiles: a block shares what it reads",
         "3  online softmax: one pass",
     )
-    for step, (ax, title) in enumerate(zip(figure.subplots(1, 3), titles, strict=True), 1):
+    figure, axes = panels((WIDTH, 4.3), 1, 3)
+    for step, (ax, title) in enumerate(zip(axes, titles, strict=True), 1):
         _plane(ax, step)
         ax.set_title(title, fontsize=10, loc="left")
     return figure
 
 
-def _plane(ax: Axes, step: int, n: int = 16, block: int = 8, tile: slice = slice(4, 8), row: int = 11) -> None:
-    """The queries × keys of one map with the strip of keys above; the thread of `row` is in orange."""
+def _plane(ax: Axes, step: int, n: int = 16, first: int = 8, tile: slice = slice(4, 8), row: int = 11) -> None:
+    """The queries × keys of one map, the block's from `first` on, under a strip of keys; `row`'s thread is orange."""
     tiled = step > 1
     for j in range(n):
         here = tiled and tile.start <= j < tile.stop
-        _box(ax, j, -6, 1, 1, GLOBAL, edge=COLOURS[0] if here else "white", front=here)
+        box(ax, j, -6, 1, 1, GLOBAL, BLUE if here else "white", lw=1.6 if here else 0.6, zorder=2 if here else 1)
     ax.text(0, -6.35, "K and C in global memory, a key a cell", fontsize=8, va="bottom")
     for i in range(n):
         for j in range(i + 1):
-            in_tile = tiled and tile.start <= j < tile.stop and i >= block
+            in_tile = tiled and tile.start <= j < tile.stop and i >= first
             colour = NOTHING
             if i == row and (in_tile or not tiled):
                 colour = THREAD
             elif in_tile:
                 colour = SHARED
-            _box(ax, j, i, 1, 1, colour)
-    ax.add_patch(Rectangle((0, block), n, n - block, fill=False, edgecolor="black", linewidth=1.2))
-    ax.text(n + 0.3, (block + n) / 2, "a block:\n8 queries,\n8 threads", fontsize=8, va="center")
+            box(ax, j, i, 1, 1, colour)
+    box(ax, 0, first, n, n - first, edge="black", lw=1.2)
+    ax.text(n + 0.3, (first + n) / 2, "a block:\n8 queries,\n8 threads", fontsize=8, va="center")
     if tiled:
         _shared_tile(ax, step, tile)
-        _arrow(ax, (6, -1.9), (6, block - 0.1), COLOURS[0])
+        _arrow(ax, (6, -1.9), (6, first - 0.1), BLUE)
     else:
         for j in range(row + 1):
             _arrow(ax, (j + 0.5, -5), (j + 0.5, row), THREAD, width=0.7)
-    for i in range(block, n):
-        _box(ax, -3.2, i, 2.8, 1, THREAD if i == row else GREEN if step == 3 else GLOBAL)
+    for i in range(first, n):
+        box(ax, -3.2, i, 2.8, 1, THREAD if i == row else KEPT if step == 3 else GLOBAL)
     kept = "m, l, z\nin the\nthread" if step == 3 else "z in\nglobal\nmemory"
-    ax.text(-0.4, block - 0.3, kept, fontsize=8, va="bottom", ha="right")
+    ax.text(-0.4, first - 0.3, kept, fontsize=8, va="bottom", ha="right")
     passes = ("max", "sum", "z") if step < 3 else ("max, sum and z together",)
     for p, name in enumerate(passes):
         y = n + 1.2 + 1.5 * p
-        _arrow(ax, (0, y), (row + 1 if not tiled else n, y), COLOURS[0] if tiled else THREAD)
+        _arrow(ax, (0, y), (row + 1 if not tiled else n, y), BLUE if tiled else THREAD)
         ax.text(n + 0.3 if tiled else row + 1.3, y, name if step < 3 else "", fontsize=8, va="center")
         if step == 3:
             ax.text(0, y + 0.4, name, fontsize=8, va="top")
@@ -78,17 +78,17 @@ def _plane(ax: Axes, step: int, n: int = 16, block: int = 8, tile: slice = slice
 
 def _shared_tile(ax: Axes, step: int, tile: slice) -> None:
     """The box of shared memory between the strip and the plane."""
-    ax.add_patch(Rectangle((1.6, -4.1), 12.8, 2.2, facecolor="white", edgecolor=COLOURS[0], linestyle="--"))
+    box(ax, 1.6, -4.1, 12.8, 2.2, "white", BLUE, ls="--", lw=1)
     for part in range(1 if step == 2 else 2):
         for j in range(tile.start, tile.stop):
-            _box(ax, j + (0 if step == 2 else 5.7 * part - 2), -3.6, 1, 1.2, SHARED)
+            box(ax, j + (0 if step == 2 else 5.7 * part - 2), -3.6, 1, 1.2, SHARED)
     if step == 3:
         ax.text(6.5, -3, "K", fontsize=8, va="center", ha="center")
         ax.text(12.2, -3, "C", fontsize=8, va="center", ha="center")
     else:
         ax.text(8.3, -3, "K, or then C", fontsize=8, va="center")
-    ax.text(14.7, -3, "shared\nmemory", fontsize=8, va="center", color=COLOURS[0])
-    _arrow(ax, (6, -5), (6, -4.1), COLOURS[0])
+    ax.text(14.7, -3, "shared\nmemory", fontsize=8, va="center", color=BLUE)
+    _arrow(ax, (6, -5), (6, -4.1), BLUE)
 
 
 def register_tile(
@@ -109,8 +109,8 @@ def register_tile(
     mine = range(h * height, (h + 1) * height)
     warp = 32 // groups * height  # rows that the threads of a warp hold
     each, chunks = columns // groups, d_v // (4 * groups)
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(d_k + columns + 24, columns + d_v + 24))
+    ratios = d_k + columns + 24, columns + d_v + 24
+    figure, (left, right) = panels((WIDTH, 5), 1, 2, width_ratios=ratios)
     loads = height + each
     _product(left, ("Q", "Kᵀ", "S"), rows, d_k, columns, mine, [g + groups * j for j in range(each)], warp)
     left.set_title(f"S = Q Kᵀ: {loads} loads of 16 bytes,\n{4 * height * each} multiply–adds", fontsize=10)
@@ -126,18 +126,18 @@ def _product(
 ) -> None:
     """rows × inner beside inner × columns over rows × columns, the thread's parts in orange, true to scale."""
     gap, at = 8, 12  # the first of the 4 inner columns of one load
-    ax.add_patch(Rectangle((0, 0), inner, rows, facecolor=SHARED, edgecolor="none"))
-    ax.add_patch(Rectangle((inner + gap, -inner - gap), columns, inner, facecolor=SHARED, edgecolor="none"))
-    ax.add_patch(Rectangle((inner + gap, 0), columns, rows, facecolor=NOTHING, edgecolor="none"))
+    box(ax, 0, 0, inner, rows, SHARED, "none")
+    box(ax, inner + gap, -inner - gap, columns, inner, SHARED, "none")
+    box(ax, inner + gap, 0, columns, rows, NOTHING, "none")
     top = mine[0] // warp * warp
-    ax.add_patch(Rectangle((inner + gap, top), columns, warp, facecolor=GREEN, edgecolor="none"))
+    box(ax, inner + gap, top, columns, warp, KEPT, "none")
     for r in mine:
-        _box(ax, at, r, 4, 1, THREAD)
+        box(ax, at, r, 4, 1, THREAD)
         for c in taken:
-            _box(ax, inner + gap + c, r, 1, 1, THREAD, edge="none")
+            box(ax, inner + gap + c, r, 1, 1, THREAD, "none")
     for c in taken:
         for i in range(4):
-            _box(ax, inner + gap + c, -inner - gap + at + i, 1, 1, THREAD, edge="none")
+            box(ax, inner + gap + c, -inner - gap + at + i, 1, 1, THREAD, "none")
     first, second, result = names
     ax.text(inner + gap + columns + 1, top + warp / 2, "a warp", va="center", fontsize=8)
     ax.text(inner / 2, rows + 2, f"{first}\n{rows} × {inner}", ha="center", va="top", fontsize=9)
@@ -159,28 +159,20 @@ def fragments(of_c: np.ndarray, of_a: np.ndarray, thread: int) -> Figure:
     thread : int
         Whose elements are marked.
     """
-    figure = Figure(figsize=(10, 5.3), layout="constrained")
     titles = (
         "C of S = Q Kᵀ: as two mma leave it (keys 0–7, 8–15)",
         "A of Z += W C: as the next mma wants it",
     )
-    for ax, held, title in zip(figure.subplots(1, 2), (of_c, of_a), titles, strict=True):
+    figure, axes = panels((WIDTH, 5.3), 1, 2, frame="none")
+    for ax, held, title in zip(axes, (of_c, of_a), titles, strict=True):
+        map_axes(ax, 16, 16, every=1)
         for (i, j), t in np.ndenumerate(held):
             colour = THREAD if t == thread else (SHARED if (t // 4) % 2 == 0 else NOTHING)
-            _box(ax, j, i, 1, 1, colour)
-            ax.text(j + 0.5, i + 0.5, str(t), fontsize=8, ha="center", va="center")
-        ax.plot([8, 8], [0, 16], color="black", linewidth=1.2)
-        ax.plot([0, 16], [8, 8], color="black", linewidth=1.2)
+            block(ax, (i, j), colour=colour, edge="white")
+        numbers(ax, held, "{}", size=8)
+        ax.axvline(7.5, color="black", lw=1.2)
+        ax.axhline(7.5, color="black", lw=1.2)
         ax.set_title(title, fontsize=9)
-        ax.set_xlim(0, 16)
-        ax.set_ylim(16, 0)
-        ax.set_aspect("equal")
-        ax.set_xlabel("key")
-        ax.set_ylabel("query")
-        ax.set_xticks(np.arange(16) + 0.5, range(16), fontsize=8)
-        ax.set_yticks(np.arange(16) + 0.5, range(16), fontsize=8)
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
     return figure
 
 
@@ -194,21 +186,16 @@ def banks(places: Mapping[str, np.ndarray], column: int) -> Figure:
     column : int
         The group that one ``ldmatrix`` reads of every row.
     """
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    for ax, (name, of) in zip(figure.subplots(1, len(places)), places.items(), strict=True):
+    figure, axes = panels((WIDTH, 3), 1, len(places), frame="none")
+    for ax, (name, of) in zip(axes, places.items(), strict=True):
+        map_axes(ax, 8, 8, ("row (key)", "banks"))
+        ax.set_aspect("auto")
         for (r, c), place in np.ndenumerate(of):
-            _box(ax, place, r, 1, 1, THREAD if c == column else SHARED)
-            ax.text(place + 0.5, r + 0.5, str(c), fontsize=8, ha="center", va="center")
+            block(ax, (r, place), colour=THREAD if c == column else SHARED, edge="white")
+        numbers(ax, np.argsort(of, axis=1), "{}", size=8)  # which group lies in a place
         busy = [int(n) for n in np.bincount(of[:, column], minlength=8)]
         ax.set_title(f"{name}: at most {max(busy)} of the 8 reads in the same banks", fontsize=9)
-        ax.set_xlim(0, 8)
-        ax.set_ylim(8, 0)
-        ax.set_xticks(np.arange(8) + 0.5, [f"{4 * b}–{4 * b + 3}" for b in range(8)], fontsize=8)
-        ax.set_yticks(np.arange(8) + 0.5, range(8), fontsize=8)
-        ax.set_xlabel("banks")
-        ax.set_ylabel("row (key)")
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
+        ax.set_xticks(range(8), [f"{4 * b}–{4 * b + 3}" for b in range(8)])
     return figure
 
 
@@ -224,35 +211,25 @@ def reads_by_step(from_global: Mapping[str, float], from_shared: Mapping[str, fl
     floor : float
         Bytes of the inputs, read once.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    figure, (left, right) = panels((WIDTH, 3.2), 1, 2, width_ratios=(1.25, 1))
     in_bytes = EngFormatter("B", places=0)
     for ax, values in ((left, from_global), (right, from_shared)):
         names = list(values)
-        ax.barh(names, list(values.values()), color=COLOURS[0], height=0.6)
+        ax.barh(names, list(values.values()), color=BLUE, height=0.6)
         ax.invert_yaxis()
         ax.set_xscale("log")
-        ax.spines[["top", "right"]].set_visible(False)
     for i, size in enumerate(from_global.values()):
-        left.annotate(f" {in_bytes(size)}", (size, i), va="center", fontsize=9)
-    left.axvline(floor, color=COLOURS[1], linestyle="--")
-    left.text(floor, -0.75, f"Q, K and C once: {in_bytes(floor)}", color=COLOURS[1], fontsize=8, ha="center")
+        note(left, in_bytes(size), (size, i))
+    left.axvline(floor, color=ORANGE, linestyle="--")
+    left.text(floor, -0.75, f"Q, K and C once: {in_bytes(floor)}", color=ORANGE, fontsize=8, ha="center")
     left.set_xlim(floor / 3, 12 * max(from_global.values()))
     left.xaxis.set_major_formatter(in_bytes)
     left.set_xlabel("asked of global memory, one map")
     for i, loads in enumerate(from_shared.values()):
-        right.annotate(f" 1 load for {1 / loads:.0f}", (loads, i), va="center", fontsize=9)
+        note(right, f"1 load for {1 / loads:.0f}", (loads, i))
     right.set_xlim(min(from_shared.values()) / 3, 6)
     right.set_xlabel("loads from shared memory for a multiply–add")
     return figure
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, colour: str, edge: str = "white", front: bool = False
-) -> None:
-    ax.add_patch(
-        Rectangle((x, y), width, height, facecolor=colour, edgecolor=edge, linewidth=0.6 + front, zorder=1 + front)
-    )
 
 
 def _arrow(ax: Axes, start: tuple[float, float], stop: tuple[float, float], colour: str, width: float = 1.5) -> None:

@@ -1,0 +1,107 @@
+"""Axes of attention maps and of other fields of cells: cell (i, j) is centred at y = i and x = j, row 0 is on top."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.image import AxesImage
+
+from gta_ref.plots.common import box
+
+_MOST_LABELS = 48  # tokens along an axis
+
+
+def map_axes(
+    ax: Axes, rows: int, columns: int, names: tuple[str, str] = ("query", "key"), every: int | None = None
+) -> None:
+    """Make `ax` the axes of an attention map: a row a query, the first on top, a column a key, and square cells.
+
+    Parameters
+    ----------
+    ax : Axes
+    rows, columns : int
+    names : (str, str)
+        Of a row and a column.
+    every : int, optional
+        Cells from one tick to the next. Default: at most eight ticks.
+    """
+    ax.set_xlim(-0.5, columns - 0.5)
+    ax.set_ylim(rows - 0.5, -0.5)
+    ax.set_aspect("equal")
+    ax.set_xticks(range(0, columns, every or -(-columns // 8)))
+    ax.set_yticks(range(0, rows, every or -(-rows // 8)))
+    ax.tick_params(labelsize=8)
+    ax.set_ylabel(names[0], fontsize=9)
+    ax.set_xlabel(names[1], fontsize=9)
+
+
+def weights(ax: Axes, map_: np.ndarray) -> AxesImage:
+    """Colour the cells of one causal map, (N, N) with rows that sum to 1; what the mask hides stays white."""
+    seen = np.where(np.tri(len(map_), dtype=bool), map_, np.nan)
+    # exponent 0.4: most entries are weak, and a linear scale would show them all as 0
+    return ax.imshow(seen, norm=PowerNorm(0.4, vmin=0, vmax=1), cmap="magma", interpolation="nearest")
+
+
+def token_axes(ax: Axes, tokens: Sequence[str], inches: float, *, down: bool, across: bool) -> None:
+    """Write the tokens of a map beside its rows (`down`) and under its columns (`across`).
+
+    They are as large as a panel of so many inches allows, and every second or third of them where they are many.
+    """
+    step = -(-len(tokens) // _MOST_LABELS)
+    ticks = range(0, len(tokens), step)
+    labels = [token_label(tokens[t]) for t in ticks]
+    room = 72 * inches / len(labels)  # points
+    style: dict[str, Any]
+    if max(map(len, labels)) == 1:
+        turn, style = 0, {"fontsize": min(8, 1.15 * room), "family": "monospace"}
+    else:
+        turn, style = 90, {"fontsize": min(8, 0.9 * room)}
+    ax.set_xticks(ticks, labels if across else [], rotation=turn, **style)
+    ax.set_yticks(ticks, labels if down else [], **style)
+    ax.tick_params(length=0, pad=2)
+    ax.set_ylabel("query token" if down else "")
+    ax.set_xlabel("key token" if across else "")
+
+
+def token_label(token: str) -> str:
+    """Make a token a label: white space alone gets signs of its own, in front of a word it is left out."""
+    signs = {"\n": "↵", "\t": "→", " ": "·"}
+    label = token.strip() or "".join(signs.get(c, "?") for c in token[:4])
+    return drawable(label) if label.isprintable() and "\ufffd" not in label else "?"
+
+
+def drawable(text: str) -> str:
+    """Put a question mark for each character that the font of the labels does not have."""
+    return "".join(c if ord(c) in _glyphs() else "?" for c in text)
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> Collection[int]:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties(family="monospace"))).get_charmap().keys()
+
+
+def block(
+    ax: Axes,
+    corner: Sequence[int],
+    shape: Sequence[int] = (1, 1),
+    colour: str = "none",
+    edge: str = "black",
+    **style: Any,
+) -> None:
+    """Draw a rectangle over `shape` cells from `corner` (row, column) on; without a colour it is a frame."""
+    box(ax, corner[1] - 0.5, corner[0] - 0.5, shape[1], shape[0], colour, edge, **style)
+
+
+def numbers(ax: Axes, values: np.ndarray, form: str, dark: np.ndarray | None = None, size: float = 9) -> None:
+    """Write each finite number into its cell by the format `form`, in white where the cell is `dark`."""
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if dark is not None and dark[i, j] else "black"
+            ax.text(j, i, form.format(value), ha="center", va="center", fontsize=size, color=colour)

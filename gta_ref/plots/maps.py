@@ -1,0 +1,178 @@
+"""Attention maps on text, and how alike the maps of a model's heads are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gta_ref.lm.head_clusters import Clusters
+from gta_ref.lm.head_maps import VIEWS, Comparison, Layer, between_heads
+from gta_ref.plots.axes import block, numbers, token_axes, weights
+from gta_ref.plots.common import BLUE, COLOURS, ORANGE, SKY, WIDTH, panels, shared_legend
+
+_MOST_PANELS = 36
+
+
+def attention_maps(
+    maps: np.ndarray,
+    tokens: Sequence[str],
+    *,
+    n_heads: int | None = None,
+    clusters: Clusters | None = None,
+    title: str = "",
+) -> Figure:
+    """Heat maps of the maps of one layer, a panel each, with the tokens along both axes.
+
+    Parameters
+    ----------
+    maps : (n, N, N)
+        Rows are queries and sum to 1.
+    tokens : sequence of N str
+    n_heads : int, optional
+        Output heads, where they share the maps: each panel then says which of them its map serves.
+    clusters : list of lists of int, optional
+        Heads of one cluster have one colour; a head alone in its cluster stays black.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    n = len(maps)
+    columns = min(3, n)
+    rows = -(-n // columns)
+    inches = min(4.4, (WIDTH - 1.3) / columns)  # of a panel
+    size = columns * inches + 1.3, rows * (inches + 0.2) + 0.9
+    figure, axes = panels(size, rows, columns, n, frame="box", title=title)
+    colour = ["black"] * n
+    for i, cluster in enumerate(c for c in clusters or () if len(c) > 1):
+        for head in cluster:
+            colour[head] = COLOURS[i % (len(COLOURS) - 1)]
+    for m, ax in enumerate(axes):
+        image = weights(ax, maps[m])
+        token_axes(ax, tokens, inches, down=m % columns == 0, across=m + columns >= n)
+        ax.set_title(_name(m, n, n_heads), color=colour[m], weight="bold", fontsize=10)
+        for spine in ax.spines.values():
+            spine.set(color=colour[m], linewidth=2 if clusters else 1)
+    figure.colorbar(image, ax=axes, label="attention weight", shrink=0.5, aspect=40, fraction=0.03, pad=0.01)
+    return figure
+
+
+def _name(m: int, n: int, n_heads: int | None) -> str:
+    if n_heads is None:
+        return f"head {m}"
+    each = n_heads // n
+    return f"map {m}: output heads {m * each}–{(m + 1) * each - 1}" if each > 1 else f"map {m}: output head {m}"
+
+
+def head_similarity(layers: Sequence[Layer], n_k: int, title: str = "") -> Figure:
+    """Cosine of every two heads, a panel a layer: above the diagonal with all keys, below it without sinks.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Of more than 36, so many at even distances are drawn.
+    n_k : int
+        Key heads; heads that share one are framed.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MOST_PANELS)).astype(int))
+    n = len(layers[0].views["all_keys"].same.cosine)
+    shares = 1 < n_k < n
+    columns = min(6, len(shown))
+    rows = -(-len(shown) // columns)
+    note = f"above the diagonal: {VIEWS['all_keys']}; below it: {VIEWS['without_sinks']}"
+    note += "\nframes: heads that share a key head" if shares else ""
+    size = max(1.45 * columns + 1.2, 4.7), 1.6 * rows + 1.1
+    figure, axes = panels(size, rows, columns, len(shown), frame="none", title=f"{title}\n{note}".strip())
+    for ax, i in zip(axes, shown, strict=True):
+        above, below = (layers[i].views[view].same.cosine for view in ("all_keys", "without_sinks"))
+        image = ax.imshow(np.triu(above, 1) + np.tril(below), vmin=0, vmax=1, cmap="magma")
+        ax.plot([-0.5, n - 0.5], [-0.5, n - 0.5], color="white", linewidth=1)
+        for start in range(0, n, n // n_k) if shares else ():
+            block(ax, (start, start), (n // n_k, n // n_k), edge=SKY, lw=1)
+        ax.set_title(f"layer {i}", fontsize=9, pad=3)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.colorbar(image, ax=axes, label="cosine", shrink=0.5, aspect=30, fraction=0.03, pad=0.01)
+    return figure
+
+
+def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
+    """Mean cosine and divergence of two heads by layer, beside the two baselines.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    columns = len(VIEWS)
+    figure, axes = panels((WIDTH, 6.4), 2, columns, grid="y", title=title, sharex=True, sharey="row")
+    where = np.arange(len(layers))
+    series = (
+        ("same", "on the same text", BLUE, "o-"),
+        ("other", "against another text: position alone", ORANGE, "s--"),
+        ("shuffled", "keys shuffled in each row: concentration alone", "0.55", "^:"),
+    )
+    for i, ax in enumerate(axes):
+        name, figure_name = list(VIEWS)[i % columns], Comparison._fields[i // columns]
+        views = [layer.views[name] for layer in layers]
+        for field, meaning, colour, style in series:
+            means = [between_heads(getattr(getattr(view, field), figure_name)) for view in views]
+            ax.plot(where, means, style, color=colour, label=meaning, markersize=4, linewidth=1.5)
+        if figure_name == "cosine":
+            low, high = zip(*((view.by_window.min(), view.by_window.max()) for view in views), strict=True)
+            ax.fill_between(where, low, high, color=BLUE, alpha=0.18, linewidth=0, label="lowest to highest text")
+            ax.set_title(VIEWS[name], fontsize=10)
+        else:
+            ax.set_xlabel("layer")
+        ax.set_ylim(0, 1)
+    sinks = [layer.sink_weight for layer in layers]
+    axes[0].plot(where, sinks, color="black", linewidth=1, label="weight on the first key and sinks")
+    axes[0].set_ylabel("cosine of two heads' rows\n(1: the same)")
+    axes[columns].set_ylabel("Jensen–Shannon divergence, bits\n(0: the same)")
+    shared_legend(figure, axes[0], 3)
+    return figure
+
+
+def maps_needed(counts: Mapping[str, np.ndarray], thresholds: Sequence[float], n_maps: int, title: str = "") -> Figure:
+    """How many maps each layer needs for each threshold, a panel a view.
+
+    Parameters
+    ----------
+    counts : mapping of str to (layers, thresholds), integers
+        Keyed by VIEWS.
+    thresholds : sequence of float
+    n_maps : int
+        Maps that a layer has.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    n_layers = len(next(iter(counts.values())))
+    size = min(WIDTH, max(6.0, 0.36 * n_layers + 2)), 1.1 + 2.1 * len(counts)
+    figure, axes = panels(size, len(counts), frame="none", title=title)
+    for ax, (view, found) in zip(axes, counts.items(), strict=True):
+        table = found.T  # (thresholds, layers)
+        image = ax.imshow(table, vmin=1, vmax=n_maps, cmap="YlGnBu", aspect="auto")
+        numbers(ax, table, "{}", dark=table > 0.6 * n_maps, size=min(8, 270 / n_layers))
+        ax.set_xticks(range(0, n_layers, max(1, n_layers // 15)))
+        labels = [f"≥ {t:g}   mean {mean:.1f}" for t, mean in zip(thresholds, table.mean(axis=1), strict=True)]
+        ax.set_yticks(range(len(thresholds)), labels)
+        ax.set_ylabel("cosine with the\nmap that is kept")
+        ax.set_title(VIEWS[view], fontsize=10)
+    axes[-1].set_xlabel("layer")
+    figure.colorbar(image, ax=axes, label=f"maps needed, of {n_maps}", aspect=30, fraction=0.03, pad=0.01)
+    return figure
