@@ -512,8 +512,8 @@ print(f"{jobs} runs of about {minutes:.0f} minutes: {jobs * minutes / 60:.1f} ho
 # <details><summary>Answer</summary>
 #
 # `for i in range(n): print(sorted(mechanisms["arms"], key=lambda a: mechanisms["arms"][a]["loss"][i]))`. In the study
-# of November 2026 each seed has another winner (GTA, MHA, GQA), while MLA is last with every seed. A study with one seed
-# would have reported one of these orders as its result.
+# of November 2026 each seed has another winner (GTA, MHA, GQA), while MLA is last with every seed. A study with one
+# seed would have reported one of these orders as its result.
 #
 # </details>
 #
