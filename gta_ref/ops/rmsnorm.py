@@ -23,7 +23,9 @@ def rmsnorm_forward(x: Array, g: Array, eps: float = 1e-5) -> tuple[Array, Any]:
     """
     x_wide = widen(x)
     inverse = 1 / array_module(x).sqrt((x_wide * x_wide).mean(axis=-1, keepdims=True) + eps)  # (..., 1)
-    return narrow(x_wide * inverse * widen(g), x.dtype), (x, g, inverse)
+    y = x_wide * inverse
+    y *= widen(g)
+    return narrow(y, x.dtype), (x, g, inverse)
 
 
 def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
@@ -41,8 +43,12 @@ def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     """
     x, g, inverse = saved
     normed = widen(x) * inverse  # (..., d)
-    dy_wide = widen(dy)
-    u = dy_wide * widen(g)
-    dx = (u - normed * (u * normed).mean(axis=-1, keepdims=True)) * inverse
-    dg = (dy_wide * normed).reshape(-1, g.shape[0]).sum(axis=0)
+    dy_wide, g_wide = widen(dy), widen(g)
+    product = dy_wide * normed
+    dg = product.reshape(-1, g.shape[0]).sum(axis=0)
+    product *= g_wide  # u ⊙ n
+    normed *= product.mean(axis=-1, keepdims=True)
+    dx = dy_wide * g_wide  # u
+    dx -= normed
+    dx *= inverse
     return narrow(dx, x.dtype), narrow(dg, g.dtype)
