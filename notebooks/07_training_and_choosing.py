@@ -497,8 +497,8 @@ print(f"{jobs} runs of about {minutes:.0f} minutes: {jobs * minutes / 60:.1f} ho
 # ## What small studies cannot say
 #
 # * 0.8 million parameters, 1.6 million tokens and a context of 256 bytes. A narrow latent may suffice here and fail at
-#   a billion parameters; a compressed cache may fail only where much has to be remembered. (The study `retrieval`
-#   asks that, on a toy task.)
+#   a billion parameters; and such text asks for little looking up. The study `retrieval` asks for nothing else, on a
+#   toy task, and there few maps are late, whatever the cache: compare its rows by their number of maps.
 # * The order of arms early in training need not be the order at its end. Look whether the curves still cross.
 # * One kind of text, one learning rate, no search for each mechanism.
 # * They can *refute* at their size, and they can show what is worth a larger run. They cannot confirm the paper's

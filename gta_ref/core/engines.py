@@ -24,8 +24,10 @@ MODULES = {
     "cuda": "gta_cuda.engine",
 }
 ENGINES = (*MODULES, "auto")
-# multiply–adds of a call, and of one tile's rows with all keys, from which "numba" was faster where it was measured
+# Multiply–adds of a call, and of one tile's rows with all keys, from which forward and backward together were faster
+# by "numba" where they were measured. A forward alone always was: its least only spares toys the compilation.
 LEAST_WORK, LEAST_TILE = 2**21, 120_000
+LEAST_FORWARD = 2**17
 
 
 class EngineError(ValueError):
@@ -63,9 +65,9 @@ def load(engine: str) -> ModuleType:
 def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None) -> str:
     """The engine that "auto" stands for in this case.
 
-    A trace wants the stages that only "reference" has. CuPy arrays go to "cuda", in the dtypes that it takes. Below
-    some millions of multiply–adds, or where each tile has few of them, the work of cutting tiles is more than the
-    work in them, forwards and backwards alike.
+    A trace wants the stages that only "reference" has. CuPy arrays go to "cuda", in the dtypes that it takes. Where a
+    backward follows, below some millions of multiply–adds, or where each tile has few of them, the work of cutting
+    tiles is more than the work in them.
     """
     if trace is not None:
         return "reference"
@@ -74,7 +76,8 @@ def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     one_map = n_queries * n_keys * (d_k + d_v)
     tile = math.gcd(n_q // n_k, n_q // n_v) * one_map
-    small = batch * n_q * one_map < LEAST_WORK or tile < LEAST_TILE
+    work = batch * n_q * one_map
+    small = work < LEAST_WORK or tile < LEAST_TILE if need_saved else work < LEAST_FORWARD
     return "reference" if small or why_not("numba") is not None else "numba"
 
 

@@ -68,9 +68,11 @@ def rope_tables(x: Array, positions: Any, theta: float, pairing: str) -> tuple[A
 
 def add(*terms: Array) -> Array:
     """Sum in the precision of computation, rounded once."""
-    total = widen(terms[0])
-    for term in terms[1:]:
-        total = total + widen(term)
+    if len(terms) == 1:
+        return terms[0]
+    total = widen(terms[0]) + widen(terms[1])
+    for term in terms[2:]:
+        total += widen(term)
     return narrow(total, terms[0].dtype)
 
 

@@ -72,7 +72,10 @@ def gate_backward(dg: Array, saved: Any) -> Array:
         slope = 2 * array_module(a).maximum(wide, 0)
     else:
         s = sigmoid(wide)
-        slope = s * (1 - s)
+        slope = 1 - s
+        slope *= s
         if kind == "silu":
-            slope = s + wide * slope
-    return narrow(widen(dg) * slope, a.dtype)
+            slope *= wide
+            slope += s
+    slope *= widen(dg)
+    return narrow(slope, a.dtype)

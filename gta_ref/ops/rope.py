@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gta_ref.errors import check_choice
-from gta_ref.ops.arrays import Array, array_module, widen
+from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
 PAIRINGS = ("half", "interleaved", "none")
 
@@ -80,9 +80,11 @@ def rope_backward(dy: Array, saved: Any) -> Array:
 def _rotate(x: Array, cos: Array, sin: Array, pairing: str) -> Array:
     if pairing == "none":
         return x
-    a, b = _halves(widen(x), pairing)
-    y = array_module(x).empty_like(x)  # assignment into it is the one rounding
-    y_a, y_b = _halves(y, pairing)
-    y_a[...] = a * cos - b * sin
-    y_b[...] = b * cos + a * sin
-    return y
+    xp, wide = array_module(x), widen(x)
+    y = xp.empty_like(wide)
+    (a, b), (y_a, y_b) = _halves(wide, pairing), _halves(y, pairing)
+    xp.multiply(a, cos, out=y_a)
+    y_a -= b * sin
+    xp.multiply(b, cos, out=y_b)
+    y_b += a * sin
+    return narrow(y, x.dtype)
