@@ -1,6 +1,7 @@
 """The commands as a user types them: exit status, what is printed, what is written."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -137,3 +138,16 @@ def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("chosen, seen", [(None, "20"), ("26", "26")])
+def test_blas_threads_are_told_to_stop_looking_before_numpy_is_there(chosen, seen):
+    code = (
+        "import os, sys; from gta_ref import cli; assert 'numpy' not in sys.modules; sys.argv = ['gta-ref', '--help']\n"
+        "try: cli.main()\n"
+        "finally: print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if chosen is None else {"OPENBLAS_THREAD_TIMEOUT": chosen}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == seen, found.stderr
