@@ -1,5 +1,6 @@
 """gta-ref train and gta-ref study as a user types them."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -71,7 +72,9 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path, text):
         str(out),
     ]
     command += [*SMALL, "--validate-every", "1"]  # the file shows that it trains
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # a job in a shell's background ignores SIGINT, and so would its children
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=listen)
     try:
         for _ in range(600):
             if out.is_file() or process.poll() is not None:
@@ -129,7 +132,7 @@ def test_study(tmp_path):
     result = run(*arguments, "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "s.json").read_text())
-    assert list(figures["arms"]) == ["mha", "gqa", "mla", "gta"]
+    assert list(figures["arms"]) == ["mha", "gqa", "mla", "gta", "gta, 4 maps", "gva, 2 maps"]
     assert all(len(arm["loss"]) == 2 for arm in figures["arms"].values())
     assert set(figures["arms"]["gta"]["measured"]) == {"found", "near", "far"}
     assert (tmp_path / "s.png").stat().st_size > 20_000

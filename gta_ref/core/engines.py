@@ -24,10 +24,10 @@ MODULES = {
     "cuda": "gta_cuda.engine",
 }
 ENGINES = (*MODULES, "auto")
-# Multiply–adds of a call, and of one tile's rows with all keys, from which forward and backward together were faster
-# by "numba" where they were measured. A forward alone always was: its least only spares toys the compilation.
-LEAST_WORK, LEAST_TILE = 2**21, 120_000
-LEAST_FORWARD = 2**17
+# Multiply–adds of a call, and of one tile's rows with all keys, from which "numba" was faster where it was measured:
+# forward and backward together, and a forward alone. Work below 2^17 is a toy's, which is spared the compilation.
+LEAST_WITH_BACKWARD = 2**21, 120_000
+LEAST_FORWARD = 2**17, 1024
 
 
 class EngineError(ValueError):
@@ -76,8 +76,8 @@ def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     one_map = n_queries * n_keys * (d_k + d_v)
     tile = math.gcd(n_q // n_k, n_q // n_v) * one_map
-    work = batch * n_q * one_map
-    small = work < LEAST_WORK or tile < LEAST_TILE if need_saved else work < LEAST_FORWARD
+    least_work, least_tile = LEAST_WITH_BACKWARD if need_saved else LEAST_FORWARD
+    small = batch * n_q * one_map < least_work or tile < least_tile
     return "reference" if small or why_not("numba") is not None else "numba"
 
 
