@@ -103,7 +103,7 @@ def _spelled_out(token: str) -> bytes:
 def _encoder(tokens: list[str], merges: list[str], special: Iterable[str]) -> Any:
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
     encoder = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
     encoder.pre_tokenizer = pre_tokenizers.Sequence(
         [
