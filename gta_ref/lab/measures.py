@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.lm import block, model
+from gta_ref.lm import model
 from gta_ref.lm.train import Run
 
 N_SEQUENCES, BATCH = 256, 32  # of retrieval's test
@@ -61,13 +61,8 @@ def ranks(run: Run, source: Any) -> dict[str, float]:
     On four held-out sequences.
     """
     ((ids, _),) = source.held_out(4, run.settings.length, 4)
-    c = run.config
-    x = run.state.params["embed"][ids]  # (B, N, H)
     found: dict[str, list[float]] = {"values": [], "heads": []}
-    for i in range(c.n_layers):
-        trace: dict[str, Any] = {}
-        layer = block.select(run.state.params, f"layers.{i}.")
-        x, _ = block.forward(layer, x, c.module, c.attention, c.norm_eps, trace=trace, need_saved=False)
+    for trace in model.layer_traces(run.state.params, ids, run.config):
         for stage, of_layers in found.items():
             of_layers.append(effective_rank(trace[stage].reshape(-1, trace[stage].shape[-1])))
     return {"rank, decoded": float(np.mean(found["values"])), "rank, gated": float(np.mean(found["heads"]))}

@@ -31,13 +31,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from gta_ref.errors import check_shape
-from gta_ref.lm import block, model
-from gta_ref.ops import Array, embedding_forward
+from gta_ref.lm import model
+from gta_ref.ops import Array
 
 VIEWS = {
     "all_keys": "all keys",
@@ -107,20 +108,13 @@ def layer_maps(params: Mapping[str, Array], ids: Array, config: model.Config) ->
     ids : (B, N), integers
     config : model.Config
 
-    Yields
-    ------
-    (B, n_q, N, N)
+    Returns
+    -------
+    iterator of (B, n_q, N, N)
         Only one layer's maps are held at a time.
     """
-    check_shape("ids", ids, ("B", "N"))
-    x, _ = embedding_forward(ids, params["embed"])
-    for i in range(config.n_layers):
-        trace: dict[str, Array] = {}
-        layer = block.select(params, f"layers.{i}.")
-        x, _ = block.forward(
-            layer, x, config.module, config.attention, config.norm_eps, trace=trace, need_saved=False
-        )  # (B, N, H)
-        yield trace["map"]
+    # not a loop, whose variable would hold all stages of one layer while the next is computed
+    return map(itemgetter("map"), model.layer_traces(params, ids, config))
 
 
 def measure(maps: Array, rng: np.random.Generator) -> Layer:

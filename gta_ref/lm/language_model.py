@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -47,10 +46,7 @@ class Bytes:
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
         """Give each byte's text as soon as it comes: nothing before the last byte of a character."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for i in ids:
-            yield decoder.decode(bytes([i]))
-        yield decoder.decode(b"", final=True)
+        return text.utf8_pieces(bytes([i]) for i in ids)
 
 
 @dataclass(frozen=True)

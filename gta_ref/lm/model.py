@@ -7,7 +7,7 @@ W_head is Eᵀ where the head is tied to the embedding. The loss is the mean cro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -192,6 +192,22 @@ def forward(
             blocks.append(saved)
     logits, norm, head = _head_forward(params, x[:, -1:] if last else x, config)
     return logits, Saved(config, embedding, blocks, norm, head) if need_saved else None
+
+
+def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[str, Array]]:
+    """Run the blocks over texts, ids (B, N), and give the attention's stages of one layer after the other.
+
+    Stages are named as in the mechanism's `trace`, the map (B, n_q, N, N) among them. Only one layer's are held here.
+    """
+    _check(params, ids, config)
+    x, _ = embedding_forward(ids, params["embed"])
+    for i in range(config.n_layers):
+        trace: dict[str, Array] = {}
+        layer = block.select(params, f"layers.{i}.")
+        x, _ = block.forward(
+            layer, x, config.module, config.attention, config.norm_eps, trace=trace, need_saved=False
+        )  # (B, N, H)
+        yield trace
 
 
 def backward(dlogits: Array, saved: Saved | None) -> dict[str, Array]:

@@ -6,13 +6,14 @@ batches held out. :class:`Text` is one; a task made of random numbers is another
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import itertools
 import os
 import platform
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,14 @@ HELD_OUT = 10  # one file, or one stretch of a single file, in so many
 _NOT_READ = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids and targets, (B, N), int64
+
+
+def utf8_pieces(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Give each chunk's text as soon as it comes; a character comes with its last byte, what is no UTF-8 as U+FFFD."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for chunk in chunks:
+        yield decoder.decode(chunk)
+    yield decoder.decode(b"", final=True)
 
 
 class Source(Protocol):

@@ -7,12 +7,12 @@ character. The package tokenizers does the merging; the way back needs no more t
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gta_ref.errors import check_choice
 from gta_ref.lm.gguf_file import GGUF
+from gta_ref.lm.text import utf8_pieces
 
 _CONTROL = 3  # the type of a token such as <|endoftext|>
 
@@ -78,12 +78,12 @@ class Tokenizer:
 
         A character may be spread over several tokens, and comes with the last of them.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"id {i} must be from 0 to {self.vocab_size - 1} (the vocabulary)")
-            yield decoder.decode(self._bytes[i])
-        yield decoder.decode(b"", final=True)
+        return utf8_pieces(map(self._spelling, ids))
+
+    def _spelling(self, i: int) -> bytes:
+        if not 0 <= i < self.vocab_size:
+            raise ValueError(f"id {i} must be from 0 to {self.vocab_size - 1} (the vocabulary)")
+        return self._bytes[i]
 
 
 def _spelling() -> dict[str, int]:
