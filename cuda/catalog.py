@@ -22,6 +22,7 @@ def engine_kernels(d_k: int = D_K, d_v: int = D_V, *, wide: bool = True, rows: i
         launch.merge_kernel(d_v, False),
         launch.forward_bf16_kernel(d_k, d_v, wide, Tile.of(d_k)),
         launch.decode_bf16_kernel(d_k, d_v, wide, warps, False),
+        launch.decode_bf16_kernel(d_k, d_v, wide, warps, True),
         launch.merge_kernel(d_v, True),
     ]
 

@@ -20,6 +20,14 @@ NUMBER, COUNT = float32, int32
 MOST_SHARED = 48 * 1024
 
 
+def check_shared(d_k: int, d_v: int, needed: int) -> None:
+    """Raise ValueError where a block would need more bytes of shared memory than it can have."""
+    if needed > MOST_SHARED:
+        raise ValueError(
+            f"d_k={d_k}, d_v={d_v} need {needed:,} bytes of shared memory a block; expected {MOST_SHARED:,} at most"
+        )
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One kernel for fixed widths.

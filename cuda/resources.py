@@ -52,7 +52,7 @@ def measure(kernel: Any, capability: tuple[int, int]) -> dict[str, Any]:
     ----------
     kernel : gta_cuda.kernels.Kernel
     capability : (int, int)
-        (9, 0) for sm_90.
+        One of CAPABILITIES; (9, 0) for sm_90.
 
     Returns
     -------
@@ -61,6 +61,8 @@ def measure(kernel: Any, capability: tuple[int, int]) -> dict[str, Any]:
         without the system's), blocks (that a multiprocessor's registers and threads allow), hmma and local (LDL and
         STL), the last two None where nvdisasm is not installed.
     """
+    if capability not in SYSTEM_SHARED:
+        raise ValueError(f"capability={capability} must be one of {', '.join(map(str, CAPABILITIES))}")
     binary, log = compile_kernel(kernel, capability)
     registers = _largest(r"[Uu]sed (\d+) registers", log)
     counts = instructions(binary)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from numba import cuda, float32, int32, int64
 
+from gta_cuda.kernels import check_shared
+
 THREADS, KEYS = 128, 32
 
 
@@ -22,6 +24,7 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
     """The kernel for these widths; arguments as in ``forward``. Grid (B·n_q, blocks of queries, 1)."""
     widest = max(d_k, d_v)
     total_floats = keys * widest
+    check_shared(d_k, d_v, 4 * total_floats)
 
     @cuda.jit(device=True)
     def load(tile, array, start, stride, width, first, stop):

@@ -17,12 +17,15 @@ from collections.abc import Callable
 
 from numba import cuda, float32, int32, int64
 
+from gta_cuda.kernels import check_shared
+
 THREADS, KEYS = 128, 32
 
 
 def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -> Callable:
     """The kernel for these widths; arguments as in ``forward``. Grid (B·n_q, blocks of queries, 1)."""
     floats_k, floats_v = keys * d_k, keys * d_v
+    check_shared(d_k, d_v, 4 * (floats_k + floats_v))
 
     @cuda.jit(device=True)
     def load(tile, array, start, stride, width, first, stop):

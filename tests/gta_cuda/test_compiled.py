@@ -29,6 +29,7 @@ SHARED = {
     "merge": 0,
     "forward_bf16": 2 * 2 * 64 * (64 + 128),
     "decode_bf16": 2 * 2 * 4 * 16 * (64 + 128),
+    "decode_bf16 to z": 2 * 2 * 4 * 16 * (64 + 128),  # of a single split
     "merge to bf16": 0,
 }
 # registers of a thread, at most: what lets so many blocks of these threads onto a multiprocessor
@@ -71,3 +72,8 @@ def test_what_does_not_fit_is_seen():
     assert needs["spills"] > 0
     assert needs["stack"] > 0
     assert needs["local"] is None or needs["local"] > 0
+
+
+def test_a_capability_that_is_not_known():
+    with pytest.raises(ValueError, match=r"capability=\(7, 5\) must be one of \(8, 0\), \(9, 0\)"):
+        resources.measure(KERNELS["merge"], (7, 5))

@@ -299,6 +299,14 @@ def test_nan_stays_nan_when_it_is_rounded(bits):
     assert high == 1
 
 
+@pytest.mark.parametrize("step", ["tiles", "online"])
+def test_widths_that_need_too_much_shared_memory_are_refused(step):
+    widest = {"tiles": (384, 384), "online": (192, 192)}[step]  # 32 keys of 384 floats are 48 KiB
+    ladder.first_step(step, *widest)
+    with pytest.raises(ValueError, match=r"d_v=\d+ need [\d,]+ bytes of shared memory a block; expected 49,152"):
+        ladder.first_step(step, widest[0], widest[1] + 1)
+
+
 def test_the_ladder_names_a_step_that_it_does_not_have(capsys):
     assert ladder.main(["naive", "fast"]) == 2
     message = "step 'fast' must be one of naive, tiles, online, forward, forward_bf16\n"
