@@ -132,7 +132,7 @@ def test_study(tmp_path):
     result = run(*arguments, "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "s.json").read_text())
-    assert list(figures["arms"]) == ["mha", "gqa", "mla", "gta", "gta, 4 maps", "gva, 2 maps"]
+    assert list(figures["arms"]) == ["mha", "mqa", "gqa", "mla", "gta", "gta, 4 maps", "gva, 2 maps"]
     assert all(len(arm["loss"]) == 2 for arm in figures["arms"].values())
     assert set(figures["arms"]["gta"]["measured"]) == {"found", "near", "far"}
     assert (tmp_path / "s.png").stat().st_size > 20_000

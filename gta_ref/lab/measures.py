@@ -58,8 +58,10 @@ def effective_rank(matrix: np.ndarray) -> float:
 def ranks(run: Run, source: Any) -> dict[str, float]:
     """Effective rank of the decoded values and of the gated heads, rows being tokens; mean over layers.
 
-    On four held-out sequences.
+    On four held-out sequences. ValueError where the model's mechanism has no decoded values.
     """
+    if run.config.mechanism != "gta":
+        raise ValueError(f"the run's mechanism is {run.config.mechanism!r}; expected 'gta', which decodes its values")
     ((ids, _),) = source.held_out(4, run.settings.length, 4)
     found: dict[str, list[float]] = {"values": [], "heads": []}
     for trace in model.layer_traces(run.state.params, ids, run.config):

@@ -25,6 +25,7 @@ from gta_ref.lm import train
 Tell = Callable[[str, int, float], None]
 
 _progress: Any = None  # in a run's process: the queue to the study's
+_parent = 0  # and the study's process
 
 
 def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any]]:
@@ -112,8 +113,8 @@ def _set_up(queue: Any, threads: int) -> None:
 
     from gta_ref.core import engines
 
-    global _progress
-    _progress = queue
+    global _progress, _parent
+    _progress, _parent = queue, os.getppid()
     threadpool_limits(threads)
     engines.set_threads(threads)
 
@@ -125,6 +126,9 @@ def _run(job: Job, folder: Path) -> None:
     current = train.load(path) if path.is_file() else train.begin(job.config, job.settings, source)
 
     def show(run: train.Run) -> None:
+        if os.getppid() != _parent:  # the study was killed, which nobody has told its runs
+            train.save(path, run)
+            os._exit(1)
         # not every step: what nobody reads any more, after an error elsewhere, has to fit into the queue's pipe
         if run.state.step % 10 == 0 or run.state.step == run.settings.steps:
             _progress.put((label, run.state.step, run.losses[-1]))

@@ -130,7 +130,7 @@ def _sizes() -> Study:
 def _retrieval() -> Study:
     source = Retrieval()
     sizes = {"vocab_size": source.vocab_size, "hidden_size": 64, "n_layers": 2}
-    arms = {name: small.config(name, **sizes) for name in ("mha", "gqa", "mla", "gta")}
+    arms = {name: small.config(name, **sizes) for name in ("mha", "mqa", "gqa", "mla", "gta")}
     # what GTA narrows, one at a time: the same latent under more maps, and as few maps over a value for every head
     arms["gta, 4 maps"] = small.config("gta", n_q=4, **sizes)
     arms["gva, 2 maps"] = small.config("gva", **sizes)

@@ -2,13 +2,17 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gta_ref.lab import runner, studies, summary
-from gta_ref.lm import small
+from gta_ref.lab import measures, runner, studies, summary
+from gta_ref.lm import small, text, train
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)
@@ -69,10 +73,10 @@ def test_a_study_runs_and_finds_its_runs_again(tmp_path):
     assert sigmoid["difference"] == pytest.approx(sigmoid["mean"] - none["mean"])
     assert "verdict" not in none
     assert found["tokens"] == 2 * 2 * 64
-    text = [" ".join(row) for rows in (summary.loss_rows(found), summary.measured_rows(found)) for row in rows]
-    assert len(text) == 6
-    assert text[1].startswith("gta sigmoid 48 ")
-    assert text[2].endswith("baseline")
+    rows = [" ".join(row) for table in (summary.loss_rows(found), summary.measured_rows(found)) for row in table]
+    assert len(rows) == 6
+    assert rows[1].startswith("gta sigmoid 48 ")
+    assert rows[2].endswith("baseline")
 
 
 def test_verdicts_by_hand():
@@ -86,6 +90,49 @@ def test_verdicts_by_hand():
     assert summary.compare([0.81, 1.8, 2.79], [1.0, 2.0, 3.0])["verdict"] == "lower"
     one = summary.compare([1.0], [2.0])
     assert one == {"difference": -1.0, "interval": None, "verdict": "not told apart"}
+
+
+KILLED = """
+import multiprocessing, sys
+from dataclasses import replace
+from pathlib import Path
+from gta_ref.lab import runner, studies
+
+def tell(label, step, loss):
+    print(multiprocessing.active_children()[0].pid, flush=True)
+
+if __name__ == "__main__":
+    study = studies.load("retrieval")
+    settings = replace(study.settings, batch=1, length=32, steps=100_000, validate_every=100_000)
+    study = replace(study, settings=settings, arms={"gta": study.arms["gta"]}, baseline="gta")
+    runner.run(study, Path(sys.argv[1]), 1, tell)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process runs is read from /proc")
+def test_the_runs_of_a_killed_study_end_and_keep_what_they_have(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    with subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True) as study:
+        run = Path("/proc", study.stdout.readline().strip(), "stat")
+        study.kill()
+
+    def over():
+        return not run.exists() or run.read_text().rpartition(")")[2].split()[0] == "Z"  # nobody has asked how it ended
+
+    deadline = time.monotonic() + 60
+    while not over() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert over()
+    (saved,) = tmp_path.glob("*.safetensors")
+    assert train.load(saved).state.step >= 10
+
+
+def test_ranks_are_of_decoded_values():
+    source = text.standard_library()
+    run = train.begin(small.config("gqa", n_layers=1), train.Settings(length=16), source)
+    with pytest.raises(ValueError, match="'gqa'; expected 'gta'"):
+        measures.ranks(run, source)
 
 
 def test_a_diverging_run_stops_the_study(tmp_path):
