@@ -191,7 +191,9 @@ def decode_bf16_kernel(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool
     """bfloat16 decode; its parts, like its sums, are float32."""
     arguments = (HALVES,) * 3 + (HALVES if to_bf16 else FLOATS, FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 7
     function = make_decode_bf16(d_k, d_v, wide, warps, to_bf16)
-    return Kernel("decode_bf16 to z" if to_bf16 else "decode_bf16", function, arguments, 32 * warps, 2, tensor_cores=True)
+    return Kernel(
+        "decode_bf16 to z" if to_bf16 else "decode_bf16", function, arguments, 32 * warps, 2, tensor_cores=True
+    )
 
 
 def decode(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
+from gta_ref import process
 from gta_ref.commands import bench, costs, doctor, generate, maps, study, tour, train, vectors, verify
 
 app = typer.Typer(
@@ -29,9 +28,7 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point."""
-    # OpenBLAS reads it when NumPy is imported. After a product its threads look for more work, for 0.1 s by default,
-    # on the cores that the fused engine's threads need then: docs/kernels.md has what that costs.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")  # 2^20 cycles, below a millisecond
+    process.set_up()
     app()
 
 

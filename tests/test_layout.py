@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # lower rooms first; a file may import its own room and those below it (docs/design.md)
 ROOMS = [
     "errors",
+    "process",
     "ops",
     "files",
     "core",

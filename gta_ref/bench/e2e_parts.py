@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref import ops
 from gta_ref.bench.machine import seconds
 from gta_ref.cache import KVCache
 from gta_ref.costs.hardware import Hardware
 from gta_ref.costs.model import Model
 from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import time as roofline
-from gta_ref.lm import block
+from gta_ref.lm import block, compiled
 from gta_ref.lm import model as lm
 from gta_ref.mechanisms import gta, plain, projections
 from gta_ref.ops import Array
@@ -36,12 +37,14 @@ REPLAYED = 4  # layers whose products are repeated alone: their weights fit no c
 # the functions that a pass calls, where they are looked up, and the part that their time belongs to
 _TIMED: tuple[tuple[Any, str, str], ...] = (
     (lm, "embedding_forward", "embedding"),
-    (lm, "rmsnorm_forward", "norm"),
     (lm, "linear_forward", "head"),
-    (block, "rmsnorm_forward", "norm"),
     (block, "linear_forward", "mlp"),
-    (block, "swiglu_forward", "swiglu"),
     (block, "add", "residual"),
+    *(
+        (rows, name, part)
+        for rows in (ops, compiled)
+        for name, part in (("rmsnorm_forward", "norm"), ("swiglu_forward", "swiglu"))
+    ),
     (projections, "linear_forward", "projections"),
     (projections, "rope_tables", "rope"),
     (projections, "rope_forward", "rope"),

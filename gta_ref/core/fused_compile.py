@@ -23,19 +23,19 @@ _lock = threading.RLock()
 _told = False
 
 
-def compiled(make: Callable[[int], Callable[..., Any]], signature: Any) -> Callable[..., Any]:
+def compiled(make: Callable[[int], Callable[..., Any]], signature: Any, **options: Any) -> Callable[..., Any]:
     """Compile the kernel that `make` returns for one signature, or load it from the cache.
 
     `make` takes the stamp of the kernels' source and has its kernel refer to it. Numba compares the time of a
     kernel's own file with its cache, not of the files whose functions it calls; a number that a kernel closes
-    over is part of the cache's key.
+    over is part of the cache's key. `options` are Numba's.
     """
     kernel = make(_stamp())
     with _lock, _notice():
         try:
-            return njit(signature, nogil=True, fastmath=FLAGS, cache=True)(kernel)
+            return njit(signature, nogil=True, fastmath=FLAGS, cache=True, **options)(kernel)
         except (OSError, RuntimeError):  # no folder to cache in, or none that takes the file
-            return njit(signature, nogil=True, fastmath=FLAGS)(kernel)
+            return njit(signature, nogil=True, fastmath=FLAGS, **options)(kernel)
 
 
 @cache

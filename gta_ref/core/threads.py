@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,12 @@ def chosen() -> int | None:
 
 
 def get_threads() -> int:
-    """How many threads the fused engine uses: set_threads, else NUMBA_NUM_THREADS, else the cores allowed."""
+    """How many threads the fused engine uses: set_threads, else NUMBA_NUM_THREADS, else the cores allowed.
+
+    Inside :func:`run`, where every core has its work already, it is one.
+    """
+    if getattr(_local, "working", False):
+        return 1
     if _chosen is not None:
         return _chosen
     wanted = os.environ.get("NUMBA_NUM_THREADS", "")
@@ -48,9 +54,12 @@ def get_threads() -> int:
 
 def run(count: int, work: Callable[[int], None]) -> None:
     """Do work(0) … work(count − 1) at the same time, the first of them in this thread; return when all are done."""
-    others = _submit(count - 1, work) if count > 1 else []
-    try:
+    if count == 1:
         work(0)
+        return
+    others = _submit(count - 1, work)
+    try:
+        _work(work, 0)
     finally:
         # whatever went wrong, nobody writes into a caller's arrays once this has returned
         for other in others:
@@ -66,7 +75,17 @@ def _submit(count: int, work: Callable[[int], None]) -> list[Future]:
             if _pool is not None:
                 _pool.shutdown(wait=False)  # what it has been given, it still does
             _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="gta_ref"), count
-        return [_pool.submit(work, i + 1) for i in range(count)]
+        # NumPy's errstate belongs to the context of the thread that set it
+        return [_pool.submit(copy_context().run, _work, work, i + 1) for i in range(count)]
+
+
+def _work(work: Callable[[int], None], i: int) -> None:
+    before = getattr(_local, "working", False)
+    _local.working = True
+    try:
+        work(i)
+    finally:
+        _local.working = before
 
 
 def workspace(n: int, dtype: Any) -> np.ndarray:
@@ -105,6 +124,7 @@ class BlasGuard:
         with self._lock:
             if self._users == 0:
                 if self._libraries is None:  # looking through the loaded libraries takes milliseconds
+                    import scipy.linalg  # noqa: F401 - its BLAS, the kernels' own, has to be there to be found
                     from threadpoolctl import ThreadpoolController
 
                     self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers

@@ -111,8 +111,10 @@ def _run_path(folder: Path, job: Job) -> Path:
 def _set_up(queue: Any, threads: int) -> None:
     from threadpoolctl import threadpool_limits
 
+    from gta_ref import process
     from gta_ref.core import engines
 
+    process.keep_memory()
     global _progress, _parent
     _progress, _parent = queue, os.getppid()
     threadpool_limits(threads)

@@ -10,26 +10,24 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from gta_ref import ops
 from gta_ref.cache import KVCache
-from gta_ref.core import Mask
+from gta_ref.core import Mask, engines
 from gta_ref.mechanisms.common import add
-from gta_ref.ops import (
-    Array,
-    linear_backward,
-    linear_forward,
-    rmsnorm_backward,
-    rmsnorm_forward,
-    swiglu_backward,
-    swiglu_forward,
-)
+from gta_ref.ops import Array, linear_backward, linear_forward
 
 Params = Mapping[str, Array]
+
+LEAST = 2**16  # elements of x from which "auto" takes the compiled RMSNorm and SwiGLU: a toy is spared the compilation
 
 
 class Saved(NamedTuple):
     """What forward leaves for backward."""
 
     mechanism: ModuleType
+    rows: ModuleType  # see rows_by
     norm_1: Any
     attention: Any
     mlp: Any
@@ -65,7 +63,8 @@ def forward(
 
     `trace` receives the attention's stages, the map (B, n_q, N, N) among them.
     """
-    normed, norm_1 = rmsnorm_forward(x, params["norm_1"], eps)
+    rows = rows_by("reference" if trace is not None else engine, x)
+    normed, norm_1 = rows.rmsnorm_forward(x, params["norm_1"], eps)
     mixed, saved = mechanism.forward(
         select(params, "attention."),
         normed,
@@ -76,46 +75,58 @@ def forward(
         trace=trace,
         need_saved=need_saved,
     )
-    y, mlp = _mlp_forward(params, add(x, mixed), eps)
-    return y, Saved(mechanism, norm_1, saved, mlp) if need_saved else None
+    y, mlp = _mlp_forward(params, add(x, mixed), eps, rows)
+    return y, Saved(mechanism, rows, norm_1, saved, mlp) if need_saved else None
 
 
 def decode(
     params: Params, x: Array, cache: KVCache, mechanism: ModuleType, attention: Any, eps: float, *, engine: str = "auto"
 ) -> Array:
     """New tokens x (B, N_new, H) → y; the attention's part is appended to `cache`."""
-    normed, _ = rmsnorm_forward(x, params["norm_1"], eps)
+    rows = rows_by(engine, x)
+    normed, _ = rows.rmsnorm_forward(x, params["norm_1"], eps)
     mixed = mechanism.decode(select(params, "attention."), normed, cache, attention, engine=engine)
-    return _mlp_forward(params, add(x, mixed), eps)[0]
+    return _mlp_forward(params, add(x, mixed), eps, rows)[0]
 
 
 def backward(dy: Array, saved: Saved) -> tuple[Array, dict[str, Array]]:
     """dy (B, N, H) → dx, and the gradients under the parameters' names."""
-    mechanism, norm_1, attention, mlp = saved
-    dh, grads = _mlp_backward(dy, mlp)
+    mechanism, rows, norm_1, attention, mlp = saved
+    dh, grads = _mlp_backward(dy, mlp, rows)
     d_normed, attention_grads = mechanism.backward(dh, attention)
-    dx, grads["norm_1"] = rmsnorm_backward(d_normed, norm_1)
+    dx, grads["norm_1"] = rows.rmsnorm_backward(d_normed, norm_1)
     grads |= {f"attention.{name}": grad for name, grad in attention_grads.items()}
     return add(dh, dx), grads
 
 
-def _mlp_forward(params: Params, h: Array, eps: float) -> tuple[Array, Any]:
-    u, norm_2 = rmsnorm_forward(h, params["norm_2"], eps)
+def rows_by(engine: str, x: Array) -> ModuleType:
+    """The module whose RMSNorm and SwiGLU go with an engine: gta_ref.ops, or with "numba" the compiled ones."""
+    if type(x) is np.ndarray and x.dtype.kind == "f" and x.itemsize > 2:  # bfloat16 is of kind "V"
+        fused = engine == "auto" and x.size >= LEAST and engines.why_not("numba") is None
+        if fused or engine == "numba":
+            from gta_ref.lm import compiled
+
+            return compiled
+    return ops
+
+
+def _mlp_forward(params: Params, h: Array, eps: float, rows: ModuleType) -> tuple[Array, Any]:
+    u, norm_2 = rows.rmsnorm_forward(h, params["norm_2"], eps)
     a, gate = linear_forward(u, params["mlp.w_gate"])
     b, up = linear_forward(u, params["mlp.w_up"])
-    product, swiglu = swiglu_forward(a, b)
+    product, swiglu = rows.swiglu_forward(a, b)
     out, down = linear_forward(product, params["mlp.w_down"])
     return add(h, out), (norm_2, gate, up, swiglu, down)
 
 
-def _mlp_backward(dy: Array, saved: Any) -> tuple[Array, dict[str, Array]]:
+def _mlp_backward(dy: Array, saved: Any, rows: ModuleType) -> tuple[Array, dict[str, Array]]:
     norm_2, gate, up, swiglu, down = saved
     grads: dict[str, Array] = {}
     d_product, grads["mlp.w_down"], _ = linear_backward(dy, down)
-    da, db = swiglu_backward(d_product, swiglu)
+    da, db = rows.swiglu_backward(d_product, swiglu)
     du_gate, grads["mlp.w_gate"], _ = linear_backward(da, gate)
     du_up, grads["mlp.w_up"], _ = linear_backward(db, up)
-    dh, grads["norm_2"] = rmsnorm_backward(add(du_gate, du_up), norm_2)
+    dh, grads["norm_2"] = rows.rmsnorm_backward(add(du_gate, du_up), norm_2)
     return add(dy, dh), grads
 
 

@@ -30,8 +30,6 @@ from gta_ref.ops import (
     embedding_forward,
     linear_backward,
     linear_forward,
-    rmsnorm_backward,
-    rmsnorm_forward,
 )
 from gta_ref.ops.arrays import array_module
 from gta_ref.ops.cross_entropy import IGNORE
@@ -101,6 +99,7 @@ class Saved(NamedTuple):
     config: Config
     embedding: Any
     blocks: list[block.Saved]
+    rows: ModuleType  # see block.rows_by
     norm: Any
     head: Any
 
@@ -190,8 +189,9 @@ def forward(
         )
         if saved is not None:
             blocks.append(saved)
-    logits, norm, head = _head_forward(params, x[:, -1:] if last else x, config)
-    return logits, Saved(config, embedding, blocks, norm, head) if need_saved else None
+    rows = block.rows_by(engine, x)
+    logits, norm, head = _head_forward(params, x[:, -1:] if last else x, config, rows)
+    return logits, Saved(config, embedding, blocks, rows, norm, head) if need_saved else None
 
 
 def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[str, Array]]:
@@ -217,7 +217,7 @@ def backward(dlogits: Array, saved: Saved | None) -> dict[str, Array]:
     config = saved.config
     grads: dict[str, Array] = {}
     d_normed, d_head, _ = linear_backward(dlogits, saved.head)
-    dx, grads["norm"] = rmsnorm_backward(d_normed, saved.norm)
+    dx, grads["norm"] = saved.rows.rmsnorm_backward(d_normed, saved.norm)
     for i in reversed(range(config.n_layers)):
         dx, layer = block.backward(dx, saved.blocks[i])
         grads |= {f"layers.{i}.{name}": grad for name, grad in layer.items()}
@@ -261,10 +261,10 @@ def loss_forward(
     return loss, (entropy, saved)
 
 
-def loss_backward(saved: Any) -> dict[str, Array]:
-    """Gradient of the loss by every parameter."""
+def loss_backward(saved: Any, dloss: float = 1.0) -> dict[str, Array]:
+    """Gradient of dloss · loss by every parameter."""
     entropy, model = saved
-    return backward(cross_entropy_backward(1.0, entropy), model)
+    return backward(cross_entropy_backward(dloss, entropy), model)
 
 
 def new_caches(
@@ -305,15 +305,15 @@ def decode(
                 config.norm_eps,
                 engine=engine,
             )
-        return _head_forward(params, x[:, -1:] if last else x, config)[0]
+        return _head_forward(params, x[:, -1:] if last else x, config, block.rows_by(engine, x))[0]
     except BaseException:
         for cache, length in zip(caches, before, strict=True):
             cache.truncate(length)
         raise
 
 
-def _head_forward(params: Params, x: Array, config: Config) -> tuple[Array, Any, Any]:
-    normed, norm = rmsnorm_forward(x, params["norm"], config.norm_eps)
+def _head_forward(params: Params, x: Array, config: Config, rows: ModuleType) -> tuple[Array, Any, Any]:
+    normed, norm = rows.rmsnorm_forward(x, params["norm"], config.norm_eps)
     logits, head = linear_forward(normed, params["embed"].T if config.tied else params["head"])
     return logits, norm, head
 

@@ -21,6 +21,7 @@ from gta_ref import mechanisms
 from gta_ref.errors import as_int, as_positive_float
 from gta_ref.files import read_tensors, write_tensors
 from gta_ref.lm import model, optimizer
+from gta_ref.lm.gradient import loss_and_gradient
 from gta_ref.lm.text import Source
 from gta_ref.ops import Array, cross_entropy_forward
 
@@ -178,15 +179,15 @@ def take_step(run: Run, source: Source, engine: str = "auto") -> tuple[State, fl
     step = before + 1
     ids, targets = source.batch(np.random.default_rng([settings.seed, step]), settings.batch, settings.length)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported once, below
-        loss, saved = model.loss_forward(params, ids, run.config, targets=targets, engine=engine)
-        grads, norm = optimizer.clip(model.loss_backward(saved), settings.clip)
+        loss, grads = loss_and_gradient(params, ids, targets, run.config, engine)
+        grads, norm = optimizer.clip(grads, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DivergedError(f"step {step}: the loss is {float(loss):g} and the norm of its gradient {norm:g}")
+        raise DivergedError(f"step {step}: the loss is {loss:g} and the norm of its gradient {norm:g}")
     rate = optimizer.learning_rate(
         step, settings.steps, settings.learning_rate, settings.warmup, settings.final_fraction
     )
     params, moments = optimizer.step(params, grads, moments, step, rate, settings.weight_decay)
-    return State(step, params, moments), float(loss)
+    return State(step, params, moments), loss
 
 
 def validation_loss(run: Run, source: Source, *, engine: str = "auto") -> float:

@@ -42,7 +42,9 @@ def cross_entropy_forward(logits: Array, targets: Array) -> tuple[Array, Any]:
         )
     wide = widen(logits)
     shift = wide.max(axis=-1, keepdims=True)
-    lse = xp.log(xp.exp(wide - shift).sum(axis=-1)) + shift[..., 0]  # (...)
+    weights = wide - shift
+    xp.exp(weights, out=weights)  # in place, as in the other operations
+    lse = xp.log(weights.sum(axis=-1)) + shift[..., 0]  # (...)
     picked = xp.take_along_axis(wide, inside[..., None], axis=-1)[..., 0]  # (...)
     loss = xp.where(counted, lse - picked, wide.dtype.type(0)).sum() / wide.dtype.type(n)
     return loss, (logits, inside, counted, lse, n)
@@ -63,9 +65,10 @@ def cross_entropy_backward(dloss: Array | float, saved: Any) -> Array:
     logits, inside, counted, lse, n = saved
     xp = array_module(logits)
     wide = widen(logits)
-    dlogits = xp.exp(wide - lse[..., None])  # (..., vocabulary)
+    dlogits = wide - lse[..., None]  # (..., vocabulary)
+    xp.exp(dlogits, out=dlogits)
     vocabulary = wide.shape[-1]
     rows = dlogits.reshape(-1, vocabulary)  # a view: dlogits was just made
     rows[xp.arange(rows.shape[0]), inside.reshape(-1)] -= 1
-    weight = xp.where(counted, wide.dtype.type(1) / n, 0)[..., None] * float(dloss)
-    return narrow(dlogits * weight, logits.dtype)
+    dlogits *= xp.where(counted, wide.dtype.type(1) / n, 0)[..., None] * float(dloss)
+    return narrow(dlogits, logits.dtype)

@@ -1,6 +1,8 @@
 """The engine "numba" inside a larger program: its threads, other people's threads, and BLAS."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +87,18 @@ def test_set_threads(monkeypatch):
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="n="):
             engines.set_threads(wrong)
+
+
+def test_blas_of_the_kernels_is_held_even_if_nothing_has_loaded_it():
+    code = (
+        "import sys, numpy; from gta_ref.core import threads; assert 'scipy' not in sys.modules\n"
+        "with threads.blas.one_thread():\n"
+        "    import scipy.linalg.cython_blas; from threadpoolctl import threadpool_info\n"
+        "    print({pool['num_threads'] for pool in threadpool_info()})"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout == "{1}\n", found.stderr
 
 
 def test_blas_has_one_thread_inside_and_its_own_again_outside(rng, monkeypatch):

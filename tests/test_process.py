@@ -1,0 +1,36 @@
+"""The settings of the command's process."""
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import platform, resource
+from gta_ref import process
+if {keep}:
+    process.keep_memory()
+import numpy as np
+def work():
+    x = np.ones(2**21, np.float32)  # 8 MiB, 2,048 pages
+    return x + x
+for _ in range(3):
+    work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    work()
+print(platform.libc_ver()[0], resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(keep):
+    found = subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True)
+    library, faults = found.stdout.split()
+    if library != "glibc":
+        pytest.skip("the setting is glibc's")
+    return int(faults)
+
+
+def test_freed_memory_is_taken_again():
+    assert page_faults(keep=True) < 100
+    assert page_faults(keep=False) > 1000  # else the setting is not needed any more
