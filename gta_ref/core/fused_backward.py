@@ -73,10 +73,11 @@ def make_backward(stamp: int) -> Callable[..., None]:
             load_maps(q_tile, q[b], map_, maps, q_first, q_stop)
             load_maps(dz_tile, dz[b], map_, maps, q_first, q_stop)
             dq_tile[:rows] = 0
-            for r in range(rows):
-                i, j = q_first + r // maps, map_ + r % maps
-                m[r], inverse[r] = m_saved[b, j, i], inverse_saved[b, j, i]
-                delta[r] = dot(dz_tile[r], z[b, j, i]) - dlse[b, j, i]
+            for i in range(q_first, q_stop):
+                for j in range(maps):
+                    r, at = (i - q_first) * maps + j, (b, map_ + j, i)
+                    m[r], inverse[r] = m_saved[at], inverse_saved[at]
+                    delta[r] = dot(dz_tile, r, z, at) - dlse[at]
             s_at, dp_at = s_tile.ctypes.data, dp_tile.ctypes.data
             key = k_first
             while key < k_stop:
@@ -108,16 +109,26 @@ def make_backward(stamp: int) -> Callable[..., None]:
                 gemm(routine, N, T, d_k, width, seeing, scale, q_at, d_k, dp_at, most_keys, one, dk_at, d_k)
                 gemm(routine, N, N, d_k, seeing, width, scale, k_at, k_ld, dp_at, most_keys, one, dq_at, d_k)
                 key += width
-            for r in range(rows):
-                dq[b, map_ + r % maps, q_first + r // maps] = dq_tile[r]
+            for i in range(q_first, q_stop):
+                for j in range(maps):
+                    store(dq_tile, (i - q_first) * maps + j, dq, (b, map_ + j, i))
 
     return backward
 
 
 @njit(fastmath=FLAGS)
-def dot(x, y):
-    """Σ x_i y_i."""
-    total = x.dtype.type(0)
-    for i in range(len(x)):
-        total += x[i] * y[i]
+def dot(dz, r, z, at):
+    """Σ_d dZ_rd Z_d, where row Z lies at a place of z."""
+    b, j, i = at
+    total = dz.dtype.type(0)
+    for d in range(dz.shape[1]):
+        total += dz[r, d] * z[b, j, i, d]
     return total
+
+
+@njit
+def store(tile, r, x, at):
+    """Write row r of a tile to its place in x."""
+    b, j, i = at
+    for d in range(tile.shape[1]):
+        x[b, j, i, d] = tile[r, d]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from gta_ref.core.fused_compile import FLAGS
 from gta_ref.core.fused_kernels import LINE, LN2, carve, load_maps, load_rows, softmax_tile
 from gta_ref.core.fused_llvm import exp2, gemm
 from gta_ref.core.fused_plan import Sizes
@@ -113,24 +114,28 @@ def make_forward(stamp: int) -> Callable[..., None]:
                 part_m[slot, :rows] = m[:rows]
                 part_l[slot, :rows] = total[:rows]
                 continue
-            for r in range(rows):
-                i, j = q_first + r // maps, map_ + r % maps
-                finish(z[b, j, i], o_tile[r], m[r], total[r], lse[b, j], m_out[b, j], inverse_out[b, j], i)
+            for i in range(q_first, q_stop):
+                for j in range(maps):
+                    r = (i - q_first) * maps + j
+                    finish(o_tile, r, m[r], total[r], z, lse, m_out, inverse_out, (b, map_ + j, i))
 
     return forward
 
 
-@njit
-def finish(z, o, m, total, lse, m_out, inverse_out, i):
-    """Write row i of the results: z = O / l and lse; and m and 1/l for the backward."""
-    if total == 0:  # it has seen nothing; NaN is not 0 and goes on
-        z[:] = 0
-        lse[i], m_out[i], inverse_out[i] = -np.inf, 0, 0
-        return
-    inverse = 1 / total
-    for j in range(len(z)):
-        z[j] = o[j] * inverse
-    lse[i], m_out[i], inverse_out[i] = m * LN2 + math.log(total), m, inverse
+@njit(fastmath=FLAGS, error_model="numpy")
+def finish(o, r, m, total, z, lse, m_out, inverse_out, at):
+    """Write a row of the results, z = O / l and lse, and m and 1/l for the backward.
+
+    Whole arrays and a place come in, not their rows: to make a view costs as much as to write it.
+    """
+    b, j, i = at
+    seen = total != 0  # NaN is not 0 and goes on
+    inverse = 1 / total if seen else total
+    for d in range(z.shape[3]):
+        z[b, j, i, d] = o[r, d] * inverse
+    lse[at] = m * LN2 + math.log(total) if seen else -np.inf
+    m_out[at] = m if seen else total
+    inverse_out[at] = inverse
 
 
 def merge_signature(storage: Any, real: Any) -> Any:
@@ -161,7 +166,7 @@ def make_merge(stamp: int) -> Callable[..., None]:
                     total += weight * part_l[slot, r]
                     for j in range(o.shape[0]):
                         o[j] = weight * part_o[slot, r, j] + (o[j] if slot > first else 0)
-                i, j = q_first + r // maps, map_ + r % maps
-                finish(z[b, j, i], o, top, total, lse[b, j], m_out[b, j], inverse_out[b, j], i)
+                at = b, map_ + r % maps, q_first + r // maps
+                finish(part_o[first], r, top, total, z, lse, m_out, inverse_out, at)
 
     return merge
