@@ -462,7 +462,23 @@ plots_costs.design_space(every, enough)
 #
 # Two measurements help before any training. A pretrained model's heads, clustered by their maps, hint at how many
 # different maps a layer needs ([notebook 1](01_shared_attention_maps.ipynb), `gta-ref maps`). And the values' rank says
-# how much a latent may leave out. Neither replaces a study:
+# how much a latent may leave out. Neither replaces a study. The one that asks this question is `sizes`; its losses
+# beside what each arm costs:
+
+# %%
+plan, measured = studies.load("sizes"), found.get("sizes")
+for name, config in plan.arms.items():
+    structure = config.module.structure(config.attention)
+    arm = measured["arms"][name] if measured else None
+    print(
+        f"{name:14} cache {structure.cache_elements:3}, attention {structure.attention_macs:4}"
+        + (f", loss {arm['mean']:.3f}" + (f", {arm['verdict']}" if "verdict" in arm else ", baseline") if arm else "")
+    )
+
+# %% [markdown]
+# More maps cost attention, a wider latent costs cache, and beyond the baseline three seeds see no gain from either. One
+# map for all heads is worse with every seed. Before you take that for your model: this text asks for little looking up
+# (in `retrieval`, above, four maps find more than two), and see the last section. To run it, or your own:
 #
 # ```sh
 # gta-ref study sizes --quick                     # minutes: does it run?
@@ -470,16 +486,12 @@ plots_costs.design_space(every, enough)
 # gta-ref train --mechanism gta --steps 600       # a single run; Ctrl-C, then --resume gta-run.safetensors
 # ```
 #
-# What would the study of sizes take on a machine like the one of the mechanisms' study? The budget is in its plan.
+# What does it take on a machine like the one of the mechanisms' study? The budget is in the plan.
 
 # %%
-plan = studies.load("sizes")
 s = plan.settings
 jobs = len(list(plan.jobs()))
 print(f"{plan.question} Baseline {plan.baseline}; {s.steps} steps of {s.batch} × {s.length} tokens")
-for name, config in plan.arms.items():
-    structure = config.module.structure(config.attention)
-    print(f"  {name:14} cache {structure.cache_elements:3}, attention {structure.attention_macs:4}")
 print(f"{jobs} runs of about {minutes:.0f} minutes: {jobs * minutes / 60:.1f} hours of runs, fewer two at a time")
 
 # %% [markdown]
