@@ -101,7 +101,7 @@ def backward(dy: Array, saved: Saved) -> tuple[Array, dict[str, Array]]:
 
 def rows_by(engine: str, x: Array) -> ModuleType:
     """The module whose RMSNorm and SwiGLU go with an engine: gta_ref.ops, or with "numba" the compiled ones."""
-    if type(x) is np.ndarray and x.dtype.kind == "f" and x.itemsize > 2:  # bfloat16 is of kind "V"
+    if type(x) is np.ndarray and x.dtype in (np.float32, np.float64):  # in this machine's byte order
         fused = engine == "auto" and x.size >= LEAST and engines.why_not("numba") is None
         if fused or engine == "numba":
             from gta_ref.lm import compiled

@@ -83,6 +83,7 @@ def test_which_engine_takes_them():
     assert block.rows_by("auto", few) is block.rows_by("reference", many) is block.rows_by("cuda", many) is ops
     assert block.rows_by("auto", many) is block.rows_by("numba", few) is compiled
     assert block.rows_by("numba", many.astype(np.float16)) is ops  # rounded after every operation, as defined
+    assert block.rows_by("numba", many.astype(">f4")) is ops
     assert block.rows_by("numba", ops.as_dtype("bfloat16").type(0) + np.zeros((2, 3), "bfloat16")) is ops
 
 
