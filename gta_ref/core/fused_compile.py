@@ -7,7 +7,6 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from numba import njit
 FLAGS = {"reassoc", "contract", "nsz", "arcp"}
 
 SOURCES = ("backward", "compile", "forward", "kernels", "llvm", "rows", "vectors")  # fused_*.py
+# changes with any of them; read with the code, as a file that is edited later is not what runs here
+STAMP = zlib.crc32(b"".join(Path(__file__).with_name(f"fused_{name}.py").read_bytes() for name in SOURCES)) or 1
 
 NOTICE_AFTER = 2.0  # seconds
 _lock = threading.RLock()
@@ -30,19 +31,12 @@ def compiled(make: Callable[[int], Callable[..., Any]], signature: Any, **option
     kernel's own file with its cache, not of the files whose functions it calls; a number that a kernel closes
     over is part of the cache's key. `options` are Numba's.
     """
-    kernel = make(_stamp())
+    kernel = make(STAMP)
     with _lock, _notice():
         try:
             return njit(signature, nogil=True, fastmath=FLAGS, cache=True, **options)(kernel)
         except (OSError, RuntimeError):  # no folder to cache in, or none that takes the file
             return njit(signature, nogil=True, fastmath=FLAGS, **options)(kernel)
-
-
-@cache
-def _stamp() -> int:
-    """A number that changes with any source file of the kernels."""
-    here = Path(__file__).parent
-    return zlib.crc32(b"".join((here / f"fused_{name}.py").read_bytes() for name in SOURCES)) or 1
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from datetime import date
@@ -25,7 +26,7 @@ from gta_ref.lm import train
 Tell = Callable[[str, int, float], None]
 
 _progress: Any = None  # in a run's process: the queue to the study's
-_parent = 0  # and the study's process
+_running = threading.Lock()  # and held there by a run
 
 
 def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any]]:
@@ -115,20 +116,38 @@ def _set_up(queue: Any, threads: int) -> None:
     from gta_ref.core import engines
 
     process.keep_memory()
-    global _progress, _parent
-    _progress, _parent = queue, os.getppid()
+    global _progress
+    _progress = queue
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
     threadpool_limits(threads)
     engines.set_threads(threads)
 
 
+def _study() -> Any:
+    """The study's process, seen from a run's."""
+    return multiprocessing.parent_process()
+
+
+def _end_with_the_study() -> None:
+    """End a process that waits for its next run when the study is killed, which nobody would tell it."""
+    _study().join()
+    with _running:  # a run sees it by itself, and saves before it ends
+        os._exit(1)
+
+
 def _run(job: Job, folder: Path) -> None:
+    with _running:
+        _train(job, folder)
+
+
+def _train(job: Job, folder: Path) -> None:
     label = f"{job.arm}, seed {job.settings.seed}"
     source = SOURCES[job.source]()
     path = _run_path(folder, job)
     current = train.load(path) if path.is_file() else train.begin(job.config, job.settings, source)
 
     def show(run: train.Run) -> None:
-        if os.getppid() != _parent:  # the study was killed, which nobody has told its runs
+        if not _study().is_alive():
             train.save(path, run)
             os._exit(1)
         # not every step: what nobody reads any more, after an error elsewhere, has to fit into the queue's pipe

@@ -20,7 +20,7 @@ from gta_ref.ops import Array, linear_backward, linear_forward
 
 Params = Mapping[str, Array]
 
-LEAST = 2**16  # elements of x from which "auto" takes the compiled RMSNorm and SwiGLU: a toy is spared the compilation
+LEAST = 2**14  # elements of x from which "auto" takes the compiled RMSNorm and SwiGLU: a toy is spared the compilation
 
 
 class Saved(NamedTuple):

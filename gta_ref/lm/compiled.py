@@ -10,6 +10,7 @@ of :mod:`gta_ref.ops`, and what a forward saves is the same.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -62,56 +63,64 @@ def _flat(x: Array) -> Array:
     return np.ascontiguousarray(x).reshape(-1)
 
 
-@cache
+_lock = threading.Lock()
+
+
 def _kernel(make: Callable[[int], Callable[..., None]], dtype: np.dtype, inputs: int, outputs: int) -> Any:
     """A kernel for a dtype; its arguments are arrays that it reads, arrays that it writes, and a number."""
-    real = types.float64 if dtype == np.float64 else types.float32
+    with _lock:  # threads that come at the same time wait for one compilation
+        return _compiled(make, types.float64 if dtype == np.float64 else types.float32, inputs, outputs)
+
+
+@cache
+def _compiled(make: Callable[[int], Callable[..., None]], real: Any, inputs: int, outputs: int) -> Any:
     arrays = [types.Array(real, 1, "C", readonly=True)] * inputs + [real[::1]] * outputs
     # 1/0 is infinite, as in NumPy: a loop with a division that might raise is not made into vector code
     return compiled(make, types.void(*arrays, real), error_model="numpy")
 
 
+# Every number in the kernels is of the arrays' type, as a float32 with a Python number makes a float64. The loops begin
+# at min(stamp, 1) − 1, which is 0: the stamp has to occur in a kernel to count.
+
+
 @njit(fastmath=FLAGS, error_model="numpy")
-def _sigmoid(a, c):
+def _sigmoid(a, c, one):
     """σ(a) by e^−|a|, which does not overflow; c is log₂ e."""
-    zero = c * 0
+    zero = one - one
     e = exp2(-abs(a), c, zero)
-    return (zero + 1 if a >= zero else e) / (e + 1)
+    return (one if a >= zero else e) / (e + one)
 
 
 def _make_swiglu_forward(stamp):
-    begin = min(stamp, 1) - 1  # 0: the stamp has to occur in the kernel to count
-
     def swiglu(a, b, y, c):
-        for i in range(begin, len(a)):
-            y[i] = a[i] * _sigmoid(a[i], c) * b[i]
+        one = y.dtype.type(1)
+        for i in range(min(stamp, 1) - 1, len(a)):
+            y[i] = a[i] * _sigmoid(a[i], c, one) * b[i]
 
     return swiglu
 
 
 def _make_swiglu_backward(stamp):
-    begin = min(stamp, 1) - 1  # 0: the stamp has to occur in the kernel to count
-
     def swiglu_back(dy, a, b, da, db, c):
-        for i in range(begin, len(a)):
-            s = _sigmoid(a[i], c)
+        one = da.dtype.type(1)
+        for i in range(min(stamp, 1) - 1, len(a)):
+            s = _sigmoid(a[i], c, one)
             silu = a[i] * s
-            da[i] = dy[i] * b[i] * (s + silu * (1 - s))
+            da[i] = dy[i] * b[i] * (s + silu * (one - s))
             db[i] = dy[i] * silu
 
     return swiglu_back
 
 
 def _make_rmsnorm_forward(stamp):
-    begin = min(stamp, 1) - 1
-
     def rmsnorm(x, g, y, inverse, eps):
-        d = len(g)
-        for row in range(begin, len(inverse)):
-            first, total = row * d, eps * 0
+        d, one = len(g), y.dtype.type(1)
+        share = one / y.dtype.type(d)
+        for row in range(min(stamp, 1) - 1, len(inverse)):
+            first, total = row * d, one - one
             for j in range(d):
                 total += x[first + j] * x[first + j]
-            r = 1 / math.sqrt(total / d + eps)
+            r = one / math.sqrt(total * share + eps)
             inverse[row] = r
             for j in range(d):
                 y[first + j] = x[first + j] * r * g[j]
@@ -120,12 +129,10 @@ def _make_rmsnorm_forward(stamp):
 
 
 def _make_rmsnorm_backward(stamp):
-    begin = min(stamp, 1) - 1
-
     def rmsnorm_back(dy, x, g, inverse, dx, dg, share):
         d = len(g)
-        for row in range(begin, len(inverse)):
-            first, r, mean = row * d, inverse[row], share * 0
+        for row in range(min(stamp, 1) - 1, len(inverse)):
+            first, r, mean = row * d, inverse[row], share - share
             for j in range(d):
                 mean += dy[first + j] * g[j] * x[first + j]
             mean *= r * share

@@ -5,7 +5,8 @@ The mean over n counted tokens is the parts' means, weighted by how many tokens 
     loss = Σ_i (n_i / n) loss_i        ∂loss/∂θ = Σ_i (n_i / n) ∂loss_i/∂θ
 
 So the parts have nothing to tell each other before the end, and a thread does everything in its part: not only the
-products and the attention core, which are threaded in themselves, but all that NumPy does between them.
+products and the attention core, which are threaded in themselves, but all that NumPy does between them. The price is a
+whole gradient for every thread.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from gta_ref.core import threads
+from gta_ref.errors import check_shape
 from gta_ref.lm import model
-from gta_ref.ops import Array
+from gta_ref.ops import Array, embedding_forward
 from gta_ref.ops.cross_entropy import IGNORE
 
 
@@ -38,12 +40,18 @@ def loss_and_gradient(
     -------
     loss : float
     grads : dict of str to array
-        The same to the last bit on the same number of threads.
+        The same to the last bit on the same number of threads. A part may be small enough for "auto" to take another
+        engine than for the whole.
     """
+    check_shape("ids", ids, ("B", "N"))
+    check_shape("targets", targets, ids.shape)
     counts = (targets != IGNORE).sum(axis=1)  # (B,)
     sequences = np.flatnonzero(counts)  # a part in which nothing counts has no mean
-    workers = threads.get_threads()
-    if not 2 <= workers <= len(sequences):  # with less than a sequence each, threads do more inside the operations
+    workers = min(threads.get_threads(), len(sequences))
+    # where fewer than half of the threads would have a part, they do more inside the operations; 16-bit gradients are
+    # rounded once, after the sum over all tokens; and a GPU orders its work by the thread that asks for it
+    deals = workers >= 2 and threads.get_threads() <= 2 * workers
+    if not (deals and all(isinstance(p, np.ndarray) and p.itemsize > 2 for p in params.values())):
         loss, saved = model.loss_forward(params, ids, config, targets=targets, engine=engine)
         return float(loss), model.loss_backward(saved)
     parts = np.array_split(sequences, workers)
@@ -57,6 +65,8 @@ def loss_and_gradient(
 
     with threads.blas.one_thread():
         threads.run(workers, work)
+    if len(sequences) < len(ids):
+        embedding_forward(ids, params["embed"])  # for its check: an id that no part had is wrong as well
     losses, grads = zip(*found, strict=True)
     for more in grads[1:]:
         for name, grad in more.items():

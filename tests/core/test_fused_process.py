@@ -99,8 +99,11 @@ def test_no_folder_to_cache_in(tmp_path):
 
 def test_compiled_code_is_kept_and_a_change_of_source_is_noticed():
     from gta_ref.core import fused_backward, fused_forward
+    from gta_ref.lm import compiled as rows
 
-    for make in (fused_forward.make_forward, fused_forward.make_merge, fused_backward.make_backward):
+    makers = [make for name, make in vars(rows).items() if name.startswith("_make_")]
+    assert len(makers) == 4
+    for make in (fused_forward.make_forward, fused_forward.make_merge, fused_backward.make_backward, *makers):
         # Numba's key has the values that a function closes over: this is how a change in another file counts
         assert 12345 in [cell.cell_contents for cell in make(12345).__closure__]
     # and no file whose functions a kernel calls is forgotten
@@ -110,7 +113,7 @@ def test_compiled_code_is_kept_and_a_change_of_source_is_noticed():
         if "njit" in (text := path.read_text(encoding="utf-8")) or "intrinsic" in text
     }
     assert compiled | {"compile", "forward", "backward"} == set(fused_compile.SOURCES)
-    assert fused_compile._stamp() > 0
+    assert fused_compile.STAMP > 0
 
 
 def test_compiling_for_long_is_said_once(monkeypatch, capsys):

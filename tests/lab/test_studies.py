@@ -96,16 +96,24 @@ KILLED = """
 import multiprocessing, sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from gta_ref.lab import runner, studies
 
+told = set()
+
 def tell(label, step, loss):
-    print(multiprocessing.active_children()[0].pid, flush=True)
+    told.add(label)
+    if len(told) == 2 and label == "long, seed 0":  # one process trains, and one waits
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 
 if __name__ == "__main__":
     study = studies.load("retrieval")
-    settings = replace(study.settings, batch=1, length=32, steps=100_000, validate_every=100_000)
-    study = replace(study, settings=settings, arms={"gta": study.arms["gta"]}, baseline="gta")
-    runner.run(study, Path(sys.argv[1]), 1, tell)
+    short = replace(study.settings, batch=1, length=32, steps=10, validate_every=10, validation_sequences=1)
+    jobs = [
+        studies.Job(name, study.arms["gta"], replace(short, steps=steps, validate_every=steps), "retrieval")
+        for name, steps in (("long", 100_000), ("short", 10))
+    ]
+    runner.run(SimpleNamespace(jobs=lambda: iter(jobs), measure=None), Path(sys.argv[1]), 2, tell)
 """
 
 
@@ -114,18 +122,19 @@ def test_the_runs_of_a_killed_study_end_and_keep_what_they_have(tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     with subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True) as study:
-        run = Path("/proc", study.stdout.readline().strip(), "stat")
+        processes = [Path("/proc", pid, "stat") for pid in study.stdout.readline().split()]
         study.kill()
+    assert len(processes) == 2
 
-    def over():
-        return not run.exists() or run.read_text().rpartition(")")[2].split()[0] == "Z"  # nobody has asked how it ended
+    def over(stat):
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"  # nobody asked how it ended
 
     deadline = time.monotonic() + 60
-    while not over() and time.monotonic() < deadline:
+    while not all(map(over, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert over()
-    (saved,) = tmp_path.glob("*.safetensors")
-    assert train.load(saved).state.step >= 10
+    assert [over(stat) for stat in processes] == [True, True]
+    steps = [train.load(saved).state.step for saved in tmp_path.glob("*.safetensors")]
+    assert min(steps) == 10 < max(steps)
 
 
 def test_ranks_are_of_decoded_values():

@@ -78,7 +78,7 @@ def test_arrays_that_do_not_lie_in_a_row(rng):
 
 
 def test_which_engine_takes_them():
-    few, many = np.zeros((1, 4, 16), np.float32), np.zeros((2, 512, 64), np.float32)
+    few, many = np.zeros((1, 4, 16), np.float32), np.zeros((2, 128, 64), np.float32)
     assert many.size == block.LEAST
     assert block.rows_by("auto", few) is block.rows_by("reference", many) is block.rows_by("cuda", many) is ops
     assert block.rows_by("auto", many) is block.rows_by("numba", few) is compiled

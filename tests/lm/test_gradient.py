@@ -46,7 +46,8 @@ def test_parts_add_up_to_the_batch(threads, engine):
 
 @pytest.mark.parametrize(
     "n, sizes",
-    [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (7, [1] * 7), (8, [7])],  # 8: threads inside the operations instead
+    # 15: fewer than half of the threads would have a part; they are inside the operations instead
+    [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (7, [1] * 7), (14, [1] * 7), (15, [7])],
 )
 def test_a_part_a_thread_and_a_thread_a_part(n, sizes, monkeypatch):
     seen = []
@@ -89,11 +90,31 @@ def test_sequences_in_which_nothing_counts(threads):
         gradient.loss_and_gradient(params, ids, targets, CONFIG)
 
 
-def test_a_mistake_in_a_part_is_raised(threads):
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_wrong_id_is_named(threads, counts):
     params, ids, targets = batch(6)
     ids[-1, -1] = 32
+    if not counts:
+        targets[-1] = IGNORE
     with pytest.raises(ValueError, match="the vocabulary"):
         gradient.loss_and_gradient(params, ids, targets, CONFIG)
+
+
+@pytest.mark.parametrize("sequences", [(8, 6), (6, 8)])
+def test_targets_of_other_sequences_are_refused(threads, sequences):
+    params, ids, _ = batch(sequences[0])
+    _, _, targets = batch(sequences[1])
+    with pytest.raises(ValueError, match="targets has shape"):
+        gradient.loss_and_gradient(params, ids, targets, CONFIG)
+
+
+def test_half_precision_is_not_cut_as_it_is_rounded_once(threads):
+    params, ids, targets = batch(6)
+    params = {name: p.astype(np.float16) for name, p in params.items()}
+    _, grads = gradient.loss_and_gradient(params, ids, targets, CONFIG)
+    _, expected = whole(params, ids, targets)
+    for name, grad in expected.items():
+        np.testing.assert_array_equal(grads[name], grad)
 
 
 def test_what_the_caller_said_of_warnings_holds_in_every_thread(threads):
