@@ -188,12 +188,12 @@ for seeds in (2, 3, 5, 10, 20):
 #
 # A run consists of a model, settings and a text. The text is the source of Python's own standard library, a byte a
 # token, with whole files held out. The model below has 2 layers of width 64, the proportions of GTA-1B, and in all
-# about 117,000 parameters. Its matrices are so small that a second thread costs more than it brings; one thread also
-# makes the numbers the same whatever else the machine does.
+# about 117,000 parameters. Threads share a step by sequences, and add in another order for it; with one thread the
+# numbers below do not depend on how many cores there are.
 
 # %%
 threadpool_limits(1)  # of NumPy's matrix products
-engines.set_threads(1)  # of the fused attention kernels
+engines.set_threads(1)  # that share a step
 source = text.standard_library()
 settings = train.Settings(
     steps=200, batch=12, length=128, learning_rate=1e-2, warmup=20, validate_every=50, validation_sequences=64
@@ -486,13 +486,14 @@ for name, config in plan.arms.items():
 # gta-ref train --mechanism gta --steps 600       # a single run; Ctrl-C, then --resume gta-run.safetensors
 # ```
 #
-# What does it take on a machine like the one of the mechanisms' study? The budget is in the plan.
+# What does it take on such a machine? The budget is in the plan, and what a run took in the summary.
 
 # %%
 s = plan.settings
 jobs = len(list(plan.jobs()))
 print(f"{plan.question} Baseline {plan.baseline}; {s.steps} steps of {s.batch} × {s.length} tokens")
-print(f"{jobs} runs of about {minutes:.0f} minutes: {jobs * minutes / 60:.1f} hours of runs, fewer two at a time")
+a_run = measured["seconds"] / 60 / jobs if measured else minutes
+print(f"{jobs} runs of about {a_run:.0f} minutes: {jobs * a_run / 60:.1f} hours of runs, half of it two at a time")
 
 # %% [markdown]
 # To plan your own, in this order:

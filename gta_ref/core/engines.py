@@ -90,12 +90,12 @@ def _takes(engine: str, q: Array, k: Array, v: Array) -> bool:
 
 
 def set_threads(n: int | None) -> None:
-    """Let the engine "numba" use `n` threads; None goes back to NUMBA_NUM_THREADS, or to all cores without it."""
+    """Let the engine "numba" and training use `n` threads; None: NUMBA_NUM_THREADS, or all cores without it."""
     threads.set_threads(n)
 
 
 def get_threads() -> int:
-    """How many threads the engine "numba" uses."""
+    """How many threads the engine "numba" and training use."""
     return threads.get_threads()
 
 

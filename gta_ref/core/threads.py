@@ -1,4 +1,4 @@
-"""The worker threads of the fused engine, and BLAS held to one thread while they run.
+"""The worker threads of the fused engine and of training, and BLAS held to one thread while they run.
 
 Workers are plain threads in kernels that let go of the GIL: Numba's own `prange` aborts the process when two
 Python threads are in it at once. Who does what is decided before the work starts, so a result does not depend
@@ -27,7 +27,7 @@ _pool_size = 0
 
 
 def set_threads(n: int | None) -> None:
-    """Let the fused engine use `n` threads; None goes back to the default."""
+    """Let the fused engine and training use `n` threads; None goes back to the default."""
     global _chosen
     _chosen = None if n is None else as_int("n", n, at_least=1)
 
@@ -38,7 +38,7 @@ def chosen() -> int | None:
 
 
 def get_threads() -> int:
-    """How many threads the fused engine uses: set_threads, else NUMBA_NUM_THREADS, else the cores allowed.
+    """How many threads the fused engine and training use: set_threads, else NUMBA_NUM_THREADS, else the cores allowed.
 
     Inside :func:`run`, where every core has its work already, it is one.
     """

@@ -1,7 +1,7 @@
 """Run a study: its runs side by side, each in a file of its own that a later call finds again.
 
-A run's file is named by a digest of all that decides its result, so studies share the runs they have in common, and
-a study that was stopped goes on where it was.
+A run's file is named by a digest of all that decides its result but for rounding, so studies share the runs they have
+in common, and a study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
