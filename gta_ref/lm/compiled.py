@@ -1,8 +1,7 @@
 """RMSNorm and SwiGLU in one pass over memory each, compiled: what the block uses with the fused engine.
 
 :mod:`gta_ref.ops` defines both; there every operation of the formula is a pass over memory, eleven of them in SwiGLU's
-backward. Functions are named and called as those
-of :mod:`gta_ref.ops`, and what a forward saves is the same.
+backward. Functions are named and called as those of :mod:`gta_ref.ops`, and what a forward saves is the same.
 """
 
 # mypy: disable-error-code="no-untyped-def"
