@@ -45,7 +45,7 @@ def study(summary: Mapping[str, Any]) -> Figure:
     else:
         left.set_xticks([])
         left.set_xlim(-0.6, len(arms) + 0.7)  # room for the last name
-    left.margins(x=0.14, y=0.15)
+    left.margins(x=0.2 if by_cache else 0.14, y=0.15)  # room for the names to the right of their marks
     left.set_ylabel("loss on held-out data, nats a token")
     right.set_xlabel("step")
     right.set_ylabel("mean over seeds")
