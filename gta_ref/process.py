@@ -25,8 +25,8 @@ def keep_memory() -> None:
     """Have arrays of up to 32 MiB, and all threads, take memory that was freed before, with glibc's malloc.
 
     By default large arrays are given back to the system when they are freed, and each page of the next one is a page
-    fault: about 7 % of a training step of ``gta-ref bench lm``. Larger arrays, whose cost is the work on them, are still
-    given back.
+    fault: about 7 % of a training step of ``gta-ref bench lm``. Larger arrays, whose cost is the work on them, still go
+    back.
     """
     if platform.libc_ver()[0] != "glibc":
         return
