@@ -24,7 +24,7 @@ from gta_ref.ops import Array
 
 
 def swiglu_forward(a: Array, b: Array) -> tuple[Array, Any]:
-    """y = a σ(a) ⊙ b; see :func:`gta_ref.ops.swiglu_forward`."""
+    """y = a σ(a) ⊙ b; see :func:`gta_ref.ops.swiglu.swiglu_forward`."""
     y = np.empty(a.shape, a.dtype)
     kernel = _kernel(_make_swiglu_forward, a.dtype, inputs=2, outputs=1)
     kernel(_flat(a), _flat(b), _flat(y), a.dtype.type(LOG2E))
@@ -32,7 +32,7 @@ def swiglu_forward(a: Array, b: Array) -> tuple[Array, Any]:
 
 
 def swiglu_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
-    """da = dy ⊙ b ⊙ (σ + a σ (1 − σ)) and db = dy ⊙ a σ; see :func:`gta_ref.ops.swiglu_backward`."""
+    """da = dy ⊙ b ⊙ (σ + a σ (1 − σ)) and db = dy ⊙ a σ; see :func:`gta_ref.ops.swiglu.swiglu_backward`."""
     a, b = saved
     da, db = np.empty(a.shape, a.dtype), np.empty(a.shape, a.dtype)
     kernel = _kernel(_make_swiglu_backward, a.dtype, inputs=3, outputs=2)
@@ -41,7 +41,7 @@ def swiglu_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
 
 
 def rmsnorm_forward(x: Array, g: Array, eps: float = 1e-5) -> tuple[Array, Any]:
-    """y = g ⊙ x / r with r = √(mean(x²) + eps); see :func:`gta_ref.ops.rmsnorm_forward`."""
+    """y = g ⊙ x / r with r = √(mean(x²) + eps); see :func:`gta_ref.ops.rmsnorm.rmsnorm_forward`."""
     y, inverse = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 1), x.dtype)
     kernel = _kernel(_make_rmsnorm_forward, x.dtype, inputs=2, outputs=2)
     kernel(*(_flat(array) for array in (x, g, y, inverse)), x.dtype.type(eps))
@@ -49,7 +49,7 @@ def rmsnorm_forward(x: Array, g: Array, eps: float = 1e-5) -> tuple[Array, Any]:
 
 
 def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
-    """dx = (u − n · mean(u ⊙ n)) / r with n = x / r, u = dy ⊙ g; dg = Σ dy ⊙ n; see gta_ref.ops.rmsnorm_backward."""
+    """dx = (u − n · mean(u ⊙ n)) / r with n = x / r, u = dy ⊙ g; dg = Σ dy ⊙ n; see gta_ref.ops.rmsnorm."""
     x, g, inverse = saved
     dx, dg = np.empty(x.shape, x.dtype), np.zeros(g.shape, g.dtype)
     kernel = _kernel(_make_rmsnorm_backward, x.dtype, inputs=4, outputs=2)
