@@ -40,11 +40,10 @@ _TIMED: tuple[tuple[Any, str, str], ...] = (
     (lm, "linear_forward", "head"),
     (block, "linear_forward", "mlp"),
     (block, "add", "residual"),
-    *(
-        (rows, name, part)
-        for rows in (ops, compiled)
-        for name, part in (("rmsnorm_forward", "norm"), ("swiglu_forward", "swiglu"))
-    ),
+    (ops, "rmsnorm_forward", "norm"),
+    (ops, "swiglu_forward", "swiglu"),
+    (compiled, "rmsnorm_forward", "norm"),
+    (compiled, "swiglu_forward", "swiglu"),
     (projections, "linear_forward", "projections"),
     (projections, "rope_tables", "rope"),
     (projections, "rope_forward", "rope"),

@@ -13,6 +13,7 @@ from gta_ref.bench import machine
 from gta_ref.bench.core import PAUSE
 from gta_ref.bench.machine import seconds
 from gta_ref.lm import model, small, train
+from gta_ref.lm.gradient import loss_and_gradient
 from gta_ref.lm.text import Text
 
 SETTINGS = train.Settings(steps=1000, batch=16, length=256)
@@ -101,8 +102,7 @@ def _peer(config: model.Config, source: Text) -> tuple[float, Callable[[], Any]]
 def gradient_error(config: model.Config, peer: Any, batch: tuple[np.ndarray, np.ndarray]) -> float:
     """Largest difference of a gradient to PyTorch's, relative to the largest value of that gradient."""
     params = {name: p.detach().numpy() for name, p in peer.params.items()}
-    _, saved = model.loss_forward(params, batch[0], config, targets=batch[1])
-    grads = model.loss_backward(saved)
+    _, grads = loss_and_gradient(params, *batch, config)  # as a step computes it
     peer.loss(*batch).backward()
     theirs = {name: p.grad.numpy() for name, p in peer.params.items()}
     return max(float(np.abs(grads[n] - g).max() / np.abs(g).max()) for n, g in theirs.items())

@@ -9,7 +9,6 @@ sequences and heads to give every worker its own, one more dk and dv a worker.
 from __future__ import annotations
 
 import math
-import threading
 from contextlib import nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from numba import types
 
 from gta_ref.core import fused_backward, fused_forward
 from gta_ref.core.engines import EngineError
-from gta_ref.core.fused_compile import compiled
+from gta_ref.core.fused_compile import compiled, once
 from gta_ref.core.fused_kernels import LOG2E
 from gta_ref.core.fused_llvm import gemm_address, why_not_blas
 from gta_ref.core.fused_plan import Plan, costs, plan, share, share_units
@@ -41,9 +40,6 @@ _MAKERS = {
 }
 ALONE = 2**22  # multiply–adds of a worker that pay for waking it
 SHARED_COPIES = 16  # workers that may each hold a dk and dv of their own
-
-_kernels: dict[tuple[str, np.dtype], Any] = {}
-_kernels_lock = threading.Lock()
 
 
 class State(NamedTuple):
@@ -156,16 +152,12 @@ def backward(
     return narrow(dq, dtype), narrow(dk, dtype), narrow(dv, dtype)
 
 
+@once
 def _kernel(name: str, dtype: np.dtype) -> Any:
     """The compiled kernel for a dtype."""
-    key = (name, dtype)
-    if key not in _kernels:
-        with _kernels_lock:
-            if key not in _kernels:
-                _, storage, real = _STORAGE[dtype.name]
-                make, signature = _MAKERS[name]
-                _kernels[key] = compiled(make, signature(storage, real))
-    return _kernels[key]
+    _, storage, real = _STORAGE[dtype.name]
+    make, signature = _MAKERS[name]
+    return compiled(make, signature(storage, real))
 
 
 @cache

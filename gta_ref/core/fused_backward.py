@@ -20,7 +20,7 @@ from numba import njit, types
 
 from gta_ref.core.fused_compile import FLAGS
 from gta_ref.core.fused_forward import N, T
-from gta_ref.core.fused_kernels import LINE, carve, gradient_tile, load_maps, load_rows
+from gta_ref.core.fused_kernels import LINE, carve, gradient_tile, load_maps, load_rows, store_maps
 from gta_ref.core.fused_llvm import gemm
 from gta_ref.core.fused_plan import Sizes
 from gta_ref.core.fused_rows import row_scores
@@ -109,9 +109,7 @@ def make_backward(stamp: int) -> Callable[..., None]:
                 gemm(routine, N, T, d_k, width, seeing, scale, q_at, d_k, dp_at, most_keys, one, dk_at, d_k)
                 gemm(routine, N, N, d_k, seeing, width, scale, k_at, k_ld, dp_at, most_keys, one, dq_at, d_k)
                 key += width
-            for i in range(q_first, q_stop):
-                for j in range(maps):
-                    store(dq_tile, (i - q_first) * maps + j, dq, (b, map_ + j, i))
+            store_maps(dq[b], dq_tile, map_, maps, q_first, q_stop)
 
     return backward
 
@@ -124,11 +122,3 @@ def dot(dz, r, z, at):
     for d in range(dz.shape[1]):
         total += dz[r, d] * z[b, j, i, d]
     return total
-
-
-@njit
-def store(tile, r, x, at):
-    """Write row r of a tile to its place in x."""
-    b, j, i = at
-    for d in range(tile.shape[1]):
-        x[b, j, i, d] = tile[r, d]

@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def compiled(make: Callable[[int], Callable[..., Any]], signature: Any, **option
             return njit(signature, nogil=True, fastmath=FLAGS, cache=True, **options)(kernel)
         except (OSError, RuntimeError):  # no folder to cache in, or none that takes the file
             return njit(signature, nogil=True, fastmath=FLAGS, **options)(kernel)
+
+
+def once(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what `build` returns for its arguments; threads that come at the same time wait for one building."""
+    kept: dict[tuple[Any, ...], Any] = {}
+    lock = threading.Lock()
+
+    @wraps(build)
+    def get(*key: Any) -> Any:
+        if key not in kept:
+            with lock:
+                if key not in kept:
+                    kept[key] = build(*key)
+        return kept[key]
+
+    return get
 
 
 @contextmanager

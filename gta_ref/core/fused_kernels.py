@@ -50,6 +50,16 @@ def load_maps(out, x, map_, maps, first, stop):
                 row[j] = widen(x[map_ + m, i, j])
 
 
+@njit
+def store_maps(x, tile, map_, maps, first, stop):
+    """Copy rows of a tile back to their places in x (n, N, width): what load_maps does, the other way."""
+    for i in range(first, stop):
+        for m in range(maps):
+            row = tile[(i - first) * maps + m]
+            for j in range(x.shape[2]):
+                x[map_ + m, i, j] = row[j]
+
+
 @njit(fastmath=FLAGS)
 def row_max(row, n):
     """The largest of the first n numbers; of numbers with a NaN among them, NaN or any of them."""

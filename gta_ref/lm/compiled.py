@@ -9,15 +9,13 @@ backward. Functions are named and called as those of :mod:`gta_ref.ops`, and wha
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 
-from gta_ref.core.fused_compile import FLAGS, compiled
+from gta_ref.core.fused_compile import FLAGS, compiled, once
 from gta_ref.core.fused_kernels import LOG2E
 from gta_ref.core.fused_llvm import exp2
 from gta_ref.ops import Array
@@ -26,7 +24,7 @@ from gta_ref.ops import Array
 def swiglu_forward(a: Array, b: Array) -> tuple[Array, Any]:
     """y = a σ(a) ⊙ b; see :func:`gta_ref.ops.swiglu.swiglu_forward`."""
     y = np.empty(a.shape, a.dtype)
-    kernel = _kernel(_make_swiglu_forward, a.dtype, inputs=2, outputs=1)
+    kernel = _kernel(_make_swiglu_forward, a.dtype, 2, 1)
     kernel(_flat(a), _flat(b), _flat(y), a.dtype.type(LOG2E))
     return y, (a, b)
 
@@ -35,7 +33,7 @@ def swiglu_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     """da = dy ⊙ b ⊙ (σ + a σ (1 − σ)) and db = dy ⊙ a σ; see :func:`gta_ref.ops.swiglu.swiglu_backward`."""
     a, b = saved
     da, db = np.empty(a.shape, a.dtype), np.empty(a.shape, a.dtype)
-    kernel = _kernel(_make_swiglu_backward, a.dtype, inputs=3, outputs=2)
+    kernel = _kernel(_make_swiglu_backward, a.dtype, 3, 2)
     kernel(*(_flat(x) for x in (dy, a, b, da, db)), a.dtype.type(LOG2E))
     return da, db
 
@@ -43,7 +41,7 @@ def swiglu_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
 def rmsnorm_forward(x: Array, g: Array, eps: float = 1e-5) -> tuple[Array, Any]:
     """y = g ⊙ x / r with r = √(mean(x²) + eps); see :func:`gta_ref.ops.rmsnorm.rmsnorm_forward`."""
     y, inverse = np.empty(x.shape, x.dtype), np.empty((*x.shape[:-1], 1), x.dtype)
-    kernel = _kernel(_make_rmsnorm_forward, x.dtype, inputs=2, outputs=2)
+    kernel = _kernel(_make_rmsnorm_forward, x.dtype, 2, 2)
     kernel(*(_flat(array) for array in (x, g, y, inverse)), x.dtype.type(eps))
     return y, (x, g, inverse)
 
@@ -52,7 +50,7 @@ def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     """dx = (u − n · mean(u ⊙ n)) / r with n = x / r, u = dy ⊙ g; dg = Σ dy ⊙ n; see gta_ref.ops.rmsnorm."""
     x, g, inverse = saved
     dx, dg = np.empty(x.shape, x.dtype), np.zeros(g.shape, g.dtype)
-    kernel = _kernel(_make_rmsnorm_backward, x.dtype, inputs=4, outputs=2)
+    kernel = _kernel(_make_rmsnorm_backward, x.dtype, 4, 2)
     kernel(*(_flat(array) for array in (dy, x, g, inverse, dx, dg)), x.dtype.type(1 / len(g)))
     return dx, dg
 
@@ -62,17 +60,10 @@ def _flat(x: Array) -> Array:
     return np.ascontiguousarray(x).reshape(-1)
 
 
-_lock = threading.Lock()
-
-
+@once
 def _kernel(make: Callable[[int], Callable[..., None]], dtype: np.dtype, inputs: int, outputs: int) -> Any:
     """A kernel for a dtype; its arguments are arrays that it reads, arrays that it writes, and a number."""
-    with _lock:  # threads that come at the same time wait for one compilation
-        return _compiled(make, types.float64 if dtype == np.float64 else types.float32, inputs, outputs)
-
-
-@cache
-def _compiled(make: Callable[[int], Callable[..., None]], real: Any, inputs: int, outputs: int) -> Any:
+    real = types.float64 if dtype == np.float64 else types.float32
     arrays = [types.Array(real, 1, "C", readonly=True)] * inputs + [real[::1]] * outputs
     # 1/0 is infinite, as in NumPy: a loop with a division that might raise is not made into vector code
     return compiled(make, types.void(*arrays, real), error_model="numpy")

@@ -9,11 +9,6 @@ from gta_ref.lm import block, compiled, model, small
 SHAPES = [(3, 5, 37), (1, 1, 1), (2, 64, 128), (7, 16), (2, 0, 8)]
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(5)
-
-
 def close(got, wanted, dtype, terms=1, of=None):
     """Off by a few roundings of the largest value (of what is subtracted), a sum by as many more as it has terms."""
     assert got.shape == wanted.shape
