@@ -97,7 +97,9 @@ def show(name: str, function: Callable[..., tuple[Array, Array]]) -> None:
     shapes = (1, 2, n_queries, d_k), (1, 1, n_keys, d_k), (1, 1, n_keys, d_v)
     q, k, v = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
     mask, scale = Mask(k_start=3), d_k**-0.5
-    want, _, _ = attention_forward(*(x.astype(np.float64) for x in (q, k, v)), mask, scale, need_saved=False)
+    want, _, _ = attention_forward(
+        *(x.astype(np.float64) for x in (q, k, v)), mask=mask, scale=scale, need_saved=False, engine="reference"
+    )
     if SIMULATED:
         z, _ = function(q, k, v, mask, scale)
         time = "simulated"

@@ -27,8 +27,8 @@ from gta_cuda.tiles import SLAB, TILE, Tile
 from gta_cuda.tiles_bf16 import PART as PART_BF16
 from gta_cuda.tiles_bf16 import padded
 from gta_ref.core.mask import Mask
-from gta_ref.core.reference import sum_heads
 from gta_ref.ops.arrays import Array, array_module
+from gta_ref.ops.heads import sum_heads
 
 
 @lru_cache(maxsize=64)

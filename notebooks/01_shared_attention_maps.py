@@ -36,11 +36,14 @@ import numpy as np
 
 from gta_ref.costs.counting import counted_products, watched
 from gta_ref.costs.flops import attention_layer
-from gta_ref.lm import head_clusters, head_maps, model, passages, pretrained, small, text, train
+from gta_ref.lm import model, small, text, train
+from gta_ref.maps import clusters as clustering
+from gta_ref.maps import compare, passages
 from gta_ref.mechanisms import gha, gqa, gta, gva, mha
 from gta_ref.ops import cross_entropy_forward
 from gta_ref.plots import maps as plots_maps
 from gta_ref.plots import sharing as plots_sharing
+from gta_ref.weights import pretrained
 
 rng = np.random.default_rng(1)
 
@@ -150,8 +153,8 @@ print(f"{name}: {lm.n_layers} layers, {n_q} heads, as many maps, over {n_k} key 
 windows = passages.standard(encode, 128, 4)
 ids = np.stack([window.ids for window in windows])  # (4, 128)
 layers, sample = [], lm.n_layers // 2
-for i, maps in enumerate(head_maps.layer_maps(weights, ids, lm)):  # maps: (4, n_q, 128, 128)
-    layers.append(head_maps.measure(maps, rng))
+for i, maps in enumerate(compare.layer_maps(weights, ids, lm)):  # maps: (4, n_q, 128, 128)
+    layers.append(compare.measure(maps, rng))
     if i == sample:
         shown = maps[0]
 print(", ".join(window.name for window in windows))
@@ -181,8 +184,8 @@ plots_maps.attention_maps(shown[:, :first, :first], tokens, title=f"{name}, laye
 # %%
 a, b = shown[0, 1:].astype("float64"), shown[1, 1:].astype("float64")  # (N − 1, N)
 by_hand = ((a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).mean()
-counted = head_maps.without(shown, [])  # leaves query 0 out
-by_library = head_maps.compare(counted, counted).cosine[0, 1]
+counted = compare.without(shown, [])  # leaves query 0 out
+by_library = compare.compare(counted, counted).cosine[0, 1]
 print(f"cosine of heads 0 and 1: {by_hand:.4f} by hand, {by_library:.4f} by the library")
 np.testing.assert_allclose(by_hand, by_library, rtol=1e-4)
 
@@ -196,9 +199,9 @@ np.testing.assert_allclose(by_hand, by_library, rtol=1e-4)
 # %%
 print(f"{'cosine of two heads':32}{'same text':>10}{'another':>10}{'shuffled':>10}")
 mean = {}
-for view, label in head_maps.VIEWS.items():
+for view, label in compare.VIEWS.items():
     for baseline in ("same", "other", "shuffled"):
-        cosines = [head_maps.between_heads(getattr(layer.views[view], baseline).cosine) for layer in layers]
+        cosines = [compare.between_heads(getattr(layer.views[view], baseline).cosine) for layer in layers]
         mean[view, baseline] = np.mean(cosines)
     print(f"{label:32}" + "".join(f"{mean[view, b]:10.2f}" for b in ("same", "other", "shuffled")))
 if missing is None:
@@ -230,16 +233,16 @@ plots_maps.similarity_by_layer(layers, name)
 # %%
 def served(cosine, groups):
     """Mean cosine of every head with its group's medoid."""
-    return np.mean([cosine[head_clusters.medoid(cosine, g), i] for g in groups for i in g])
+    return np.mean([cosine[clustering.medoid(cosine, g), i] for g in groups for i in g])
 
 
-runs = head_clusters.key_groups(n_q, n_k)  # contiguous; here they also share a key head
+runs = clustering.key_groups(n_q, n_k)  # contiguous; here they also share a key head
 print("runs:", runs)
 for view in ("all_keys", "without_first"):
     cosines = [layer.views[view].same.cosine for layer in layers]
     in_runs = np.mean([served(c, runs) for c in cosines])
-    free = np.mean([served(c, head_clusters.cut(c, n_k)) for c in cosines])
-    print(f"{head_maps.VIEWS[view]:24} contiguous runs {in_runs:.2f}   free clusters {free:.2f}")
+    free = np.mean([served(c, clustering.cut(c, n_k)) for c in cosines])
+    print(f"{compare.VIEWS[view]:24} contiguous runs {in_runs:.2f}   free clusters {free:.2f}")
 
 # %% [markdown]
 # In a trained model the similar heads do not lie side by side, so runs serve them less well than clusters. That is
@@ -393,14 +396,14 @@ def shared(params, layer):
     w_q = params[key].reshape(lm.hidden_size, n_q, -1).copy()
     cosine = layers[layer].views["all_keys"].same.cosine
     for run_of_heads in runs:
-        w_q[:, run_of_heads] = w_q[:, [head_clusters.medoid(cosine, run_of_heads)]]
+        w_q[:, run_of_heads] = w_q[:, [clustering.medoid(cosine, run_of_heads)]]
     return {**params, key: w_q.reshape(lm.hidden_size, -1)}
 
 
-before = next(head_maps.layer_maps(weights, ids[:1], lm))[0]
-after = next(head_maps.layer_maps(shared(weights, 0), ids[:1], lm))[0]
+before = next(compare.layer_maps(weights, ids[:1], lm))[0]
+after = next(compare.layer_maps(shared(weights, 0), ids[:1], lm))[0]
 for run_of_heads in runs:
-    kept = head_clusters.medoid(layers[0].views["all_keys"].same.cosine, run_of_heads)
+    kept = clustering.medoid(layers[0].views["all_keys"].same.cosine, run_of_heads)
     np.testing.assert_allclose(after[run_of_heads], before[[kept] * len(run_of_heads)], atol=1e-6)
 print(f"layer 0 now has {n_k} different maps for {n_q} heads")
 
@@ -420,7 +423,7 @@ as_it_was = loss(weights)
 print(f"as it was: {as_it_was:.3f}")
 some = [i for i in (0, 2, 10, 15, 24) if i < lm.n_layers]
 for i in some:
-    cosine = head_maps.between_heads(layers[i].views["all_keys"].same.cosine)
+    cosine = compare.between_heads(layers[i].views["all_keys"].same.cosine)
     print(f"shared in layer {i:2}: {loss(shared(weights, i)) - as_it_was:+.3f}   (cosine of its heads {cosine:.2f})")
 everywhere = weights
 for i in range(lm.n_layers):
@@ -474,7 +477,7 @@ assert in_all > as_it_was + 1 or missing is not None
 #
 # </details>
 #
-# **3. Other groups.** In `shared`, take the tree's free clusters, `head_clusters.cut(cosine, n_k)`, instead of the
+# **3. Other groups.** In `shared`, take the tree's free clusters, `clustering.cut(cosine, n_k)`, instead of the
 # runs. Their maps are more alike. Is the loss lower? Why is it not a fair comparison?
 #
 # <details><summary>Answer</summary>

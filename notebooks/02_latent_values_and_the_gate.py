@@ -341,7 +341,7 @@ else:
 # %% [markdown]
 # (One trap when weights are loaded: the code stores $W$ under `v_b_proj.weight` with shape $(e\,d_l, n_q d_l)$, and
 # means its *memory* read row by row as $(n_q, d_l, e\,d_l)$, not its transpose.
-# `gta_ref.lm.checkpoints.load_official` knows.)
+# `gta_ref.weights.official.load_official` knows.)
 #
 # ## Try it
 #

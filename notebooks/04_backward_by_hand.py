@@ -36,7 +36,7 @@ from gta_ref import ops
 from gta_ref.core import Mask, attention_backward, attention_forward
 from gta_ref.costs.memory import attention_activations
 from gta_ref.mechanisms import gta
-from gta_ref.mechanisms.common import merge_heads
+from gta_ref.ops.heads import merge_heads
 from gta_ref.plots import backward as plots_backward
 from gta_ref.verify.gradcheck import directional_error, elementwise_error
 
@@ -297,7 +297,7 @@ report(elementwise_error(core_of, qkc, dZ, dict(zip(qkc, mine, strict=True))))
 
 # %%
 padded = Mask(k_start=np.array([0, 1]))
-_, _, core = attention_forward(Q, K, C, padded)
+_, _, core = attention_forward(Q, K, C, mask=padded)
 dQ, dK, dC = attention_backward(dZ, core)
 print("sequence 1, token 0:", [float(np.abs(d[1, :, 0]).max()) for d in (dQ, dK, dC)])
 assert not any(d[1, :, 0].any() for d in (dQ, dK, dC))

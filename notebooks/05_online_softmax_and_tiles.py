@@ -289,10 +289,10 @@ tries = {
 # %%
 print(f"{'largest error of z':22}{'definition':>12}{'fused':>10}")
 for name, (arrays, mask) in tries.items():
-    truth, true_lse, _ = attention_forward(*(x.astype(np.float64) for x in arrays), mask)
+    truth, true_lse, _ = attention_forward(*(x.astype(np.float64) for x in arrays), mask=mask, engine="reference")
     errors = []
     for engine in ("reference", "numba"):
-        z, lse, _ = attention_forward(*arrays, mask, engine=engine, need_saved=False)
+        z, lse, _ = attention_forward(*arrays, mask=mask, engine=engine, need_saved=False)
         errors.append(np.abs(z - truth).max())
         np.testing.assert_allclose(lse, true_lse, rtol=1e-5, atol=1e-5)
     print(f"{name:22}{errors[0]:12.1e}{errors[1]:10.1e}")
@@ -370,7 +370,7 @@ print("careful: ", careful(*start, np.full((1, 4), -np.inf), np.ones((4, 2)))[1:
 # %%
 q, k, c = inputs(6)
 for engine in ("reference", "numba"):
-    z, lse, _ = attention_forward(q, k, c, Mask(q_start=-2), engine=engine)
+    z, lse, _ = attention_forward(q, k, c, mask=Mask(q_start=-2), engine=engine)
     print(f"{engine:10}", "lse", lse[0, 0], " |z|", np.abs(z[0, 0]).max(axis=-1))
     assert not z[:, :, :2].any()
     assert np.isneginf(lse[:, :, :2]).all()
@@ -401,9 +401,9 @@ for engine in ("reference", "numba"):
 poisoned_k, poisoned_c = k.copy(), c.copy()
 poisoned_k[:, :, 4:], poisoned_c[:, :, 4:] = np.nan, np.nan
 print("a weight of 0 times NaN:", np.float32(0) * np.float32(np.nan))
-clean, *_ = attention_forward(q, k[:, :, :4], c[:, :, :4], Mask(q_start=0))
+clean, *_ = attention_forward(q, k[:, :, :4], c[:, :, :4], mask=Mask(q_start=0))
 for engine in ("reference", "numba"):
-    z, *_ = attention_forward(q, poisoned_k, poisoned_c, Mask(q_start=0, k_stop=4), engine=engine)
+    z, *_ = attention_forward(q, poisoned_k, poisoned_c, mask=Mask(q_start=0, k_stop=4), engine=engine)
     print(f"{engine:10} NaN in z: {np.isnan(z).sum()}, off by {np.abs(z - clean).max():.0e}")
     np.testing.assert_allclose(z, clean, rtol=1e-5, atol=1e-6)
 

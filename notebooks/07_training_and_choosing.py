@@ -43,7 +43,7 @@ from threadpoolctl import threadpool_limits
 
 # %%
 import gta_ref
-from gta_ref.core import engines
+from gta_ref import threads
 from gta_ref.costs.frontier import choices
 from gta_ref.costs.hardware import PRESETS
 from gta_ref.costs.model import Model
@@ -193,7 +193,7 @@ for seeds in (2, 3, 5, 10, 20):
 
 # %%
 threadpool_limits(1)  # of NumPy's matrix products
-engines.set_threads(1)  # that share a step
+threads.set_threads(1)  # that share a step
 source = text.standard_library()
 settings = train.Settings(
     steps=200, batch=12, length=128, learning_rate=1e-2, warmup=20, validate_every=50, validation_sequences=64

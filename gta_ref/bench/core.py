@@ -143,7 +143,7 @@ def _by_rows(case: Case, arrays: Arrays, rows: np.ndarray, dtype: Any) -> list[n
     z, dq, dk, dv = [], [], np.zeros_like(k), np.zeros_like(v)
     for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
         mask = Mask(q_start=int(run[0]) + case.length - case.queries)
-        one, _, saved = attention_forward(q[:, :, run], k, v, mask, engine="reference")
+        one, _, saved = attention_forward(q[:, :, run], k, v, mask=mask, engine="reference")
         z.append(one)
         if case.backward:
             grads = attention_backward(dz[:, :, run], saved)
@@ -158,12 +158,12 @@ def thread_gain(ceilings: Ceilings, rounds: int) -> dict[str, float]:
     """How much faster all threads are than one: the forward at N 4096, and sgemm."""
     from threadpoolctl import threadpool_limits
 
-    from gta_ref.core import engines
+    from gta_ref import threads
 
     case = Case("", "forward", 1, *GTA, 4096, 64, 128)
     work = of(case, False)["numba"](case, case.inputs())
     found: dict[str, list[float]] = {"forward": [], "gemm": []}
-    before = engines.threads.chosen()
+    before = threads.chosen()
     for _ in range(rounds):
         time.sleep(PAUSE)
         many, many_gemm = seconds(work), ceilings.gemm()
@@ -171,10 +171,10 @@ def thread_gain(ceilings: Ceilings, rounds: int) -> dict[str, float]:
         with threadpool_limits(1, "blas"):
             one_gemm = ceilings.gemm()
         try:
-            engines.set_threads(1)
+            threads.set_threads(1)
             one = seconds(work)
         finally:
-            engines.set_threads(before)
+            threads.set_threads(before)
         found["forward"].append(one / many)
         found["gemm"].append(many_gemm / one_gemm)
     return {name: statistics.median(gains) for name, gains in found.items()}

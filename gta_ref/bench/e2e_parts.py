@@ -23,7 +23,8 @@ from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import time as roofline
 from gta_ref.lm import block, compiled
 from gta_ref.lm import model as lm
-from gta_ref.mechanisms import gta, plain, projections
+from gta_ref.mechanisms import gta, projections
+from gta_ref.mechanisms import headwise as plain
 from gta_ref.ops import Array
 
 Params = Mapping[str, Array]

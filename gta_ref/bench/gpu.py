@@ -11,66 +11,18 @@ import importlib.util
 import statistics
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from gta_ref.bench.gpu_cases import ALLOWED, D_K, D_V, N_Q, Case, cases
 from gta_ref.core import Mask, attention_backward, attention_forward, engines
-from gta_ref.doctor import version
 from gta_ref.ops.arrays import as_dtype
+from gta_ref.packages import version
 
-N_Q, D_K, D_V = 5, 64, 128  # GTA-1B; one key head, one latent head
-LENGTHS = (1024, 2048, 4096, 8192, 16384)
-DECODES = ((1, 131072), (32, 8192))
 WARM_UP, ROUNDS = 3, 20
 L2_BYTES = 2**27  # copies of the inputs come to at least this, twice an H100's L2 cache
 CHECKED_ROWS = 64
-# relative error of a result's norm: float32 sums some thousand terms; bfloat16 rounds weights and results by 2⁻⁸ each
-ALLOWED = {"float32": 1e-5, "bfloat16": 2.0**-7}
-
-
-class Case(NamedTuple):
-    """What is timed: kind is forward, forward+backward or decode."""
-
-    kind: str
-    dtype: str
-    batch: int
-    length: int
-
-    @property
-    def name(self) -> str:
-        """As the table shows it."""
-        return f"{self.kind}, {self.dtype}, B {self.batch}, N {self.length}"
-
-    @property
-    def queries(self) -> int:
-        """N_q."""
-        return 1 if self.kind == "decode" else self.length
-
-    @property
-    def operations(self) -> int:
-        """Useful operations, two to a multiply–add: causal pairs of a query and a key.
-
-        The backward has five products (S, dP, dV, dQ, dK) for the forward's two; what a kernel computes twice is
-        not counted twice.
-        """
-        pairs = self.length if self.kind == "decode" else self.length * (self.length + 1) // 2
-        forward = 2 * self.batch * N_Q * pairs * (D_K + D_V)
-        backward = 2 * self.batch * N_Q * pairs * (3 * D_K + 2 * D_V)
-        return forward + backward if self.kind == "forward+backward" else forward
-
-    @property
-    def cache_bytes(self) -> int:
-        """K and C of all tokens, read once."""
-        return self.batch * self.length * (D_K + D_V) * as_dtype(self.dtype).itemsize
-
-
-def cases(quick: bool = False) -> list[Case]:
-    """The shapes of the issue; the smallest of each kind with `quick`."""
-    lengths, decodes = (LENGTHS[:1], DECODES[-1:]) if quick else (LENGTHS, DECODES)
-    found = [Case("forward", dtype, 1, n) for dtype in ALLOWED for n in lengths]
-    found += [Case("forward+backward", "float32", 1, n) for n in lengths]
-    return found + [Case("decode", dtype, batch, n) for dtype in ALLOWED for batch, n in decodes]
 
 
 def summary(case: Case, seconds: list[float], ceilings: dict[str, float]) -> dict[str, float]:
@@ -161,7 +113,7 @@ def check(case: Case, arrays: tuple[Any, ...]) -> float:
     rows = slice(-min(CHECKED_ROWS, case.queries), None)
     got = [x.get()[:, :, rows].astype(np.float64) for x in compute(case, arrays)[:2]]
     z, _, saved = attention_forward(
-        q[:, :, rows], k, c, Mask(), engine="reference"
+        q[:, :, rows], k, c, mask=Mask(), engine="reference"
     )  # the last rows: aligned to the end
     exact = [z, attention_backward(dz[:, :, rows], saved)[0]]
     errors = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(got, exact, strict=False)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gta_ref.bench.gpu import D_K, D_V, Case
+from gta_ref.bench.gpu_cases import D_K, D_V, Case
 
 Prepare = Callable[[list[tuple[Any, ...]]], tuple[Callable[[Any], Any], list[Any]]]
 

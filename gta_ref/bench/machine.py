@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.core.threads import get_threads, run
-from gta_ref.doctor import version
+from gta_ref.packages import version
+from gta_ref.threads import get_threads, run
 
 GEMM_SIZE = 2048
 READ_BYTES = 2**29

@@ -22,6 +22,7 @@ def doctor(
     """Say what is installed, which engines can run here, and why the others cannot."""
     from gta_ref import doctor as facts
     from gta_ref.files import write_json
+    from gta_ref.packages import OPTIONAL, REQUIRED
 
     console = Console()
     if kernels:
@@ -42,7 +43,7 @@ def doctor(
             highlight=False,
         )
     packages = table("package", "version", "for")
-    for name, purpose in {**facts.REQUIRED, **facts.OPTIONAL}.items():
+    for name, purpose in {**REQUIRED, **OPTIONAL}.items():
         version = found["packages"][name]
         packages.add_row(name, version or "[dim]not installed[/]", purpose)
     console.print(packages)

@@ -37,8 +37,8 @@ def generate(
     from gta_ref.errors import as_int
     from gta_ref.files import write_json
     from gta_ref.lm import generate as lm
-    from gta_ref.lm.language_model import load
     from gta_ref.lm.model import new_caches
+    from gta_ref.weights.load import load_model
 
     # all that can be checked without the model comes first: reading it takes seconds
     lm.check_sampling(temperature, top_p)
@@ -46,7 +46,7 @@ def generate(
     as_int("tokens", tokens, at_least=1)
     if not text:
         raise ValueError("text='' is empty; expected something to continue")
-    chosen = load(model)
+    chosen = load_model(model)
     ids = chosen.tokenizer.encode(text)
     if chosen.context_length is not None and len(ids) + tokens > chosen.context_length:
         raise ValueError(

@@ -16,11 +16,11 @@ from gta_ref.commands.common import JsonOption, ModelOption, one_line_errors, ta
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gta_ref.lm.head_maps import Layer
     from gta_ref.lm.language_model import LanguageModel
-    from gta_ref.lm.passages import Window
+    from gta_ref.maps.compare import Layer
+    from gta_ref.maps.passages import Window
 
-_SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # of head_maps.VIEWS
+_SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # of compare.VIEWS
 _SHOWN = "0.8"  # the threshold of the table by layer
 _TOKENS = 32  # in the figure of the maps
 
@@ -42,11 +42,11 @@ def maps(
     import numpy as np
 
     from gta_ref.files import write_json
-    from gta_ref.lm import head_maps
-    from gta_ref.lm.head_report import report
-    from gta_ref.lm.language_model import load
+    from gta_ref.maps import compare
+    from gta_ref.maps.report import report
+    from gta_ref.weights.load import load_model
 
-    reader = load(model)
+    reader = load_model(model)
     chosen = reader.config.n_layers // 2 if layer is None else layer
     if not 0 <= chosen < reader.config.n_layers:
         raise ValueError(f"layer={layer} must be from 0 to {reader.config.n_layers - 1}")
@@ -61,10 +61,10 @@ def maps(
     columns = SpinnerColumn(), TextColumn("layer"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=reader.config.n_layers)
-        for i, of_layer in enumerate(head_maps.layer_maps(reader.params, ids, reader.config)):
+        for i, of_layer in enumerate(compare.layer_maps(reader.params, ids, reader.config)):
             if i == chosen:
                 drawn = of_layer[0, :, :_TOKENS, :_TOKENS].copy()
-            found.append(head_maps.measure(of_layer, rng))
+            found.append(compare.measure(of_layer, rng))
             bar.advance(task)
 
     figures = {
@@ -76,8 +76,8 @@ def maps(
         "length": length,
         "windows": [{"name": w.name, "begins": reader.tokenizer.decode(w.ids[:12].tolist())} for w in read],
         "seed": seed,
-        "sink_weight": head_maps.SINK_WEIGHT,
-        "sink_distance": head_maps.SINK_DISTANCE,
+        "sink_weight": compare.SINK_WEIGHT,
+        "sink_distance": compare.SINK_DISTANCE,
         "drawn_layer": chosen,
         "versions": _versions(),
         **report(found, structure.n_k),
@@ -91,7 +91,7 @@ def maps(
 
 
 def _windows(reader: LanguageModel, text: Path | None, length: int, n_windows: int) -> list[Window]:
-    from gta_ref.lm import passages
+    from gta_ref.maps import passages
 
     if reader.context_length is not None and length > reader.context_length:
         raise ValueError(f"length={length} must be at most {reader.context_length}, which {reader.name} can read")
@@ -187,7 +187,7 @@ def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequenc
 def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: Sequence[str]) -> dict[str, Figure]:
     import numpy as np
 
-    from gta_ref.lm.head_maps import VIEWS
+    from gta_ref.maps.compare import VIEWS
     from gta_ref.plots.maps import attention_maps, head_similarity, maps_needed, similarity_by_layer
 
     name, chosen, thresholds = figures["model"], figures["drawn_layer"], figures["thresholds"]

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref.core import threads
 from gta_ref.core.mask import Mask
 from gta_ref.errors import as_positive_float, check_choice, check_divides, check_shape
 from gta_ref.ops.arrays import Array, array_module, check_float
 
 MODULES = {
     "reference": "gta_ref.core.reference",
-    "numba": "gta_ref.core.fused",
+    "numba": "gta_ref.core.cpu.engine",
     "cuda": "gta_cuda.engine",
 }
 ENGINES = (*MODULES, "auto")
@@ -34,7 +33,7 @@ class EngineError(ValueError):
     """An engine cannot take this case; the message says what it can."""
 
 
-class Saved(NamedTuple):
+class AttentionSaved(NamedTuple):
     """What a forward leaves for its backward: the engine that ran, and that engine's own state."""
 
     engine: str
@@ -46,12 +45,7 @@ class Saved(NamedTuple):
 def why_not(engine: str) -> str | None:
     """Why an engine cannot run here, in one line; None where it can."""
     check_choice("engine", engine, tuple(MODULES))
-    try:
-        return importlib.import_module(MODULES[engine]).why_not()
-    except ModuleNotFoundError as error:
-        if error.name != MODULES[engine]:
-            raise
-        return "this version of gta_ref does not have it"
+    return importlib.import_module(MODULES[engine]).why_not()
 
 
 def load(engine: str) -> ModuleType:
@@ -89,27 +83,17 @@ def _takes(engine: str, q: Array, k: Array, v: Array) -> bool:
     return True
 
 
-def set_threads(n: int | None) -> None:
-    """Let the engine "numba" and training use `n` threads; None: NUMBA_NUM_THREADS, or all cores without it."""
-    threads.set_threads(n)
-
-
-def get_threads() -> int:
-    """How many threads the engine "numba" and training use."""
-    return threads.get_threads()
-
-
 def attention_forward(
     q: Array,
     k: Array,
     v: Array,
+    *,
     mask: Mask | None = None,
     scale: float | None = None,
-    engine: str = "reference",
-    *,
+    engine: str = "auto",
     need_saved: bool = True,
     trace: dict | None = None,
-) -> tuple[Array, Array, Saved | None]:
+) -> tuple[Array, Array, AttentionSaved | None]:
     """Z_m = softmax(scale · Q_m K_{k(m)}ᵀ, masked) V_{v(m)} for each of n_q maps (arXiv 2506.17286, Eq. 8).
 
     Parameters
@@ -155,11 +139,11 @@ def attention_forward(
     module = load(engine)
     module.check(q, k, v)
     z, lse, state = module.forward(q, k, v, mask, scale, need_saved=need_saved, trace=trace)
-    return z, lse, Saved(engine, state, z.shape, z.dtype) if need_saved else None
+    return z, lse, AttentionSaved(engine, state, z.shape, z.dtype) if need_saved else None
 
 
 def attention_backward(
-    dz: Array, saved: Saved | None, dlse: Array | None = None, *, trace: dict | None = None
+    dz: Array, saved: AttentionSaved | None, *, dlse: Array | None = None, trace: dict | None = None
 ) -> tuple[Array, Array, Array]:
     """Gradient of Σ dz ⊙ z + Σ dlse ⊙ lse by q, k and v, in the engine that ran the forward.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gta_ref.core.mask import Mask, dense
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
+from gta_ref.ops.heads import repeat_heads, sum_heads
 from gta_ref.ops.softmax import softmax_backward, softmax_lse_forward
 
 
@@ -88,17 +89,6 @@ def backward(
     if trace is not None:
         trace["d_map"], trace["d_scores"] = d_map, d_scores
     return narrow(dq, dtypes[0]), narrow(dk, dtypes[1]), narrow(dv, dtypes[2])
-
-
-def repeat_heads(x: Array, n_q: int) -> Array:
-    """Give every map its head: (B, n, N, d) → (B, n_q, N, d), each head n_q/n times in a row."""
-    return array_module(x).repeat(x, n_q // x.shape[1], axis=1)
-
-
-def sum_heads(dx: Array, n: int) -> Array:
-    """The transpose of :func:`repeat_heads`: (B, n_q, N, d) → (B, n, N, d), summed over a head's maps."""
-    batch, n_q, length, d = dx.shape
-    return dx.reshape(batch, n, n_q // n, length, d).sum(axis=2)
 
 
 def why_not() -> str | None:

@@ -9,12 +9,8 @@ from typing import Any
 
 from gta_ref import mechanisms
 from gta_ref.errors import as_int, check_bool, check_choice
+from gta_ref.mechanisms.published import BASE, BASE_ATTENTION, PUBLISHED
 from gta_ref.mechanisms.structure import Structure
-
-# what a size given on the command line leaves out: that of GTA-1B and GQA-1B
-BASE: dict[str, Any] = {"n_layers": 54, "intermediate_size": 3584, "vocab_size": 128256, "tied": True}
-BASE_ATTENTION: dict[str, Any] = {"hidden_size": 1280, "n_heads": 20, "head_dim": 64}
-PUBLISHED = {"gta-1b": "gta", "gqa-1b": "gqa"}
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _step_truth(
     new_k = np.concatenate([held_k, _turn(k, positions)], axis=2)
     new_c = np.concatenate([held_c, c], axis=2)
     mask = Mask(q_start=held, k_start=pad)
-    z, _, _ = attention_forward(_turn(q, positions), new_k, new_c, mask, need_saved=False)
+    z, _, _ = attention_forward(_turn(q, positions), new_k, new_c, mask=mask, need_saved=False, engine="reference")
     return z, new_k, new_c
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.core.reference import repeat_heads
 from gta_ref.exercises.exercise import Exercise, Mistake, Trial, normal, random_maps
 from gta_ref.ops import softmax_lse_forward
+from gta_ref.ops.heads import repeat_heads
 
 # --- ex01: heads = maps, repeated, times values -------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def _merge_truth(z1: np.ndarray, lse1: np.ndarray, z2: np.ndarray, lse2: np.ndar
     first = np.where(seen[:, 0], 0, 1)
     stop = np.where(seen[:, 1], 2, 1)
     mask = Mask(causal=False, k_start=first, k_stop=stop)
-    z, lse, _ = attention_forward(q, keys, values, mask, scale=1.0, need_saved=False)
+    z, lse, _ = attention_forward(q, keys, values, mask=mask, scale=1.0, need_saved=False, engine="reference")
     return z.reshape(*shape, d), lse.reshape(shape)
 
 
@@ -163,7 +163,9 @@ def _tile_trials() -> list[Trial]:
 
 
 def _tile_truth(q: np.ndarray, k: np.ndarray, v: np.ndarray, tile: int) -> tuple[np.ndarray, ...]:
-    z, lse, _ = attention_forward(q[None, None], k[None, None], v[None, None], Mask(), need_saved=False)
+    z, lse, _ = attention_forward(
+        q[None, None], k[None, None], v[None, None], mask=Mask(), need_saved=False, engine="reference"
+    )
     return z[0, 0], lse[0, 0]
 
 

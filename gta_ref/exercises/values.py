@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.core.reference import repeat_heads
 from gta_ref.exercises.exercise import Exercise, Memory, Mistake, Trial, normal, random_maps
-from gta_ref.mechanisms.common import split_heads
 from gta_ref.ops import decoder_forward, gate_forward, linear_forward
+from gta_ref.ops.heads import repeat_heads, split_heads
 
 
 def _sigmoid(a: np.ndarray) -> np.ndarray:

@@ -113,14 +113,14 @@ def _set_up(queue: Any, threads: int) -> None:
     from threadpoolctl import threadpool_limits
 
     from gta_ref import process
-    from gta_ref.core import engines
+    from gta_ref.threads import set_threads
 
     process.keep_memory()
     global _progress
     _progress = queue
     threading.Thread(target=_end_with_the_study, daemon=True).start()
     threadpool_limits(threads)
-    engines.set_threads(threads)
+    set_threads(threads)
 
 
 def _study() -> Any:

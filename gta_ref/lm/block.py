@@ -15,15 +15,15 @@ import numpy as np
 from gta_ref import ops
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, engines
-from gta_ref.mechanisms.common import add
 from gta_ref.ops import Array, linear_backward, linear_forward
+from gta_ref.ops.arrays import add
 
 Params = Mapping[str, Array]
 
 LEAST = 2**14  # elements of x from which "auto" takes the compiled RMSNorm and SwiGLU: a toy is spared the compilation
 
 
-class Saved(NamedTuple):
+class BlockSaved(NamedTuple):
     """What forward leaves for backward."""
 
     mechanism: ModuleType
@@ -58,7 +58,7 @@ def forward(
     engine: str = "auto",
     trace: dict[str, Array] | None = None,
     need_saved: bool = True,
-) -> tuple[Array, Saved | None]:
+) -> tuple[Array, BlockSaved | None]:
     """x (B, N, H) → y (B, N, H); the arguments are those of the mechanism's forward.
 
     `trace` receives the attention's stages, the map (B, n_q, N, N) among them.
@@ -76,7 +76,7 @@ def forward(
         need_saved=need_saved,
     )
     y, mlp = _mlp_forward(params, add(x, mixed), eps, rows)
-    return y, Saved(mechanism, rows, norm_1, saved, mlp) if need_saved else None
+    return y, BlockSaved(mechanism, rows, norm_1, saved, mlp) if need_saved else None
 
 
 def decode(
@@ -89,7 +89,7 @@ def decode(
     return _mlp_forward(params, add(x, mixed), eps, rows)[0]
 
 
-def backward(dy: Array, saved: Saved) -> tuple[Array, dict[str, Array]]:
+def backward(dy: Array, saved: BlockSaved) -> tuple[Array, dict[str, Array]]:
     """dy (B, N, H) → dx, and the gradients under the parameters' names."""
     mechanism, rows, norm_1, attention, mlp = saved
     dh, grads = _mlp_backward(dy, mlp, rows)

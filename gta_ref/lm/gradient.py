@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.core import threads
+from gta_ref import threads
 from gta_ref.errors import check_shape
 from gta_ref.lm import model
 from gta_ref.ops import Array, embedding_forward

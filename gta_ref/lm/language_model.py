@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -86,33 +84,3 @@ class LanguageModel:
         ids = np.asarray(ids)
         logits, _ = model.forward(self.params, np.atleast_2d(ids), self.config, engine=engine, need_saved=False)
         return logits.reshape(*ids.shape, -1)
-
-
-def load(which: str | os.PathLike) -> LanguageModel:
-    """Load a model by its name or from its file.
-
-    Parameters
-    ----------
-    which : str or path
-        "smollm2", a GGUF file of that kind, or a .safetensors file that gta-ref train has written.
-
-    Raises
-    ------
-    FileNotFoundError
-    ValueError
-        On another name, on a damaged file, or where what reads it is not installed.
-    """
-    from gta_ref.lm import pretrained, train
-
-    suffix = Path(which).suffix
-    if suffix == ".safetensors":
-        run = train.load(which)
-        if run.config.vocab_size != text.VOCABULARY:
-            raise ValueError(f"{which}: vocab_size={run.config.vocab_size}; expected {text.VOCABULARY}, a byte a token")
-        return LanguageModel(Path(which).stem, run.config, run.state.params, Bytes(), None)
-    if suffix == ".gguf":
-        return pretrained.load(path=which)
-    if which not in pretrained.MODELS:
-        names = ", ".join(pretrained.MODELS)
-        raise ValueError(f"model={str(which)!r} must be {names}, or a file that ends in .gguf or .safetensors")
-    return pretrained.load(str(which))

@@ -17,10 +17,10 @@ import numpy as np
 from gta_ref import mechanisms
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
-from gta_ref.costs.model import BASE, PUBLISHED
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_params, check_shape
 from gta_ref.lm import block
-from gta_ref.mechanisms.common import add, normal
+from gta_ref.mechanisms.common import normal
+from gta_ref.mechanisms.published import BASE, PUBLISHED
 from gta_ref.ops import (
     Array,
     as_dtype,
@@ -31,7 +31,7 @@ from gta_ref.ops import (
     linear_backward,
     linear_forward,
 )
-from gta_ref.ops.arrays import array_module
+from gta_ref.ops.arrays import add, array_module
 from gta_ref.ops.cross_entropy import IGNORE
 
 Params = Mapping[str, Array]
@@ -93,12 +93,12 @@ class Config:
         return cls(attention=attention, mechanism=mechanism, **BASE)
 
 
-class Saved(NamedTuple):
+class ModelSaved(NamedTuple):
     """What forward leaves for backward."""
 
     config: Config
     embedding: Any
-    blocks: list[block.Saved]
+    blocks: list[block.BlockSaved]
     rows: ModuleType  # see block.rows_by
     norm: Any
     head: Any
@@ -151,7 +151,7 @@ def forward(
     engine: str = "auto",
     need_saved: bool = True,
     last: bool = False,
-) -> tuple[Array, Saved | None]:
+) -> tuple[Array, ModelSaved | None]:
     """Logits of the next token at every place.
 
     Parameters
@@ -191,7 +191,7 @@ def forward(
             blocks.append(saved)
     rows = block.rows_by(engine, x)
     logits, norm, head = _head_forward(params, x[:, -1:] if last else x, config, rows)
-    return logits, Saved(config, embedding, blocks, rows, norm, head) if need_saved else None
+    return logits, ModelSaved(config, embedding, blocks, rows, norm, head) if need_saved else None
 
 
 def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[str, Array]]:
@@ -210,7 +210,7 @@ def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[st
         yield trace
 
 
-def backward(dlogits: Array, saved: Saved | None) -> dict[str, Array]:
+def backward(dlogits: Array, saved: ModelSaved | None) -> dict[str, Array]:
     """Gradient of Σ dlogits ⊙ logits by every parameter; the keys are the parameters'."""
     if saved is None:
         raise ValueError("saved is None; expected what forward returns with need_saved=True")

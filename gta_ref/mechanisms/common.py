@@ -1,4 +1,4 @@
-"""What all mechanisms do alike: heads in and out of the token's vector, positions, checks, sums."""
+"""What all mechanisms do alike: checks of arguments, masks and positions, RoPE's angles, random weights."""
 
 from __future__ import annotations
 
@@ -10,20 +10,8 @@ import numpy as np
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
 from gta_ref.errors import check_params, check_shape
-from gta_ref.ops.arrays import Array, array_module, check_float, narrow, widen
+from gta_ref.ops.arrays import Array, array_module, check_float, widen
 from gta_ref.ops.rope import rope_angles
-
-
-def split_heads(x: Array, n: int) -> Array:
-    """(B, N, n·d) → (B, n, N, d)."""
-    batch, length, width = x.shape
-    return x.reshape(batch, length, n, width // n).swapaxes(1, 2)
-
-
-def merge_heads(x: Array) -> Array:
-    """(B, n, N, d) → (B, N, n·d)."""
-    batch, n, length, d = x.shape
-    return x.swapaxes(1, 2).reshape(batch, length, n * d)
 
 
 def check_input(params: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], x: Array, hidden_size: int) -> None:
@@ -64,16 +52,6 @@ def rope_tables(x: Array, positions: Any, theta: float, pairing: str) -> tuple[A
             f"expected integers ({length},) or ({batch}, {length})"
         )
     return rope_angles(positions[..., None, :], 0 if pairing == "none" else d, theta, widen(x[:0]).dtype)
-
-
-def add(*terms: Array) -> Array:
-    """Sum in the precision of computation, rounded once."""
-    if len(terms) == 1:
-        return terms[0]
-    total = widen(terms[0]) + widen(terms[1])
-    for term in terms[2:]:
-        total += widen(term)
-    return narrow(total, terms[0].dtype)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: np.dtype) -> np.ndarray:

@@ -24,13 +24,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gta_ref.mechanisms.plain import PlainConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
 
 
 @dataclass(frozen=True)
-class Config(PlainConfig):
+class Config(HeadwiseConfig):
     """Sizes of one GHA layer: ``Config(hidden_size, n_heads, head_dim, n_q, n_k, n_v)``.
 
     Parameters
@@ -41,7 +41,7 @@ class Config(PlainConfig):
         Key heads; divides n_q.
     n_v : int
         Value heads; a multiple s·r of r = n_heads/n_q whose s divides n_q.
-    others : as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`
+    others : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
     """
 
     mechanism: ClassVar[str] = "gha"

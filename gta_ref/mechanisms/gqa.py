@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gta_ref.errors import check_choice
-from gta_ref.mechanisms.plain import PlainConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
 
@@ -30,14 +30,14 @@ _PUBLISHED = {"gqa-1b": (1280, 20, 64, 5)}
 
 
 @dataclass(frozen=True)
-class Config(PlainConfig):
+class Config(HeadwiseConfig):
     """Sizes of one GQA layer: ``Config(hidden_size, n_heads, head_dim, n_k)``.
 
     Parameters
     ----------
     n_k : int
         Key heads, and value heads; divides n_heads.
-    others : as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`
+    others : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
     """
 
     mechanism: ClassVar[str] = "gqa"

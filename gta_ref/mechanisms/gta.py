@@ -31,7 +31,7 @@ import numpy as np
 
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, attention_backward, attention_forward
-from gta_ref.mechanisms.common import add, check_input, decode_mask, default_positions, merge_heads, normal, split_heads
+from gta_ref.mechanisms.common import check_input, decode_mask, default_positions, normal
 from gta_ref.mechanisms.gta_config import Config, param_shapes, structure
 from gta_ref.mechanisms.projections import (
     QKV,
@@ -44,6 +44,8 @@ from gta_ref.mechanisms.projections import (
     qkv_forward,
 )
 from gta_ref.ops import Array, as_dtype, decoder_backward, decoder_forward, linear_forward
+from gta_ref.ops.arrays import add
+from gta_ref.ops.heads import merge_heads, split_heads
 
 __all__ = [
     "Config",
@@ -58,7 +60,7 @@ __all__ = [
 ]
 
 
-class Saved(NamedTuple):
+class GTASaved(NamedTuple):
     """What forward leaves for backward."""
 
     config: Config
@@ -99,7 +101,7 @@ def forward(
     engine: str = "auto",
     trace: Trace | None = None,
     need_saved: bool = True,
-) -> tuple[Array, Saved | None]:
+) -> tuple[Array, GTASaved | None]:
     """One layer over whole sequences (Eq. 8).
 
     Parameters
@@ -134,12 +136,14 @@ def forward(
     if positions is None:
         positions = default_positions(mask, x.shape[0], x.shape[1], x.shape[1])
     q, k, c, qkc = _queries_keys_latents(params, x, config, positions, trace)
-    z, _, core = attention_forward(q, k, c, mask, config.scale, engine, need_saved=need_saved, trace=trace)
+    z, _, core = attention_forward(
+        q, k, c, mask=mask, scale=config.scale, engine=engine, need_saved=need_saved, trace=trace
+    )
     out, decoder, output = _decode_values(params, x, z, config, trace)
-    return out, Saved(config, qkc, core, decoder, output) if need_saved else None
+    return out, GTASaved(config, qkc, core, decoder, output) if need_saved else None
 
 
-def backward(dout: Array, saved: Saved | None, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
+def backward(dout: Array, saved: GTASaved | None, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
     """Gradient of Σ dout ⊙ out.
 
     Parameters
@@ -204,7 +208,9 @@ def decode(
     mask, positions = decode_mask(cache, x)
     q, k, c, _ = _queries_keys_latents(params, x, config, positions, trace)
     with cache.appended(k=k, c=c) as held:
-        z, _, _ = attention_forward(q, held["k"], held["c"], mask, config.scale, engine, need_saved=False, trace=trace)
+        z, _, _ = attention_forward(
+            q, held["k"], held["c"], mask=mask, scale=config.scale, engine=engine, need_saved=False, trace=trace
+        )
         return _decode_values(params, x, z, config, trace)[0]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_divides
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
@@ -118,55 +116,6 @@ class Config:
         check_choice("preset", name, tuple(_PUBLISHED))
         hidden_size, n_heads, n_q, n_k, n_c, latent_dim, residual = _PUBLISHED[name]
         return cls(hidden_size, n_heads, 64, n_q, n_k, n_c, latent_dim, decoder_residual=residual)
-
-    @classmethod
-    def from_official(cls, config: Mapping[str, Any]) -> Config:
-        """Read the attention's sizes from the authors' configuration (plm-team/GTA, its config.json).
-
-        Parameters
-        ----------
-        config : mapping
-            Their field names. num_key_heads, num_value_heads are n_k, n_c; value_dim is d_l. Biases are
-            there whatever `attention_bias` says, as in their code.
-
-        Raises
-        ------
-        ValueError
-            Where a field is missing or asks for something that the released attention cannot do.
-        """
-        names = (
-            "hidden_size",
-            "num_attention_heads",
-            "num_query_heads",
-            "num_key_heads",
-            "num_value_heads",
-            "value_dim",
-        )
-        missing = [name for name in names if name not in config]
-        if missing:
-            raise ValueError(f"official config: missing {', '.join(missing)}; expected {', '.join(names)}")
-        hidden_size = as_int("hidden_size", config["hidden_size"], at_least=1)
-        n_heads = as_int("num_attention_heads", config["num_attention_heads"], at_least=1)
-        head_dim = config.get("head_dim")
-        if head_dim is None:
-            check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
-            head_dim = hidden_size // n_heads
-        for name in ("query_dim", "key_dim"):
-            if config.get(name, head_dim) != head_dim:
-                raise ValueError(f"official config: {name}={config[name]} must equal head_dim={head_dim}")
-        if config.get("rope_scaling") is not None:
-            raise ValueError(f"official config: rope_scaling={config['rope_scaling']!r} must be null")
-        return cls(
-            hidden_size,
-            n_heads,
-            head_dim,
-            config["num_query_heads"],
-            config["num_key_heads"],
-            config["num_value_heads"],
-            config["value_dim"],
-            rope_theta=config.get("rope_theta", 10000.0),
-            decoder_residual=True,
-        )
 
 
 def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:

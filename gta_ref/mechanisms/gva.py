@@ -20,20 +20,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gta_ref.mechanisms.plain import PlainConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
 
 
 @dataclass(frozen=True)
-class Config(PlainConfig):
+class Config(HeadwiseConfig):
     """Sizes of one GVA layer: ``Config(hidden_size, n_heads, head_dim, n_q)``.
 
     Parameters
     ----------
     n_q : int
         Query heads, that is attention maps, and key heads; divides n_heads.
-    others : as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`
+    others : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
     """
 
     mechanism: ClassVar[str] = "gva"

@@ -18,16 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gta_ref.mechanisms.plain import PlainConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
 
 
 @dataclass(frozen=True)
-class Config(PlainConfig):
+class Config(HeadwiseConfig):
     """Sizes of one MHA layer: ``Config(hidden_size, n_heads, head_dim)``.
 
-    Options as in :class:`~gta_ref.mechanisms.plain_config.PlainConfig`.
+    Options as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`.
     """
 
     mechanism: ClassVar[str] = "mha"

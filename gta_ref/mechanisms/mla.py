@@ -48,22 +48,23 @@ from gta_ref.cache import KVCache
 from gta_ref.core import Mask
 from gta_ref.errors import check_bool
 from gta_ref.mechanisms import mla_ways
-from gta_ref.mechanisms.common import add, check_input, decode_mask, default_positions, normal
+from gta_ref.mechanisms.common import check_input, decode_mask, default_positions, normal
 from gta_ref.mechanisms.mla_config import Config, param_shapes, structure
 from gta_ref.mechanisms.mla_projections import Projected, project_backward, project_forward
 from gta_ref.mechanisms.projections import Output, Params, Trace, output_backward, output_forward
 from gta_ref.ops import Array, as_dtype
+from gta_ref.ops.arrays import add
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
 
 
-class Saved(NamedTuple):
+class MLASaved(NamedTuple):
     """What forward leaves for backward."""
 
     config: Config
     absorb: bool
     projected: Projected
-    way: mla_ways.Saved
+    way: mla_ways.WaySaved
     output: Output
 
 
@@ -102,7 +103,7 @@ def forward(
     trace: Trace | None = None,
     need_saved: bool = True,
     absorb: bool = False,
-) -> tuple[Array, Saved | None]:
+) -> tuple[Array, MLASaved | None]:
     """One layer over whole sequences.
 
     Parameters
@@ -144,10 +145,10 @@ def forward(
     attend = mla_ways.absorbed_forward if absorb else mla_ways.decompressed_forward
     values, way = attend(params, parts, mask, config, engine, need_saved, trace)  # (B, N, n_h·d_v)
     out, output = output_forward(params, x, values, config.gate, trace)
-    return out, Saved(config, absorb, projected, way, output) if need_saved else None
+    return out, MLASaved(config, absorb, projected, way, output) if need_saved else None
 
 
-def backward(dout: Array, saved: Saved | None, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
+def backward(dout: Array, saved: MLASaved | None, *, trace: Trace | None = None) -> tuple[Array, dict[str, Array]]:
     """Gradient of Σ dout ⊙ out, in the way that the forward took.
 
     Parameters

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gta_ref.mechanisms.common import add, merge_heads, rope_tables, split_heads
+from gta_ref.mechanisms.common import rope_tables
 from gta_ref.mechanisms.mla_config import Config
 from gta_ref.mechanisms.projections import Params, Trace
 from gta_ref.ops import (
@@ -22,6 +22,8 @@ from gta_ref.ops import (
     rope_backward,
     rope_forward,
 )
+from gta_ref.ops.arrays import add
+from gta_ref.ops.heads import merge_heads, split_heads
 
 
 class Parts(NamedTuple):

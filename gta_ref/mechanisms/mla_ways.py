@@ -19,16 +19,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gta_ref.core import Mask, attention_backward, attention_forward
-from gta_ref.core.reference import sum_heads
-from gta_ref.mechanisms.common import add, merge_heads, split_heads
 from gta_ref.mechanisms.mla_config import Config
 from gta_ref.mechanisms.mla_projections import Parts
 from gta_ref.mechanisms.projections import Params, Trace
 from gta_ref.ops import Array, decoder_backward, decoder_forward, linear_backward, linear_forward
-from gta_ref.ops.arrays import array_module, narrow, widen
+from gta_ref.ops.arrays import add, array_module, narrow, widen
+from gta_ref.ops.heads import merge_heads, split_heads, sum_heads
 
 
-class Saved(NamedTuple):
+class WaySaved(NamedTuple):
     """What a way's forward leaves for its backward."""
 
     config: Config
@@ -45,7 +44,7 @@ def decompressed_forward(
     engine: str,
     need_saved: bool,
     trace: Trace | None,
-) -> tuple[Array, Saved]:
+) -> tuple[Array, WaySaved]:
     """K and V of every token, old ones included: k_nope = c W_UK, v = c W_UV. Stages k_nope, v, q, k, …, values."""
     xp = array_module(parts.c)
     latent = merge_heads(parts.c)  # (B, N_k, d_c)
@@ -59,14 +58,16 @@ def decompressed_forward(
     q, k = _join(parts.q_nope, parts.q_rope), _join(k_nope, k_rope)  # (B, n_h, N, d_nope + d_rope)
     if trace is not None:
         trace |= {"k_nope": k_nope, "v": v, "q": q, "k": k}
-    z, _, core = attention_forward(q, k, v, mask, config.scale, engine, need_saved=need_saved, trace=trace)
+    z, _, core = attention_forward(
+        q, k, v, mask=mask, scale=config.scale, engine=engine, need_saved=need_saved, trace=trace
+    )
     values = merge_heads(z)  # (B, N_q, n_h·d_v)
     if trace is not None:
         trace |= {"z": z, "values": values}
-    return values, Saved(config, product_k, product_v, core)
+    return values, WaySaved(config, product_k, product_v, core)
 
 
-def decompressed_backward(d_values: Array, saved: Saved, trace: Trace | None) -> tuple[Parts, Array, Array]:
+def decompressed_backward(d_values: Array, saved: WaySaved, trace: Trace | None) -> tuple[Parts, Array, Array]:
     """Stages d_values, d_z, d_map, d_scores, d_k, d_q, d_v, d_k_nope."""
     config = saved.config
     d_z = split_heads(d_values, config.n_heads)  # (B, n_h, N_q, d_v)
@@ -92,7 +93,7 @@ def absorbed_forward(
     engine: str,
     need_saved: bool,
     trace: Trace | None,
-) -> tuple[Array, Saved]:
+) -> tuple[Array, WaySaved]:
     """W_UK moves to the query and W_UV behind the attention. Stages q_latent, q, k, …, z, values."""
     # one matrix a head, as in GTA's decoder
     w_uk = _per_head(params["w_uk"], config.n_heads)  # (n_h, d_c, d_nope)
@@ -102,14 +103,16 @@ def absorbed_forward(
     q, k = _join(q_latent, parts.q_rope), _join(parts.c, parts.k_rope)  # (B, n_h or 1, N, d_c + d_rope)
     if trace is not None:
         trace |= {"q_latent": q_latent, "q": q, "k": k}
-    z, _, core = attention_forward(q, k, parts.c, mask, config.scale, engine, need_saved=need_saved, trace=trace)
+    z, _, core = attention_forward(
+        q, k, parts.c, mask=mask, scale=config.scale, engine=engine, need_saved=need_saved, trace=trace
+    )
     values, product_v = decoder_forward(z, w_uv)  # (B, N_q, n_h·d_v), from z (B, n_h, N_q, d_c)
     if trace is not None:
         trace |= {"z": z, "values": values}
-    return values, Saved(config, product_k, product_v, core)
+    return values, WaySaved(config, product_k, product_v, core)
 
 
-def absorbed_backward(d_values: Array, saved: Saved, trace: Trace | None) -> tuple[Parts, Array, Array]:
+def absorbed_backward(d_values: Array, saved: WaySaved, trace: Trace | None) -> tuple[Parts, Array, Array]:
     """Stages d_values, d_z, d_map, d_scores, d_k, d_q, d_q_latent."""
     config = saved.config
     d_z, d_w_uv = decoder_backward(d_values, saved.product_v)  # (B, n_h, N_q, d_c), (n_h, d_c, d_v)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gta_ref.mechanisms.common import merge_heads, rope_tables, split_heads
+from gta_ref.mechanisms.common import rope_tables
 from gta_ref.ops import (
     Array,
     gate_backward,
@@ -21,6 +21,7 @@ from gta_ref.ops import (
     rope_backward,
     rope_forward,
 )
+from gta_ref.ops.heads import merge_heads, split_heads
 
 Params = Mapping[str, Array]
 Trace = dict[str, Array]

@@ -65,3 +65,13 @@ def widen(x: Array) -> Array:
 def narrow(x: Array, dtype: Any) -> Array:
     """Round `x` once to its storage dtype; no copy where it is in that dtype already."""
     return x.astype(dtype, copy=False)
+
+
+def add(*terms: Array) -> Array:
+    """Sum in the precision of computation, rounded once."""
+    if len(terms) == 1:
+        return terms[0]
+    total = widen(terms[0]) + widen(terms[1])
+    for term in terms[2:]:
+        total += widen(term)
+    return narrow(total, terms[0].dtype)

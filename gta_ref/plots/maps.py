@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from gta_ref.lm.head_clusters import Clusters
-from gta_ref.lm.head_maps import VIEWS, Comparison, Layer, between_heads
+from gta_ref.maps.clusters import Clusters
+from gta_ref.maps.compare import VIEWS, Comparison, Layer, between_heads
 from gta_ref.plots.axes import block, numbers, token_axes, weights
 from gta_ref.plots.common import BLUE, COLOURS, ORANGE, SKY, WIDTH, panels, shared_legend
 

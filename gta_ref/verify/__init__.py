@@ -6,6 +6,8 @@ how.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +15,18 @@ if TYPE_CHECKING:
     from gta_ref.verify.run import verify
 
 __all__ = ["Report", "verify"]
+
+
+class _Callable(ModuleType):
+    """Lets ``gta_ref.verify(…)`` be the function of that name, although the package has the name too."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Report:
+        from gta_ref.verify.run import verify
+
+        return verify(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 def __getattr__(name: str) -> Any:

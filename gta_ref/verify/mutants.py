@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.verify.plain import Plain
+from gta_ref.verify.stepwise import Stepwise
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,31 @@ class Mutant:
         The array that goes wrong first; several where it depends on the case.
     kind : {"attention", "layer", "decode"}
         The cases that show it.
-    implementation : type of Plain
+    implementation : type of Stepwise
     """
 
     name: str
     cause: str
     stage: tuple[str, ...]
     kind: str
-    implementation: type[Plain]
+    implementation: type[Stepwise]
 
 
 MUTANTS: list[Mutant] = []
 
 
 def wrong(kind: str, stage: str, cause: str, **steps: Callable[..., Any]) -> None:
-    """Add the mutant whose `steps` replace those of Plain; its name is made from the cause."""
+    """Add the mutant whose `steps` replace those of Stepwise; its name is made from the cause."""
     name = "-".join("".join(ch if ch.isalnum() else " " for ch in cause.lower()).split()[:8])
-    implementation = type(f"Wrong_{name}", (Plain,), dict(steps))
+    implementation = type(f"Wrong_{name}", (Stepwise,), dict(steps))
     MUTANTS.append(Mutant(name, cause, tuple(stage.split()), kind, implementation))
 
 
-base = Plain
+base = Stepwise
 
 
 def _visible_with(**change: Any) -> Callable[..., np.ndarray]:
-    def visible(self: Plain, q_start: Any, k_start: Any, k_stop: Any, n_q: int, n_k: int) -> np.ndarray:
+    def visible(self: Stepwise, q_start: Any, k_start: Any, k_stop: Any, n_q: int, n_k: int) -> np.ndarray:
         bounds = {"q_start": q_start, "k_start": k_start, "k_stop": k_stop}
         for name, f in change.items():
             bounds[name] = f(bounds[name], n_k)
@@ -61,7 +61,7 @@ def _visible_with(**change: Any) -> Callable[..., np.ndarray]:
     return visible
 
 
-def _tiled(self: Plain, n_q: int, n: int) -> np.ndarray:
+def _tiled(self: Stepwise, n_q: int, n: int) -> np.ndarray:
     return np.arange(n_q) % n
 
 
@@ -337,17 +337,17 @@ def _over_queries(s: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
 
 
-def _uniform(self: Plain, s: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _uniform(self: Stepwise, s: np.ndarray, seen: np.ndarray) -> np.ndarray:
     blind = ~seen.any(-1, keepdims=True)
     return np.where(blind, 1 / max(s.shape[-1], 1), base.softmax(self, s, seen))
 
 
-def _whole_tiles(self: Plain, q_start: Any, k_start: Any, k_stop: Any, n_q: int, n_k: int) -> np.ndarray:
+def _whole_tiles(self: Stepwise, q_start: Any, k_start: Any, k_stop: Any, n_q: int, n_k: int) -> np.ndarray:
     seen = base.visible(self, q_start, k_start, k_stop, n_q, n_k)
     return seen & (np.arange(n_k) < max(n_k // 16 * 16, min(n_k, 16)))
 
 
-def _stale(self: Plain, p: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _stale(self: Stepwise, p: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Online softmax over tiles of 8 keys that keeps old sums as they are when a larger score arrives."""
     tiles = [slice(i, i + 8) for i in range(0, p.shape[-1], 8)]
     top = np.zeros((*p.shape[:-1], 1))
@@ -365,20 +365,20 @@ def _transposed(p: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("bmji,bmjd->bmid", p, v)
 
 
-def _transposed_square(self: Plain, p: np.ndarray, d_z: np.ndarray) -> np.ndarray:
+def _transposed_square(self: Stepwise, p: np.ndarray, d_z: np.ndarray) -> np.ndarray:
     return base.d_v(self, p.swapaxes(-1, -2) if p.shape[-1] == p.shape[-2] else p, d_z)
 
 
-def _first(self: Plain, d: np.ndarray, n: int) -> np.ndarray:
+def _first(self: Stepwise, d: np.ndarray, n: int) -> np.ndarray:
     return d[:, :: d.shape[1] // n]
 
 
-def _without_bias(self: Plain, name: str, which: str) -> np.ndarray:
+def _without_bias(self: Stepwise, name: str, which: str) -> np.ndarray:
     flat = base.project(self, name)
     return flat - self.given.get(f"b_{name}", 0.0) if name == which else flat
 
 
-def _roped(self: Plain, c: np.ndarray) -> np.ndarray:
+def _roped(self: Stepwise, c: np.ndarray) -> np.ndarray:
     d = c.shape[-1]
     angle = self.positions()[..., None] * self.theta() ** (-np.arange(0, d, 2) / d)
     return self.rotate(c, angle)
@@ -390,25 +390,25 @@ def _reread(w: np.ndarray) -> np.ndarray:
     return w.reshape(width, n_q * d_l).T.reshape(n_q, d_l, width)
 
 
-def _interleave_heads(self: Plain, u: np.ndarray) -> np.ndarray:
+def _interleave_heads(self: Stepwise, u: np.ndarray) -> np.ndarray:
     """Head i gets map i % n_q's values."""
     d_h = self.settings["config"]["head_dim"]
     b, n_q, n, width = u.shape
     return u.reshape(b, n_q, n, width // d_h, d_h).transpose(0, 2, 3, 1, 4).reshape(b, n, n_q * width)
 
 
-def _latents_decoded(self: Plain) -> np.ndarray:
+def _latents_decoded(self: Stepwise) -> np.ndarray:
     """Every key token's latent, decoded for every map: (B, n_q, N_k, width)."""
     u = np.einsum("bmnl,mlw->bmnw", self.values, self.w_p())
     return u + self.copies(self.values, u.shape[-1] // self.values.shape[-1]) if self.residual() else u
 
 
-def _silu_before(self: Plain) -> np.ndarray:
+def _silu_before(self: Stepwise) -> np.ndarray:
     u = _latents_decoded(self)
     return self.join(np.einsum("bmij,bmjw->bmiw", self.map, u / (1 + np.exp(-u))))
 
 
-def _gate_of_key(self: Plain, gate: np.ndarray, s: dict[str, np.ndarray]) -> np.ndarray:
+def _gate_of_key(self: Stepwise, gate: np.ndarray, s: dict[str, np.ndarray]) -> np.ndarray:
     if "map" not in s:
         return base.combine(self, s.get("values", gate), gate, s)
     n_q = self.settings["config"]["n_q"]
@@ -416,18 +416,18 @@ def _gate_of_key(self: Plain, gate: np.ndarray, s: dict[str, np.ndarray]) -> np.
     return self.flat(np.einsum("bmij,bmjw->bmiw", s["map"], gated))
 
 
-def _transposed_output(self: Plain, heads: np.ndarray) -> np.ndarray:
+def _transposed_output(self: Stepwise, heads: np.ndarray) -> np.ndarray:
     w = self.given["w_o"]
     return heads @ (w.T if w.shape[0] == w.shape[1] else w.reshape(w.shape[::-1]).T)
 
 
-def _mean_bias(self: Plain, name: str, d: np.ndarray, g: dict[str, np.ndarray]) -> np.ndarray:
+def _mean_bias(self: Stepwise, name: str, d: np.ndarray, g: dict[str, np.ndarray]) -> np.ndarray:
     d_x = base.into_projection(self, name, d, g)
     if f"d_b_{name}" in g:
         g[f"d_b_{name}"] = d.mean((0, 1))
     return d_x
 
 
-def _write_late(self: Plain, ck: np.ndarray, cc: np.ndarray, k: np.ndarray, c: np.ndarray, start: int) -> None:
+def _write_late(self: Stepwise, ck: np.ndarray, cc: np.ndarray, k: np.ndarray, c: np.ndarray, start: int) -> None:
     room = min(k.shape[2], ck.shape[2] - start - 1)
     base.write(self, ck, cc, k[:, :, :room], c[:, :, :room], start + 1)

@@ -14,9 +14,9 @@ from gta_ref.core import attention_backward, attention_forward, engines
 from gta_ref.lm import model as lm
 from gta_ref.ops import as_dtype
 from gta_ref.verify.mutants import MUTANTS, Mutant
-from gta_ref.verify.plain import Plain
 from gta_ref.verify.report import Report
 from gta_ref.verify.run import verify
+from gta_ref.verify.stepwise import Stepwise
 from gta_ref.verify.truth import config_of, mask_of, model_of, wide
 
 Arrays = Mapping[str, np.ndarray]
@@ -25,8 +25,8 @@ ATTENTION = ("attention", "backward", "decode", "padding", "lse", "deterministic
 GTA = (*ATTENTION, "layer", "gta")
 
 
-def in_float64(implementation: Plain) -> Callable[[Arrays, Mapping[str, Any]], Arrays]:
-    """Run a Plain in float64 on whatever comes, and round what it gives once."""
+def in_float64(implementation: Stepwise) -> Callable[[Arrays, Mapping[str, Any]], Arrays]:
+    """Run a Stepwise in float64 on whatever comes, and round what it gives once."""
 
     def call(arrays: Arrays, settings: Mapping[str, Any]) -> Arrays:
         dtype = as_dtype(settings["dtype"])
@@ -44,8 +44,8 @@ def by_engine(engine: str) -> Callable[[Arrays, Mapping[str, Any]], Arrays]:
         mask = mask_of(settings)
         if settings["level"] == "attention":
             q, k, v = arrays["q"], arrays["k"], arrays["v"]
-            z, lse, saved = attention_forward(q, k, v, mask, settings.get("scale"), engine)
-            d_q, d_k, d_v = attention_backward(arrays["d_z"], saved, arrays.get("d_lse"))
+            z, lse, saved = attention_forward(q, k, v, mask=mask, scale=settings.get("scale"), engine=engine)
+            d_q, d_k, d_v = attention_backward(arrays["d_z"], saved, dlse=arrays.get("d_lse"))
             return {"z": z, "lse": lse, "d_q": d_q, "d_k": d_k, "d_v": d_v}
         if settings["level"] == "lm":
             config = model_of(settings)
@@ -82,7 +82,7 @@ def right_implementations() -> list[tuple[str, str, Callable[[], Report]]]:
     """Name, dtype and run of every implementation that has to pass."""
     runs: list[tuple[str, str, Callable[[], Report]]] = []
     for dtype in ("float64", "float32", "bfloat16", "float16"):
-        runs.append(("plain", dtype, partial(verify, in_float64(Plain()), "core", dtype, GTA)))
+        runs.append(("stepwise", dtype, partial(verify, in_float64(Stepwise()), "core", dtype, GTA)))
         for engine in engines.MODULES:
             if engine != "cuda" and engines.why_not(engine) is None:
                 runs.append((f"engine {engine}", dtype, partial(verify, by_engine(engine), "core", dtype)))

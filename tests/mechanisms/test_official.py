@@ -8,8 +8,8 @@ import pytest
 
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
-from gta_ref.lm import checkpoints
 from gta_ref.mechanisms import gta
+from gta_ref.weights.official import load_official, save_official
 
 pytestmark = pytest.mark.official
 CASES = ["attention_basic", "attention_grouped", "attention_left_padded"]
@@ -25,7 +25,7 @@ def assert_close(got, want, name):
 @pytest.fixture(params=CASES)
 def layer(request, official):
     case = official(request.param)
-    case.params_config, case.params = checkpoints.load_official(case.param, case.config)
+    case.params_config, case.params = load_official(case.param, case.config)
     case.x = case.input["hidden_states"]
     real = case.input.get("attention_mask", np.ones(case.x.shape[:2])) > 0
     case.real = real  # rows of padding tokens are unspecified in the authors' code
@@ -56,7 +56,7 @@ def test_official_gradients(layer):
     dx, grads = gta.backward(layer.input["d_attn_output"], saved)
     assert grads.keys() == layer.params.keys()
     assert_close(dx, layer.grad["hidden_states"], "hidden_states")
-    state = checkpoints.save_official(grads, layer.params_config)
+    state = save_official(grads, layer.params_config)
     assert state.keys() == layer.grad.keys() - {"hidden_states"}
     for name, grad in state.items():
         assert_close(grad, layer.grad[name], name)
@@ -85,7 +85,7 @@ def test_official_definition(layer):
 def test_official_decoder_weight_is_not_a_transpose(official):
     """Reading v_b_proj as a transpose gives numbers of the same size that are wrong."""
     case = official("attention_grouped")
-    config, params = checkpoints.load_official(case.param, case.config)
+    config, params = load_official(case.param, case.config)
     transposed = case.param["v_b_proj.weight"].T.reshape(params["w_p"].shape)
     out, _ = gta.forward({**params, "w_p": np.ascontiguousarray(transposed)}, case.input["hidden_states"], config)
     want = case.output["attn_output"]

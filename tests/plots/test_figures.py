@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
 from gta_ref.costs.frontier import Choice, choices
-from gta_ref.lm.head_maps import VIEWS, measure
+from gta_ref.maps.compare import VIEWS, measure
 from gta_ref.plots import costs, e2e, maps, speed, studies, verify
 from gta_ref.plots.common import WIDTH, panels
 

@@ -9,9 +9,9 @@ import pytest
 from gta_ref.core import engines
 from gta_ref.verify import cases, vectors, verify
 from gta_ref.verify.mutants import MUTANTS
-from gta_ref.verify.plain import Plain
 from gta_ref.verify.run import judge, load
 from gta_ref.verify.selftest import GTA, by_engine, in_float64
+from gta_ref.verify.stepwise import Stepwise
 from gta_ref.verify.truth import wide
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -19,7 +19,7 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_independent_implementation_passes(dtype):
-    report = verify(in_float64(Plain()), "core", dtype, GTA)
+    report = verify(in_float64(Stepwise()), "core", dtype, GTA)
     assert report.passed, str(report)
     assert report.counts["pass"] >= 39
     assert report.counts["skip"] == len(cases.suite("core", dtype)) - report.counts["pass"]
@@ -169,12 +169,17 @@ class Split:
     def forward(self, arrays, settings):
         assert "d_z" not in arrays
         z, lse, saved = engines.attention_forward(
-            arrays["q"], arrays["k"], arrays["v"], engines.Mask(**settings["mask"]), settings.get("scale")
+            arrays["q"],
+            arrays["k"],
+            arrays["v"],
+            mask=engines.Mask(**settings["mask"]),
+            scale=settings.get("scale"),
+            engine="reference",
         )
         return {"z": z, "lse": lse}, saved
 
     def backward(self, cotangents, saved, settings):
-        grads = engines.attention_backward(cotangents["d_z"], saved, cotangents.get("d_lse"))
+        grads = engines.attention_backward(cotangents["d_z"], saved, dlse=cotangents.get("d_lse"))
         return dict(zip(("d_q", "d_k", "d_v"), grads, strict=True))
 
 
@@ -221,7 +226,7 @@ NAN_CAUSE = "NaN of unused slots reaches the result"
 def test_nan_of_unused_slots_is_named_where_it_is_seen():
     """An implementation that reads unused slots: NaN comes out where they hold NaN; elsewhere finite scores do."""
 
-    class Reads(Plain):
+    class Reads(Stepwise):
         def clean(self, x, k_start, k_stop):
             return x
 
@@ -248,7 +253,7 @@ def test_nan_of_unused_slots_is_named_where_it_is_seen():
 def test_finite_wrong_numbers_are_not_blamed_on_nan(keep):
     """Numbers of unused slots in scores (keys) or in d_map (values), and NaN kept out."""
 
-    class Reads(Plain):
+    class Reads(Stepwise):
         def clean(self, x, k_start, k_stop):
             self.cleaned = not getattr(self, "cleaned", False)  # keys first, then values
             mine = self.cleaned == (keep == "keys")

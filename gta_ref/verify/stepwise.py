@@ -1,0 +1,405 @@
+"""A second, right implementation of attention and of the GTA layer, in steps that can be replaced one by one.
+
+It is written apart from the library: explicit indices, einsum, nothing fast. It has two uses: it is compared with
+the library like any other implementation, and a wrong implementation is this one with one step replaced
+(:mod:`gta_ref.verify.mutants`). Steps take and return arrays; ``self.given`` and ``self.settings`` hold the
+case's inputs and settings for a step that wants more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+class Stepwise:
+    """Call it with a case's arrays and settings; it gives every named array of the case.
+
+    Levels "attention" and "layer" (mechanism gta), forward and backward, or a decode in chunks.
+    """
+
+    given: Mapping[str, np.ndarray]
+    settings: Mapping[str, Any]
+    map: np.ndarray  # of the last attend
+    keys: np.ndarray  # with a head for each map
+    values: np.ndarray
+    seen: np.ndarray
+    factor: float
+    a: np.ndarray  # the gate before its activation
+
+    def __call__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Arrays:
+        """Compute one case in float64 and give all its named arrays."""
+        self.given, self.settings = arrays, settings
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            if settings["level"] == "attention":
+                return self.attention_case()
+            return self.decode_case() if settings.get("chunks") else self.layer_case()
+
+    # --- the attention core ---------------------------------------------------------------------------------
+
+    def visible(self, q_start: np.ndarray, k_start: np.ndarray, k_stop: np.ndarray, n_q: int, n_k: int) -> np.ndarray:
+        """(B, 1, N_q, N_k): which query may see which key."""
+        row, key = np.arange(n_q)[:, None], np.arange(n_k)[None, :]
+        seen = (key >= k_start[:, None, None]) & (key < k_stop[:, None, None])
+        if self.causal():
+            seen = seen & (key <= q_start[:, None, None] + row)
+        return seen[:, None]
+
+    def causal(self) -> bool:
+        """Whether a query sees no later key."""
+        return self.settings.get("mask", {}).get("causal", True)
+
+    def clean(self, x: np.ndarray, k_start: np.ndarray, k_stop: np.ndarray) -> np.ndarray:
+        """Zero the slots that are not in use."""
+        slot = np.arange(x.shape[2])
+        used = (slot >= k_start[:, None]) & (slot < k_stop[:, None])
+        return np.where(used[:, None, :, None], x, 0.0)
+
+    def scale(self, d_k: int, d_v: int) -> float:
+        """Factor on the scores."""
+        return self.settings.get("scale") or 1 / np.sqrt(d_k)
+
+    def key_of_map(self, n_q: int, n: int) -> np.ndarray:
+        """Key head of each map."""
+        return np.arange(n_q) // (n_q // n)
+
+    def value_of_map(self, n_q: int, n: int) -> np.ndarray:
+        """Value head of each map."""
+        return np.arange(n_q) // (n_q // n)
+
+    def scores(self, q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
+        """Scaled scores, k with a head for each map."""
+        return np.einsum("bmid,bmjd->bmij", q, k) * scale
+
+    def softmax(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """The map; 0 in a row that sees nothing."""
+        weights = self.weights(scores, seen)
+        total = weights.sum(-1, keepdims=True)
+        return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+    def weights(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """exp(score − largest) where seen."""
+        top = np.where(seen, scores, -np.inf).max(-1, keepdims=True, initial=-np.inf)
+        return np.where(seen, np.exp(scores - np.where(np.isfinite(top), top, 0.0)), 0.0)
+
+    def lse(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Natural log-sum-exp of what is seen."""
+        top = np.where(seen, scores, -np.inf).max(-1, initial=-np.inf)
+        return np.where(np.isfinite(top), top, 0.0) * np.isfinite(top) + np.log(self.weights(scores, seen).sum(-1))
+
+    def context(self, p: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Z = A V, v with a head for each map."""
+        return np.einsum("bmij,bmjd->bmid", p, v)
+
+    def attend(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, bounds: tuple[np.ndarray, ...]) -> Arrays:
+        """Forward: scores, map, z, lse."""
+        q_start, k_start, k_stop = bounds
+        n_q = q.shape[1]
+        k, v = self.clean(k, k_start, k_stop), self.clean(v, k_start, k_stop)
+        self.keys = k[:, self.key_of_map(n_q, k.shape[1])]
+        self.values = v[:, self.value_of_map(n_q, v.shape[1])]
+        self.seen = self.visible(q_start, k_start, k_stop, q.shape[2], k.shape[2])
+        self.factor = self.scale(q.shape[3], v.shape[3])
+        scores = self.scores(q, self.keys, self.factor)
+        p = self.map = self.softmax(scores, self.seen)
+        return {"scores": scores, "map": p, "z": self.context(p, self.values), "lse": self.lse(scores, self.seen)}
+
+    def d_map(self, d_z: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """dA = dZ Vᵀ."""
+        return np.einsum("bmid,bmjd->bmij", d_z, v)
+
+    def d_scores(self, p: np.ndarray, d_p: np.ndarray, d_lse: np.ndarray | None) -> np.ndarray:
+        """dS = A (dA − rowsum(A dA) + d_lse)."""
+        inner = d_p - self.row_sum(p, d_p)
+        return p * (inner if d_lse is None else inner + d_lse[..., None])
+
+    def row_sum(self, p: np.ndarray, d_p: np.ndarray) -> np.ndarray:
+        """The term that keeps the row's weights at a sum of 1."""
+        return (p * d_p).sum(-1, keepdims=True)
+
+    def d_q(self, d_s: np.ndarray) -> np.ndarray:
+        """dQ = scale dS K."""
+        return np.einsum("bmij,bmjd->bmid", d_s, self.keys) * self.factor
+
+    def d_k(self, d_s: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """dK of each map, before the maps of a key head are summed."""
+        return np.einsum("bmij,bmid->bmjd", d_s, q) * self.factor
+
+    def d_v(self, p: np.ndarray, d_z: np.ndarray) -> np.ndarray:
+        """dV of each map, before the maps of a value head are summed."""
+        return np.einsum("bmij,bmid->bmjd", p, d_z)
+
+    def gather_k(self, d: np.ndarray, n: int) -> np.ndarray:
+        """Sum over the maps of each key head."""
+        return self.gather(d, self.key_of_map(d.shape[1], n), n)
+
+    def gather_v(self, d: np.ndarray, n: int) -> np.ndarray:
+        """Sum over the maps of each value head."""
+        return self.gather(d, self.value_of_map(d.shape[1], n), n)
+
+    def gather(self, d: np.ndarray, head_of_map: np.ndarray, n: int) -> np.ndarray:
+        """Sum the maps that use the same head."""
+        return np.stack([d[:, head_of_map == h].sum(1) for h in range(n)], axis=1)
+
+    def attend_backward(
+        self, d_z: np.ndarray, d_lse: np.ndarray | None, q: np.ndarray, p: np.ndarray, n_k: int, n_v: int
+    ) -> Arrays:
+        """Backward: d_map, d_scores, d_q, d_k and the values' gradient d_v."""
+        d_p = self.d_map(d_z, self.values)
+        d_s = self.d_scores(p, d_p, d_lse)
+        return {
+            "d_map": d_p,
+            "d_scores": d_s,
+            "d_q": self.d_q(d_s),
+            "d_k": self.gather_k(self.d_k(d_s, q), n_k),
+            "d_v": self.gather_v(self.d_v(p, d_z), n_v),
+        }
+
+    def attention_case(self) -> Arrays:
+        """All arrays of an attention case."""
+        a = self.given
+        out = self.attend(a["q"], a["k"], a["v"], (a["q_start"], a["k_start"], a["k_stop"]))
+        back = self.attend_backward(a["d_z"], a.get("d_lse"), a["q"], out["map"], a["k"].shape[1], a["v"].shape[1])
+        return {**out, **back}
+
+    # --- the GTA layer --------------------------------------------------------------------------------------
+
+    def project(self, name: str) -> np.ndarray:
+        """x W + b, flat (B, N, width); name is q, k, c or g."""
+        return self.given["x"] @ self.given[f"w_{name}"] + self.given.get(f"b_{name}", 0.0)
+
+    def heads(self, flat: np.ndarray, n: int) -> np.ndarray:
+        """(B, N, n·d) → (B, n, N, d)."""
+        return flat.reshape(*flat.shape[:2], n, -1).transpose(0, 2, 1, 3)
+
+    def flat(self, heads: np.ndarray) -> np.ndarray:
+        """(B, n, N, d) → (B, N, n·d)."""
+        return heads.transpose(0, 2, 1, 3).reshape(heads.shape[0], heads.shape[2], -1)
+
+    def positions(self) -> np.ndarray:
+        """(B, N)."""
+        return self.given["positions"]
+
+    def theta(self) -> float:
+        """RoPE's base."""
+        return self.settings["config"].get("rope_theta", 10000.0)
+
+    def angles(self) -> np.ndarray:
+        """(B, N, d_h/2)."""
+        d = self.settings["config"]["head_dim"]
+        return self.positions()[..., None] * self.theta() ** (-np.arange(0, d, 2) / d)
+
+    def pairing(self) -> str:
+        """half, interleaved or none."""
+        return self.settings["config"].get("rope_pairing", "half")
+
+    def rotate(self, x: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        """Turn every pair of features of x (B, n, N, d) by its angle (B, N, d/2)."""
+        pairing, half = self.pairing(), x.shape[-1] // 2
+        if pairing == "none":
+            return x
+        first = np.arange(half) if pairing == "half" else 2 * np.arange(half)
+        second = first + (half if pairing == "half" else 1)
+        turned = (x[..., first] + 1j * x[..., second]) * np.exp(1j * angle)[:, None]
+        y = np.empty_like(x)
+        y[..., first], y[..., second] = turned.real, turned.imag
+        return y
+
+    def rotate_q(self, q: np.ndarray) -> np.ndarray:
+        """Queries after RoPE."""
+        return self.rotate(q, self.angles())
+
+    def rotate_k(self, k: np.ndarray) -> np.ndarray:
+        """Keys after RoPE."""
+        return self.rotate(k, self.angles())
+
+    def latent(self, c: np.ndarray) -> np.ndarray:
+        """Latent values, as projected."""
+        return c
+
+    def w_p(self) -> np.ndarray:
+        """(n_q, d_l, width): the decoders."""
+        return self.given["w_p"]
+
+    def residual(self) -> bool:
+        """Whether the decoder adds copies of the latent context."""
+        return self.settings["config"].get("decoder_residual", False)
+
+    def copies(self, z: np.ndarray, e: int) -> np.ndarray:
+        """e copies side by side."""
+        return np.concatenate([z] * e, axis=-1)
+
+    def decode_values(self, z: np.ndarray) -> np.ndarray:
+        """(B, n_q, N, d_l) → (B, N, n_h·d_h)."""
+        u = np.einsum("bmnl,mlw->bmnw", z, self.w_p())
+        if self.residual():
+            u = u + self.copies(z, u.shape[-1] // z.shape[-1])
+        return self.join(u)
+
+    def join(self, u: np.ndarray) -> np.ndarray:
+        """The maps' values side by side."""
+        return self.flat(u)
+
+    def gate_kind(self) -> str:
+        """The gate's activation."""
+        return self.settings["config"].get("gate", "sigmoid")
+
+    def activate(self, a: np.ndarray) -> np.ndarray:
+        """The gate, from its projection."""
+        s = 1 / (1 + np.exp(-a))
+        return {"sigmoid": s, "silu": a * s, "relu2": np.maximum(a, 0) ** 2}[self.gate_kind()]
+
+    def slope(self, a: np.ndarray) -> np.ndarray:
+        """Derivative of the gate."""
+        s = 1 / (1 + np.exp(-a))
+        return {"sigmoid": s * (1 - s), "silu": s + a * s * (1 - s), "relu2": 2 * np.maximum(a, 0)}[self.gate_kind()]
+
+    def combine(self, values: np.ndarray, gate: np.ndarray, stages: Arrays) -> np.ndarray:
+        """Gated heads."""
+        return values * gate
+
+    def output(self, heads: np.ndarray) -> np.ndarray:
+        """Heads W_O."""
+        return heads @ self.given["w_o"]
+
+    def bounds(self) -> tuple[np.ndarray, ...]:
+        """q_start, k_start, k_stop of a layer over whole sequences."""
+        k_start = self.given["k_start"]
+        return np.zeros_like(k_start), k_start, self.given["k_stop"]
+
+    def layer_forward(self) -> Arrays:
+        """Every stage of a forward."""
+        c = self.settings["config"]
+        s: Arrays = {}
+        if self.pairing() != "none":
+            s["cos"], s["sin"] = np.cos(self.angles()), np.sin(self.angles())
+        s["q_proj"], s["k_proj"] = self.heads(self.project("q"), c["n_q"]), self.heads(self.project("k"), c["n_k"])
+        s["c"] = self.latent(self.heads(self.project("c"), c["n_c"]))
+        s["q"], s["k"] = self.rotate_q(s["q_proj"]), self.rotate_k(s["k_proj"])
+        attended = self.attend(s["q"], s["k"], s["c"], self.bounds())
+        s |= {name: attended[name] for name in ("scores", "map", "z")}
+        s["values"] = s["heads"] = self.decode_values(s["z"])
+        if self.gate_kind() != "none":
+            self.a = self.project("g")
+            s["gate"] = self.activate(self.a)
+            s["heads"] = self.combine(s["values"], s["gate"], s)
+        s["out"] = self.output(s["heads"])
+        return s
+
+    def layer_case(self) -> Arrays:
+        """All arrays of a layer case."""
+        s = self.layer_forward()
+        return {**s, **self.layer_backward(s)}
+
+    def layer_backward(self, s: Arrays) -> Arrays:
+        """Every gradient of a forward's stages, of x and of the parameters."""
+        c, a = self.settings["config"], self.given
+        g: Arrays = {}
+        d_x = np.zeros_like(a["x"])
+        g["d_heads"] = a["d_out"] @ a["w_o"].T
+        g["d_w_o"] = np.einsum("bni,bnj->ij", s["heads"], a["d_out"])
+        g["d_values"] = g["d_heads"]
+        if self.gate_kind() != "none":
+            g["d_gate"], g["d_values"] = g["d_heads"] * s["values"], g["d_heads"] * s["gate"]
+            d_x = d_x + self.into_gate(self.d_gate_input(g["d_gate"]), g)
+        d_u = self.heads(g["d_values"], c["n_q"])  # (B, n_q, N, width)
+        g["d_z"] = self.d_latent_context(d_u)
+        g["d_w_p"] = self.d_w_p(s["z"], d_u)
+        back = self.attend_backward(g["d_z"], None, s["q"], s["map"], c["n_k"], c["n_c"])
+        back["d_c"] = back.pop("d_v")
+        g |= back
+        g["d_q_proj"], g["d_k_proj"] = self.rotate_back(g["d_q"]), self.rotate_back(g["d_k"])
+        for name, d in (("q", g["d_q_proj"]), ("k", g["d_k_proj"]), ("c", g["d_c"])):
+            d_x = d_x + self.into_projection(name, self.flat(d), g)
+        return {**g, "d_x": d_x}
+
+    def d_gate_input(self, d_gate: np.ndarray) -> np.ndarray:
+        """Through the gate's activation."""
+        return d_gate * self.slope(self.a)
+
+    def into_gate(self, d: np.ndarray, g: Arrays) -> np.ndarray:
+        """The gate's contribution to d_x."""
+        return self.into_projection("g", d, g)
+
+    def into_projection(self, name: str, d: np.ndarray, g: Arrays) -> np.ndarray:
+        """d_w and d_b of a projection into `g`; returns its contribution to d_x."""
+        g[f"d_w_{name}"] = np.einsum("bni,bnj->ij", self.given["x"], d)
+        if f"b_{name}" in self.given:
+            g[f"d_b_{name}"] = d.sum((0, 1))
+        return d @ self.given[f"w_{name}"].T
+
+    def d_latent_context(self, d_u: np.ndarray) -> np.ndarray:
+        """d_z of the decoder."""
+        d_z = np.einsum("bmnw,mlw->bmnl", d_u, self.given["w_p"])
+        if self.residual():
+            d_z = d_z + d_u.reshape(*d_u.shape[:3], -1, d_z.shape[-1]).sum(3)
+        return d_z
+
+    def d_w_p(self, z: np.ndarray, d_u: np.ndarray) -> np.ndarray:
+        """Gradient of the decoders."""
+        return np.einsum("bmnl,bmnw->mlw", z, d_u)
+
+    def rotate_back(self, d: np.ndarray) -> np.ndarray:
+        """Through RoPE: the opposite angle."""
+        return self.rotate(d, -self.angles())
+
+    # --- decoding -------------------------------------------------------------------------------------------
+
+    def decode_case(self) -> Arrays:
+        """A layer in chunks through a cache: what the cache holds at the end, and all outputs."""
+        whole, a = self.given, self.given
+        c, length = self.settings["config"], a["x"].shape[1]
+        stages: Arrays = {}
+        if self.pairing() != "none":
+            stages["cos"], stages["sin"] = np.cos(self.angles()), np.sin(self.angles())
+        cache_k = np.zeros((a["x"].shape[0], c["n_k"], length, c["head_dim"]))
+        cache_c = np.zeros((a["x"].shape[0], c["n_c"], length, c["latent_dim"]))
+        outs, start = [], 0
+        for n in self.settings["chunks"]:
+            stop = start + n
+            self.given = {**whole, "x": whole["x"][:, start:stop], "positions": self.step_positions(whole, start, stop)}
+            q = self.rotate_q(self.heads(self.project("q"), c["n_q"]))
+            k, latent = self.heads(self.project("k"), c["n_k"]), self.latent(self.heads(self.project("c"), c["n_c"]))
+            self.write(cache_k, cache_c, self.cached_key(k), latent, start)
+            q_start = np.full_like(whole["k_start"], start)
+            k_start, k_stop = self.step_bounds(whole, stop)
+            z = self.attend(
+                q, self.read_keys(cache_k[:, :, :stop], k), cache_c[:, :, :stop], (q_start, k_start, k_stop)
+            )
+            values = self.decode_values(z["z"])
+            if self.gate_kind() != "none":
+                self.a = self.project("g")
+                values = self.combine(values, self.activate(self.a), {})
+            outs.append(self.output(values))
+            start = stop
+        self.given = whole
+        return {**stages, **self.held(cache_k, cache_c), "out": np.concatenate(outs, axis=1)}
+
+    def step_positions(self, whole: Mapping[str, np.ndarray], start: int, stop: int) -> np.ndarray:
+        """Positions of the new tokens."""
+        return whole["positions"][:, start:stop]
+
+    def step_bounds(self, whole: Mapping[str, np.ndarray], stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """k_start and k_stop of a step."""
+        return whole["k_start"], np.full_like(whole["k_start"], stop)
+
+    def cached_key(self, k: np.ndarray) -> np.ndarray:
+        """What of a new key goes into the cache."""
+        return self.rotate_k(k)
+
+    def write(self, cache_k: np.ndarray, cache_c: np.ndarray, k: np.ndarray, c: np.ndarray, start: int) -> None:
+        """Write new tokens behind the held ones."""
+        cache_k[:, :, start : start + k.shape[2]] = k
+        cache_c[:, :, start : start + c.shape[2]] = c
+
+    def read_keys(self, held: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Keys to attend to, from the cache."""
+        return held
+
+    def held(self, cache_k: np.ndarray, cache_c: np.ndarray) -> Arrays:
+        """The cache's content by name."""
+        return {"cache_k": cache_k, "cache_c": cache_c}

@@ -1,0 +1,275 @@
+"""Attention layers under the names of two common state dicts: Llama's (MHA, GQA) and DeepSeek-V3's (MLA).
+
+Linear layers hold (out, in) there and multiply from the left; ours are the transpose. DeepSeek keeps several
+of our matrices in one, which we take apart:
+
+    kv_a_proj_with_mqa   rows: the latent (d_c), then the shared key with RoPE (d_rope)
+    kv_b_proj            rows, head by head: d_nope rows of the key, then d_v rows of the value
+    q_proj, q_b_proj     rows, head by head: d_nope rows without RoPE, then d_rope rows with it
+
+All functions take the tensors of one layer, without a prefix; :func:`gta_ref.lm.block.select` takes them out
+of a whole model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gta_ref.errors import as_int, check_bool, check_divides, check_params
+from gta_ref.mechanisms import gqa, mha, mla
+from gta_ref.ops import Array
+from gta_ref.weights.layouts import Names, Shapes, from_state, to_state
+
+Params = Mapping[str, Array]
+ConfigDict = Mapping[str, Any]
+
+DEEPSEEK_NORM_EPS = 1e-6  # their code gives the latents' norms no other, whatever rms_norm_eps says
+
+
+def load_llama_attention(state: Params, config_dict: ConfigDict) -> tuple[gqa.Config, dict[str, Array]]:
+    """Turn one layer's Llama-style attention into a GQA configuration and parameters.
+
+    Parameters
+    ----------
+    state : mapping of str to array
+        q_proj, k_proj, v_proj and o_proj, each with .weight and, where `attention_bias` is true, .bias.
+    config_dict : mapping
+        The model's config.json: hidden_size, num_attention_heads, num_key_value_heads (default: as many),
+        head_dim (default: hidden_size / num_attention_heads), rope_theta (default 10000), attention_bias
+        (default false). A model of type "qwen2" has biases on q, k and v alone.
+
+    Returns
+    -------
+    config : gqa.Config
+        With num_key_value_heads = num_attention_heads it is MHA in all but name.
+    params : dict of str to array
+        Copies, in the state's dtype. Gradients turn the same way.
+
+    Raises
+    ------
+    ValueError
+        Naming every tensor that is missing, unknown, of another shape or of another dtype; or the field that
+        is missing or asks for something else than full attention with plain RoPE.
+    """
+    _check_fields("Llama config", config_dict, ("hidden_size", "num_attention_heads"))
+    sizes = _sizes(config_dict, "hidden_size", "num_attention_heads")
+    hidden_size, n_heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    if config_dict.get("head_dim") is None:
+        check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
+        head_dim = hidden_size // n_heads
+    else:
+        head_dim = _sizes(config_dict, "head_dim")["head_dim"]
+    n_k = n_heads
+    if config_dict.get("num_key_value_heads") is not None:
+        n_k = _sizes(config_dict, "num_key_value_heads")["num_key_value_heads"]
+        check_divides("num_key_value_heads", n_k, "num_attention_heads", n_heads)
+    if config_dict.get("sliding_window") is not None and config_dict.get("use_sliding_window", True):
+        raise ValueError(f"Llama config: sliding_window={config_dict['sliding_window']!r} must be null")
+    bias = config_dict.get("attention_bias", False)
+    check_bool("attention_bias", bias)
+    qwen2 = config_dict.get("model_type") == "qwen2"
+    config = gqa.Config(
+        hidden_size,
+        n_heads,
+        head_dim,
+        n_k,
+        rope_theta=_rope_theta("Llama config", config_dict),
+        bias=bias or qwen2,
+        output_bias=bias and not qwen2,
+    )
+    return config, from_state("Llama state", state, _llama_names(config), gqa.param_shapes(config))
+
+
+def save_llama_attention(params: Params, config: gqa.Config | mha.Config) -> dict[str, Array]:
+    """The inverse of :func:`load_llama_attention`: parameters, or gradients, under Llama's names and layouts.
+
+    Raises
+    ------
+    ValueError
+        Where Llama has no such layer (a gate, another pairing of RoPE than "half"), or a parameter does not fit.
+    """
+    if not isinstance(config, gqa.Config | mha.Config):
+        raise ValueError(f"config is a {type(config).__module__}.Config; expected GQA's or MHA's")
+    _check_only(config, "Llama", gate=("none",), rope_pairing=("half",))
+    shapes = gqa.param_shapes(config)
+    _check_params(params, shapes)
+    return to_state(params, _llama_names(config), shapes)
+
+
+def load_deepseek_attention(state: Params, config_dict: ConfigDict) -> tuple[mla.Config, dict[str, Array]]:
+    """Turn one layer's DeepSeek-V2/V3-style attention into an MLA configuration and parameters.
+
+    Parameters
+    ----------
+    state : mapping of str to array
+        q_proj.weight, or q_a_proj.weight, q_a_layernorm.weight and q_b_proj.weight with query compression;
+        kv_a_proj_with_mqa.weight, kv_a_layernorm.weight, kv_b_proj.weight, o_proj.weight.
+    config_dict : mapping
+        The model's config.json: hidden_size, num_attention_heads, q_lora_rank (null without query
+        compression), kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, rope_theta (default
+        10000), rope_interleave (default true: RoPE turns features 2t and 2t + 1; false: t and t + d_rope/2).
+
+    Returns
+    -------
+    config : mla.Config
+    params : dict of str to array
+        Copies, in the state's dtype. Gradients turn the same way.
+
+    Raises
+    ------
+    ValueError
+        Naming every tensor that is missing, unknown, of another shape or of another dtype; or the field that
+        is missing or asks for what MLA here does not have: biases, or a scaled RoPE.
+    """
+    positive = ("hidden_size", "num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
+    _check_fields("DeepSeek config", config_dict, (*positive, "qk_rope_head_dim", "q_lora_rank"))
+    if config_dict.get("attention_bias"):
+        raise ValueError(f"DeepSeek config: attention_bias={config_dict['attention_bias']!r} must be false")
+    interleave = config_dict.get("rope_interleave", True)
+    check_bool("rope_interleave", interleave)
+    sizes = _sizes(config_dict, *positive)
+    rank = config_dict["q_lora_rank"]
+    config = mla.Config(
+        hidden_size=sizes["hidden_size"],
+        n_heads=sizes["num_attention_heads"],
+        latent_dim=sizes["kv_lora_rank"],
+        nope_dim=sizes["qk_nope_head_dim"],
+        rope_dim=as_int("qk_rope_head_dim", config_dict["qk_rope_head_dim"], at_least=0),
+        value_dim=sizes["v_head_dim"],
+        query_latent_dim=None if rank is None else as_int("q_lora_rank", rank, at_least=1),
+        norm_eps=DEEPSEEK_NORM_EPS,
+        rope_theta=_rope_theta("DeepSeek config", config_dict),
+        rope_pairing="interleaved" if interleave else "half",
+    )
+    names, shapes = _deepseek_layout(config)
+    params = from_state("DeepSeek state", state, names, shapes)
+    for whole, (parts, heads) in _deepseek_parts(config).items():
+        w = params.pop(whole)
+        w = w.reshape(w.shape[0], heads, -1)  # (d_in, heads, widths of all parts)
+        start = 0
+        for name, width in parts.items():
+            params[name] = w[..., start : start + width].reshape(w.shape[0], -1)  # (d_in, heads·width)
+            start += width
+    return config, {name: np.ascontiguousarray(params[name]) for name in mla.param_shapes(config)}
+
+
+def save_deepseek_attention(params: Params, config: mla.Config) -> dict[str, Array]:
+    """The inverse of :func:`load_deepseek_attention`: parameters, or gradients, under DeepSeek's names and layouts.
+
+    The pairing of RoPE is not in the weights: `rope_interleave` has to be ``config.rope_pairing == "interleaved"``.
+
+    Raises
+    ------
+    ValueError
+        Where DeepSeek's code has no such layer: with a gate or biases, without the norms, with another epsilon
+        than 1e-6 in them, or without RoPE; or where a parameter does not fit.
+    """
+    if not isinstance(config, mla.Config):
+        raise ValueError(f"config is a {type(config).__module__}.Config; expected MLA's")
+    _check_only(
+        config,
+        "DeepSeek",
+        gate=("none",),
+        bias=(False,),
+        latent_norm=(True,),
+        norm_eps=(DEEPSEEK_NORM_EPS,),
+        rope_pairing=("half", "interleaved"),
+    )
+    _check_params(params, mla.param_shapes(config))
+    whole_params = dict(params)
+    for whole, (parts, heads) in _deepseek_parts(config).items():
+        split = [params[name].reshape(params[name].shape[0], heads, width) for name, width in parts.items()]
+        whole_params[whole] = np.concatenate(split, axis=-1).reshape(split[0].shape[0], -1)
+    names, shapes = _deepseek_layout(config)
+    return to_state(whole_params, names, shapes)
+
+
+def _llama_names(config: gqa.Config | mha.Config) -> Names:
+    names = {}
+    for ours in gqa.param_shapes(config):
+        kind, _, letter = ours.partition("_")  # w_q, b_q, …
+        names[f"{letter}_proj.{'weight' if kind == 'w' else 'bias'}"] = (ours, "transpose" if kind == "w" else "same")
+    return names
+
+
+def _deepseek_layout(config: mla.Config) -> tuple[Names, Shapes]:
+    """The tensors as they stand in the state, those of several of our parameters still in one piece."""
+    c = config
+    names = {
+        "kv_a_proj_with_mqa.weight": ("kv_a", "transpose"),
+        "kv_a_layernorm.weight": ("norm_c", "same"),
+        "kv_b_proj.weight": ("kv_b", "transpose"),
+        "o_proj.weight": ("w_o", "transpose"),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "kv_a": (c.hidden_size, c.latent_dim + c.rope_dim),
+        "norm_c": (c.latent_dim,),
+        "kv_b": (c.latent_dim, c.n_heads * (c.nope_dim + c.value_dim)),
+        "w_o": (c.n_heads * c.value_dim, c.hidden_size),
+    }
+    query_width = c.n_heads * (c.nope_dim + c.rope_dim)
+    if c.query_latent_dim is None:
+        names["q_proj.weight"] = ("q", "transpose")
+        shapes["q"] = (c.hidden_size, query_width)
+    else:
+        names |= {
+            "q_a_proj.weight": ("w_dq", "transpose"),
+            "q_a_layernorm.weight": ("norm_q", "same"),
+            "q_b_proj.weight": ("q", "transpose"),
+        }
+        shapes["w_dq"] = (c.hidden_size, c.query_latent_dim)
+        shapes["norm_q"] = (c.query_latent_dim,)
+        shapes["q"] = (c.query_latent_dim, query_width)
+    return names, shapes
+
+
+def _deepseek_parts(config: mla.Config) -> dict[str, tuple[dict[str, int], int]]:
+    """Name of a matrix in one piece → our parameters in it and their widths a head, and the number of heads."""
+    c = config
+    query = "w_q" if c.query_latent_dim is None else "w_uq"
+    parts = {
+        "q": ({query: c.nope_dim, "w_qr": c.rope_dim}, c.n_heads),
+        "kv_a": ({"w_dkv": c.latent_dim, "w_kr": c.rope_dim}, 1),
+        "kv_b": ({"w_uk": c.nope_dim, "w_uv": c.value_dim}, c.n_heads),
+    }
+    return {whole: ({n: width for n, width in of.items() if width}, heads) for whole, (of, heads) in parts.items()}
+
+
+def _check_fields(what: str, config_dict: ConfigDict, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in config_dict]
+    if missing:
+        raise ValueError(f"{what}: missing {', '.join(missing)}; expected {', '.join(needed)}")
+
+
+def _sizes(config_dict: ConfigDict, *names: str) -> dict[str, int]:
+    return {name: as_int(name, config_dict[name], at_least=1) for name in names}
+
+
+def _rope_theta(what: str, config_dict: ConfigDict) -> Any:
+    """RoPE's base, which newer files keep in rope_parameters; a RoPE that is scaled in any way is refused."""
+    if config_dict.get("rope_scaling") is not None:
+        raise ValueError(f"{what}: rope_scaling={config_dict['rope_scaling']!r} must be null")
+    parameters = config_dict.get("rope_parameters")
+    if parameters is None:
+        return config_dict.get("rope_theta", 10000.0)
+    if not isinstance(parameters, Mapping) or not {"rope_theta"} <= set(parameters) <= {"rope_theta", "rope_type"}:
+        raise ValueError(
+            f"{what}: rope_parameters={parameters!r} must hold rope_theta, and at most rope_type beside it"
+        )
+    if parameters.get("rope_type", "default") != "default":
+        raise ValueError(f"{what}: rope_type={parameters['rope_type']!r} must be 'default'")
+    return parameters["rope_theta"]
+
+
+def _check_only(config: Any, whose: str, **allowed: tuple[Any, ...]) -> None:
+    for field, values in allowed.items():
+        value = getattr(config, field)
+        if value not in values:
+            raise ValueError(f"{field}={value!r} must be {' or '.join(map(repr, values))} in {whose}'s form")
+
+
+def _check_params(params: Params, shapes: Shapes) -> None:
+    check_params(params, shapes, getattr(next(iter(params.values()), None), "dtype", None))

@@ -1,0 +1,38 @@
+"""A language model by its name, or from its file: a pretrained one, or one that gta-ref train has written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gta_ref.lm import text, train
+from gta_ref.lm.language_model import Bytes, LanguageModel
+from gta_ref.weights import pretrained
+
+
+def load_model(which: str | os.PathLike) -> LanguageModel:
+    """Load a model by its name or from its file.
+
+    Parameters
+    ----------
+    which : str or path
+        "smollm2", a GGUF file of that kind, or a .safetensors file that gta-ref train has written.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        On another name, on a damaged file, or where what reads it is not installed.
+    """
+    suffix = Path(which).suffix
+    if suffix == ".safetensors":
+        run = train.load(which)
+        if run.config.vocab_size != text.VOCABULARY:
+            raise ValueError(f"{which}: vocab_size={run.config.vocab_size}; expected {text.VOCABULARY}, a byte a token")
+        return LanguageModel(Path(which).stem, run.config, run.state.params, Bytes(), None)
+    if suffix == ".gguf":
+        return pretrained.load(path=which)
+    if which not in pretrained.MODELS:
+        names = ", ".join(pretrained.MODELS)
+        raise ValueError(f"model={str(which)!r} must be {names}, or a file that ends in .gguf or .safetensors")
+    return pretrained.load(str(which))

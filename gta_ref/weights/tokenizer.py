@@ -1,0 +1,115 @@
+"""Text to tokens and back, with the vocabulary and the merges that a GGUF file brings along.
+
+Byte-level BPE, as of GPT-2: the text is cut into digits and words, each is written as UTF-8 bytes, and pairs of
+neighbours are merged in the order in which the merges were learnt. The vocabulary spells every byte as a visible
+character. The package tokenizers does the merging; the way back needs no more than a table of bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from gta_ref.errors import check_choice
+from gta_ref.lm.text import utf8_pieces
+from gta_ref.weights.gguf import GGUF
+
+_CONTROL = 3  # the type of a token such as <|endoftext|>
+
+
+class Tokenizer:
+    """A file's tokenizer.
+
+    Parameters
+    ----------
+    file : GGUF
+
+    Attributes
+    ----------
+    vocab_size : int
+    special : dict of str to int
+        Tokens that stand for no text, such as ``<|endoftext|>``.
+    ends : frozenset of int
+        Those after which a text is over.
+
+    Raises
+    ------
+    ValueError
+        Where the file's tokenizer is of another kind, or damaged.
+    """
+
+    def __init__(self, file: GGUF) -> None:
+        check_choice("tokenizer.ggml.model", file.field("tokenizer.ggml.model", str), ("gpt2",))
+        check_choice("tokenizer.ggml.pre", file.field("tokenizer.ggml.pre", str), ("smollm",))
+        tokens = file.field("tokenizer.ggml.tokens", list)
+        types = file.field("tokenizer.ggml.token_type", list)
+        merges = file.field("tokenizer.ggml.merges", list)
+        if len(types) != len(tokens):
+            raise ValueError(f"tokenizer.ggml.token_type has {len(types)} entries; expected {len(tokens)}, one a token")
+        self.vocab_size = len(tokens)
+        self.special = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind == _CONTROL}
+        end = file.field("tokenizer.ggml.eos_token_id", int)
+        # an instruct model ends its turn with a token of its own, and a document with this one
+        self.ends = frozenset({end, self.special.get("<|endoftext|>", end)})
+        try:
+            self._bytes = [token.encode() if token in self.special else _spelled_out(token) for token in tokens]
+            self._encoder = _encoder(tokens, merges, self.special)
+        except Exception as error:  # of its own kind: that is what the package raises on a merge of unknown tokens
+            raise ValueError(f"the vocabulary does not fit GPT-2's spelling or its merges ({error})") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; none is put before or after it.
+
+        A special token is read as such only where the text spells it out: ``<|im_start|>``. A byte that the
+        vocabulary has no token for is left out; SmolLM2's lacks six control characters.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text has {text[error.start]!r} at {error.start}, which is no character") from None
+        return self._encoder.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return "".join(self.pieces(ids))
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Give each token's text as soon as the token comes.
+
+        A character may be spread over several tokens, and comes with the last of them.
+        """
+        return utf8_pieces(map(self._spelling, ids))
+
+    def _spelling(self, i: int) -> bytes:
+        if not 0 <= i < self.vocab_size:
+            raise ValueError(f"id {i} must be from 0 to {self.vocab_size - 1} (the vocabulary)")
+        return self._bytes[i]
+
+
+def _spelling() -> dict[str, int]:
+    """GPT-2's visible character of every byte: its own in Latin-1 if that prints, else the next from U+0100 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE = _spelling()
+
+
+def _spelled_out(token: str) -> bytes:
+    return bytes(_BYTE[letter] for letter in token)
+
+
+def _encoder(tokens: list[str], merges: list[str], special: Iterable[str]) -> Any:
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    encoder = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs))
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    encoder.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    return encoder

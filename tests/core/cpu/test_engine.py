@@ -1,0 +1,286 @@
+"""What is particular to the engine "numba": tiles, chunks, storage types, strides, NaN. The truth is "reference" in float64.
+
+An error may be TIMES as large as that of "reference" in float32 (for float64: smaller as the numbers are finer), which
+also rounds after every step but adds in another order, and ROUNDINGS of the largest term besides: dP − δ, which
+"reference" gets by subtracting numbers that share their rounding, is here a difference of two sums of products dz·v.
+"""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gta_ref.core import EngineError, Mask, attention_backward, attention_forward
+from gta_ref.core.cpu import plan as plans
+from tests.support import both_passes, random_inputs
+
+TIMES, ROUNDINGS = 4, 8
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def assert_right(arrays, mask=None, scale=None):
+    got = both_passes(arrays, mask, scale=scale)
+    exact = both_passes(arrays, mask, "reference", np.float64, scale)
+    single = [x.astype(np.float32) for x in arrays]
+    plain = both_passes(single, mask, "reference", scale=scale)
+    rounded = both_passes(single, mask, "reference", np.float64, scale)
+    q, k, v, dz, dlse = (np.abs(x.astype(np.float64)).max(initial=0) for x in arrays)
+    d_k, d_v = arrays[0].shape[3], arrays[2].shape[3]
+    row = (d_v * dz * v + dlse) * (scale or d_k**-0.5)
+    eps = np.finfo(got[1].dtype).eps
+    names, terms = ("z", "lse", "dq", "dk", "dv"), (v, 1, row * k, row * q, dz)
+    for name, x, p, r, e, largest in zip(names, got, plain, rounded, exact, terms, strict=True):
+        assert x.dtype == (arrays[4] if name == "lse" else arrays[0]).dtype, name
+        assert x.shape == e.shape, name
+        finite = np.isfinite(e)
+        np.testing.assert_array_equal(x[~finite], e[~finite], err_msg=name)
+        error = np.abs(x[finite] - e[finite]).max(initial=0)
+        known = np.abs(p[finite] - r[finite]).max(initial=0) * (eps / np.finfo(np.float32).eps)
+        assert error <= TIMES * known + ROUNDINGS * eps * largest, f"{name}: {error:.1e}, reference {known:.1e}"
+
+
+# 96 positions make a tile of 5 maps, and 128 keys; 12 rows are the last that go without BLAS; a chunk has 2048 keys
+CASES = {
+    "one key": ((1, 2, 1, 1, 1, 1, 7, 9), None),
+    "a tile and a row": ((1, 5, 1, 1, 97, 97, 64, 128), None),
+    "a key less than a tile": ((2, 4, 2, 1, 40, 127, 24, 33), None),
+    "a tile of keys": ((2, 4, 2, 1, 40, 128, 24, 33), None),
+    "a key more than a tile": ((2, 4, 2, 1, 40, 129, 24, 33), None),
+    "many tiles": ((1, 5, 1, 1, 300, 300, 64, 128), None),
+    "n_k and n_v divide apart": ((2, 6, 2, 3, 65, 129, 16, 20), None),
+    "12 rows": ((2, 4, 1, 1, 3, 300, 16, 20), None),
+    "13 rows": ((1, 13, 1, 1, 1, 300, 16, 20), None),
+    "width 1": ((1, 2, 1, 2, 30, 30, 1, 1), None),
+    "d_v 0": ((1, 2, 1, 1, 5, 5, 4, 0), None),
+    "decode": ((3, 5, 1, 1, 1, 63, 64, 128), None),
+    "decode, odd widths": ((2, 7, 7, 1, 1, 130, 17, 35), None),
+    "chunks": ((2, 5, 1, 1, 1, 4100, 64, 128), None),
+    "a chunk and a key": ((1, 20, 5, 5, 2, 2049, 64, 64), None),
+    "chunks of many rows": ((1, 5, 1, 1, 20, 4100, 16, 16), None),
+    "ragged chunks": ((4, 2, 1, 1, 1, 5000, 8, 8), Mask(k_start=[0, 4000, 1, 9], k_stop=[5000, 4500, 0, 2058])),
+    "rows blind in a chunk": ((1, 2, 1, 1, 4, 4200, 8, 8), Mask(q_start=2046)),
+    "both ends": ((2, 6, 2, 3, 65, 300, 16, 20), Mask(causal=False, k_start=[5, 0], k_stop=[290, 0])),
+    "blind rows": (
+        (3, 4, 1, 1, 65, 129, 16, 20),
+        Mask(q_start=[-30, 70, -65], k_start=[5, 0, 0], k_stop=[90, 129, 129]),
+    ),
+    "no queries": ((2, 4, 2, 1, 0, 5, 7, 9), None),
+    "no keys": ((2, 4, 2, 1, 5, 0, 7, 9), None),
+    "no sequences": ((0, 4, 2, 1, 5, 5, 7, 9), None),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("case", CASES)
+def test_as_exact_as_reference(rng, case, dtype):
+    sizes, mask = CASES[case]
+    assert_right(random_inputs(rng, sizes, dtype), mask)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 5, 1, 1, 150, 150, 64, 128),
+        (3, 4, 4, 4, 63, 63, 7, 9),
+        (1, 4, 4, 4, 10, 300, 64, 64),
+        (2, 5, 1, 1, 1, 300, 64, 128),
+    ],
+)
+def test_huge_logits(rng, sizes):
+    # a backward whose scores differ from the forward's in the last bit has another map here, off by 1e-3
+    assert_right(random_inputs(rng, sizes, stretch=1000.0))
+
+
+def test_scale(rng):
+    assert_right(random_inputs(rng, (2, 4, 1, 1, 50, 50, 16, 20)), scale=3.0)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(2, 4, 2, 1, 70, 140, 24, 33), (2, 5, 1, 1, 1, 2100, 64, 128)], ids=["tiles", "decode"]
+)
+def test_half_precision_is_float32_rounded_once(rng, dtype, sizes):
+    arrays = random_inputs(rng, sizes, dtype)
+    got, wide = both_passes(arrays), both_passes(arrays, dtype=np.float32)
+    for name, x, y in zip(("z", "lse", "dq", "dk", "dv"), got, wide, strict=True):
+        assert x.dtype == (np.float32 if name == "lse" else dtype)
+        np.testing.assert_array_equal(x, y.astype(x.dtype), err_msg=name)
+
+
+@pytest.mark.parametrize("queries", [1, 20], ids=["rows", "BLAS"])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
+def test_every_half_precision_number_is_read_right(dtype, queries):
+    # with a single key z is v; 2^16 − 1 columns end in a remainder
+    v = np.arange(2**16 - 1, dtype=np.uint16).view(dtype).reshape(1, 1, 1, -1)
+    q, k = np.ones((1, 1, queries, 3), dtype), np.ones((1, 1, 1, 3), dtype)
+    z, _, _ = attention_forward(q, k, v, mask=Mask(causal=False), engine="numba")
+    nan = np.isnan(v.astype(np.float32))
+    assert np.isnan(z.astype(np.float32))[nan.repeat(queries, axis=2)].all()
+    np.testing.assert_array_equal(z[~nan.repeat(queries, axis=2)].reshape(queries, -1)[0], v[~nan])
+
+
+STRIDES = {
+    "heads last": lambda x: x.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3),
+    "width first": lambda x: x.transpose(3, 0, 1, 2).copy().transpose(1, 2, 3, 0),
+    "backwards": lambda x: x[:, :, ::-1].copy()[:, :, ::-1],
+    "every other": lambda x: x.repeat(2, axis=3)[..., ::2],
+    "part of a row": lambda x: np.concatenate([x, x], axis=3)[..., : x.shape[3]],
+    "read-only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+    "unaligned": lambda x: np.frombuffer(b"0" + x.tobytes(), x.dtype, offset=1).reshape(x.shape),
+    "other byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+}
+
+
+@pytest.mark.parametrize(
+    "sizes", [(2, 4, 2, 1, 50, 140, 24, 33), (2, 5, 1, 1, 1, 300, 16, 32)], ids=["tiles", "decode"]
+)
+@pytest.mark.parametrize("layout", STRIDES)
+def test_any_strides(rng, layout, sizes):
+    arrays = random_inputs(rng, sizes)
+    moved = [STRIDES[layout](x) if x.ndim == 4 else x for x in arrays]
+    for x, y in zip(both_passes(moved), both_passes(arrays), strict=True):
+        # BLAS may take another path with another distance of rows
+        np.testing.assert_allclose(x, y, rtol=0, atol=16 * np.finfo(np.float32).eps * np.abs(y).max())
+
+
+def test_one_row_for_all_keys(rng):
+    q, k, v, dz, dlse = random_inputs(rng, (1, 4, 1, 1, 40, 140, 16, 16))
+    k, v = (np.broadcast_to(x[:, :, :1], x.shape) for x in (k, v))
+    z, lse, *_ = both_passes((q, k, v, dz, dlse), Mask(causal=False))
+    # 140 equal terms, each sum rounded
+    np.testing.assert_allclose(z, np.broadcast_to(v[:, :, :1], z.shape), rtol=140 * np.finfo(np.float32).eps)
+    assert np.isfinite(lse).all()
+
+
+def test_inputs_are_not_written(rng):
+    for sizes in ((2, 4, 2, 1, 70, 140, 24, 33), (1, 5, 1, 1, 1, 2100, 16, 32)):
+        arrays = random_inputs(rng, sizes)
+        before = [x.tobytes() for x in arrays]
+        both_passes(arrays)
+        assert [x.tobytes() for x in arrays] == before
+
+
+@pytest.mark.parametrize(
+    "sizes", [(3, 4, 2, 1, 70, 140, 24, 33), (3, 5, 1, 1, 1, 2300, 16, 32)], ids=["tiles", "decode"]
+)
+def test_unused_slots_never_reach_a_result(rng, sizes):
+    mask = Mask(k_start=[0, 9, 30], k_stop=[sizes[5] - 7, sizes[5], 40])
+    arrays = random_inputs(rng, sizes)
+    clean = both_passes(arrays, mask)
+    slot = np.arange(sizes[5])
+    unused = (slot < mask.k_start[:, None]) | (slot >= mask.k_stop[:, None])  # (B, N_k)
+    for poison in (np.nan, np.inf):
+        q, k, v, dz, dlse = (x.copy() for x in arrays)
+        for x in (k, v):
+            x.swapaxes(1, 2)[unused] = poison
+        for x, y in zip(both_passes((q, k, v, dz, dlse), mask), clean, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_cotangent_of_a_blind_row_has_no_effect(rng):
+    *arrays, dlse = random_inputs(rng, (1, 4, 1, 1, 40, 40, 16, 16))
+    mask = Mask(q_start=-10)
+    dlse[:, :, :10] = np.nan
+    for x in both_passes((*arrays, dlse), mask)[2:]:
+        assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("queries", [40, 1], ids=["BLAS", "rows"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["q", "k", "v"])
+def test_nan_and_infinity_show_where_they_show_in_reference(rng, where, value, queries):
+    q, k, v, _, _ = random_inputs(rng, (1, 4, 2, 1, queries, 140, 16, 16))
+    {"q": q, "k": k, "v": v}[where][0, 0, 0 if where == "q" else 115, 3] = value
+    with np.errstate(invalid="ignore"):
+        got, want = (attention_forward(q, k, v, engine=name)[:2] for name in ("numba", "reference"))
+    for x, y in zip(got, want, strict=True):
+        # a row before key 115 does not see it; whether 0 · ∞ is added there is nobody's promise
+        x, y = x[:, :, min(queries, 15) - 1 :], y[:, :, min(queries, 15) - 1 :]
+        np.testing.assert_array_equal(np.isnan(x), np.isnan(y))
+        np.testing.assert_array_equal(np.isinf(x), np.isinf(y))
+    assert not np.isfinite(got[0]).all()
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(40, 140), (1, 140), (1, 4200)], ids=["BLAS", "rows", "chunks"])
+def test_scores_of_minus_infinity_are_as_good_as_unseen(rng, queries, keys):
+    q, k, v, dz, dlse = random_inputs(rng, (2, 4, 1, 1, queries, keys, 1, 16))
+    q, k[0] = np.abs(q), -np.inf
+    z, lse, *grads = both_passes((q, k, v, dz, dlse))
+    assert (z[0] == 0).all()
+    assert np.isneginf(lse[0]).all()
+    assert np.isfinite(z[1]).all()
+    assert np.isfinite(lse[1]).all()
+    assert (grads[2][0] == 0).all()
+
+
+def test_without_saved(rng):
+    q, k, v, _, _ = random_inputs(rng, (1, 5, 1, 1, 40, 40, 16, 16))
+    z, lse, saved = attention_forward(q, k, v, engine="numba", need_saved=False)
+    assert saved is None
+    for x, y in zip((z, lse), attention_forward(q, k, v, engine="numba"), strict=False):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_trace_has_no_scores_and_no_map(rng):
+    q, k, v, dz, _ = random_inputs(rng, (1, 5, 1, 1, 40, 40, 16, 16))
+    trace = {}
+    _, _, saved = attention_forward(q, k, v, engine="numba", trace=trace)
+    attention_backward(dz, saved, trace=trace)
+    assert trace == {}
+
+
+def test_arrays_of_another_library_are_refused():
+    from gta_ref.core.cpu import engine as fused
+
+    class Foreign:
+        dtype = np.dtype(np.float32)
+
+    with pytest.raises(EngineError, match=r"q is a .*Foreign; engine 'numba' takes numpy.ndarray of float64, float32"):
+        fused.check(Foreign(), np.zeros(1), np.zeros(1))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_items_and_pieces_cover_every_visible_pair_once(rng, case):
+    sizes, mask = CASES[case]
+    batch, n_q, n_k, n_v, n_queries, n_keys, _, _ = sizes
+    q, k, v, *_ = random_inputs(rng, sizes)
+    mask = mask or Mask()
+    plan = plans.plan(q, k, v, mask)
+    q_start, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
+    for items in (plan.items, plan.pieces):
+        count = np.zeros((batch, n_q, n_queries, n_keys), int)
+        for b, m, first, stop, k_first, k_last, _ in items:
+            count[b, m : m + plan.sizes.maps, first:stop, k_first:k_last] += 1
+        # an item spans the keys that its last row sees, and none outside the sequence
+        slot = np.arange(n_keys)
+        used = (k_start[:, None] <= slot) & (slot < k_stop[:, None])
+        assert (count[~np.broadcast_to(used[:, None, None], count.shape)] == 0).all()
+        visible = np.broadcast_to(mask.to_dense(n_queries, n_keys), (batch, n_queries, n_keys))
+        assert (count[np.broadcast_to(visible[:, None], count.shape)] == 1).all()
+    # every map of an item reads the same heads
+    for m in plan.items[:, plans.MAP]:
+        for per in (n_q // n_k, n_q // n_v):
+            assert m // per == (m + plan.sizes.maps - 1) // per
+
+
+def test_shares_are_a_partition_and_even():
+    cost = np.arange(1, 44)
+    for workers in (1, 2, 3, 8):
+        shares = plans.share(cost, workers)
+        assert sorted(np.concatenate(shares)) == list(range(43))
+        sums = [cost[s].sum() for s in shares]
+        assert max(sums) - min(sums) <= cost.max()
+
+
+def test_units_of_a_key_head_stay_together(rng):
+    q, k, v, *_ = random_inputs(rng, (3, 12, 6, 4, 200, 200, 4, 4))  # maps 0–5 share a key or a value head, and 6–11
+    plan = plans.plan(q, k, v, Mask())
+    for workers in (1, 2, 3, 6):
+        shares = plans.share_units(plan, workers)
+        if workers > 1 and plans.UNITS_A_WORKER * workers > 3 * 2:
+            assert shares is None
+            continue
+        assert sorted(np.concatenate(shares)) == list(range(len(plan.items)))
+        owner = {}
+        for worker, mine in enumerate(shares):
+            for b, m in plan.items[mine][:, [plans.BATCH, plans.MAP]]:
+                assert owner.setdefault((b, m // 6), worker) == worker

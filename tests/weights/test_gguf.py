@@ -1,0 +1,206 @@
+"""GGUF files: what went in comes out, and a damaged or foreign one gives one error. The files are written by gguf."""
+
+import dataclasses
+import struct
+
+import numpy as np
+import pytest
+
+from gta_ref.lm import model
+from gta_ref.mechanisms import gqa
+from gta_ref.weights import gguf as reader
+from gta_ref.weights import pretrained
+
+_MISSING = pretrained.why_not(path="any.gguf")
+pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
+
+TINY = model.Config(
+    vocab_size=258,
+    n_layers=2,
+    intermediate_size=96,
+    attention=gqa.Config(64, 4, 16, 2, rope_theta=500.0, rope_pairing="interleaved"),
+    mechanism="gqa",
+    norm_eps=float(np.float32(1e-5)),
+)
+
+
+def write(path, config=TINY, seed=0, quantisation="F32", fields=(), tensors=None):
+    """A GGUF file, written by the package gguf: 256 bytes, one merge, one special token; random weights, returned."""
+    import gguf
+
+    params = model.init(config, np.random.default_rng(seed))
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.data_alignment = dict(fields).get("general.alignment") or 32
+    attention = config.attention
+    values = {
+        "llama.embedding_length": attention.hidden_size,
+        "llama.block_count": config.n_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": attention.n_heads,
+        "llama.attention.head_count_kv": attention.n_k,
+        "llama.rope.dimension_count": attention.head_dim,
+        "llama.context_length": 64,
+        "llama.rope.freq_base": attention.rope_theta,
+        "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.eos_token_id": 257,
+        "tokenizer.ggml.tokens": [chr(b if 33 <= b < 127 or 161 <= b != 173 else 256 + _rank(b)) for b in range(256)]
+        + ["th", "<|endoftext|>"],
+        "tokenizer.ggml.token_type": [1] * 257 + [3],
+        "tokenizer.ggml.merges": ["t h"],
+        **dict(fields),
+    }
+    for name, value in values.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+        if value is not None:
+            add[type(value)](name, value)
+    theirs = {"embed": "token_embd", "norm": "output_norm", "head": "output"} | {
+        f"layers.{i}.{ours}": f"blk.{i}.{name}"
+        for i in range(config.n_layers)
+        for ours, name in [
+            ("norm_1", "attn_norm"),
+            ("attention.w_q", "attn_q"),
+            ("attention.w_k", "attn_k"),
+            ("attention.w_v", "attn_v"),
+            ("attention.w_o", "attn_output"),
+            ("norm_2", "ffn_norm"),
+            ("mlp.w_gate", "ffn_gate"),
+            ("mlp.w_up", "ffn_up"),
+            ("mlp.w_down", "ffn_down"),
+        ]
+    }
+    state = {f"{theirs[name]}.weight": p if name == "embed" else p.T for name, p in params.items()}
+    kind = gguf.GGMLQuantizationType[quantisation]
+    for name, x in (state | (tensors or {})).items():
+        x = np.ascontiguousarray(x)
+        if x.ndim == 2 and quantisation != "F32":
+            writer.add_tensor(name, gguf.quantize(x, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, x)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return params
+
+
+def _rank(byte):
+    """How many bytes before this one GPT-2 spells by a character from U+0100 on."""
+    return sum(not (33 <= b < 127 or 161 <= b != 173) for b in range(byte))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_file_gives_the_weights_that_went_into_it(tmp_path, tied):
+    config = dataclasses.replace(TINY, tied=tied)
+    params = write(tmp_path / "tiny.gguf", config)
+    got = pretrained.load(path=tmp_path / "tiny.gguf")
+    assert (got.name, got.config, got.context_length) == ("tiny", config, 64)
+    assert list(got.params) == list(params)
+    for name, p in params.items():
+        np.testing.assert_array_equal(got.params[name], p, err_msg=name)
+    ids = got.tokenizer.encode("the")
+    assert ids == [256, ord("e")]
+    logits = got.forward(ids)
+    want, _ = model.forward(params, np.array([ids]), config)
+    np.testing.assert_array_equal(logits, want[0])
+    np.testing.assert_array_equal(got.forward(np.array([ids])), want)
+
+
+@pytest.mark.parametrize("quantisation", ["Q8_0", "Q4_1", "F16"])
+def test_metadata_and_tensors_are_what_gguf_reads(tmp_path, quantisation):
+    import gguf
+
+    path = tmp_path / "tiny.gguf"
+    fields = {"x.floats": [0.5, 2.0], "x.signed": [-1, 7], "x.empty": "", "general.alignment": 64}
+    write(path, quantisation=quantisation, fields=fields)
+    got, want = reader.read(path), gguf.GGUFReader(path)
+    assert got.fields == {name: f.contents() for name, f in want.fields.items() if not name.startswith("GGUF.")}
+    assert list(got.tensors) == [t.name for t in want.tensors]
+    for t in want.tensors:
+        x = reader.dequantise(got.tensors[t.name])
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, gguf.dequantize(t.data, t.tensor_type), err_msg=t.name)
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path):
+    path, cut = tmp_path / "tiny.gguf", tmp_path / "cut.gguf"
+    write(path)
+    whole = path.read_bytes()
+    in_metadata = range(0, 6000, 97)
+    in_tensors = range(6000, len(whole), len(whole) // 20)
+    for n in [*in_metadata, *in_tensors, len(whole) - 1]:
+        cut.write_bytes(whole[:n])
+        with pytest.raises(ValueError, match=r"cut\.gguf: not a complete GGUF file \(it ends at byte"):
+            pretrained.load(path=cut)
+
+
+def test_a_damaged_file_gives_a_model_or_one_error(tmp_path):
+    """Whatever byte of the metadata is wrong: no other exception, no endless loop, and the message names the file."""
+    path, bad = tmp_path / "tiny.gguf", tmp_path / "bad.gguf"
+    write(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(7)
+    end = whole.index(b"blk.1.ffn_down.weight")
+    messages = []
+    for at, value in zip(rng.integers(0, end, 300), rng.integers(0, 256, 300), strict=True):
+        bad.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+        try:
+            pretrained.load(path=bad)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all("bad.gguf" in message and "\n" not in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"general.architecture": "gpt2"}, "general.architecture='gpt2' must be one of 'llama'"),
+        ({"llama.embedding_length": None}, "the field llama.embedding_length is missing; expected int"),
+        ({"llama.rope.freq_base": "big"}, "the field llama.rope.freq_base is a str; expected float"),
+        ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count=8 must be the width of a head, 16"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type='yarn' must be one of 'none'"),
+        ({"llama.attention.head_count": 3}, "head_dim=21 must be even"),
+        ({"llama.attention.head_count": 0}, "n_heads=0 must be a whole number of at least 1"),
+        ({"llama.block_count": 2**31}, "llama.block_count=2147483648 does not fit 20 tensors"),
+        ({"llama.block_count": 1}, "unknown blk.1.attn_norm.weight"),
+        ({"llama.feed_forward_length": 64}, r"blk.0.ffn_gate.weight has shape \(96, 64\); expected \(64, 64\)"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model='llama' must be one of 'gpt2'"),
+        ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre='qwen2' must be one of 'smollm'"),
+        ({"tokenizer.ggml.merges": ["t q x"]}, "the vocabulary does not fit"),
+        ({"tokenizer.ggml.token_type": [1, 1]}, "token_type has 2 entries; expected 258, one a token"),
+        ({"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.token_type": [1, 1]}, "does not fit|2 tokens, and"),
+        ({"general.alignment": 0}, "general.alignment=0 must be a whole number of at least 1"),
+    ],
+)
+def test_a_file_of_another_kind(tmp_path, fields, message):
+    write(tmp_path / "tiny.gguf", fields=fields)
+    with pytest.raises(ValueError, match=rf"tiny\.gguf: .*({message})"):
+        pretrained.load(path=tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    "tensors, message",
+    [
+        ({"rope_freqs.weight": np.ones(8, np.float32)}, "unknown rope_freqs.weight"),
+        ({"output_norm.weight": np.full(64, np.nan, np.float32)}, "output_norm.weight: some values are not finite"),
+        ({"output_norm.weight": np.ones(32, np.float32)}, r"output_norm.weight has shape \(32,\); expected \(64,\)"),
+    ],
+)
+def test_a_file_with_other_tensors(tmp_path, tensors, message):
+    write(tmp_path / "tiny.gguf", tensors=tensors)
+    with pytest.raises(ValueError, match=rf"tiny\.gguf: .*{message}"):
+        pretrained.load(path=tmp_path / "tiny.gguf")
+
+
+def test_no_gguf_file_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.gguf: no such file"):
+        pretrained.load(path=tmp_path / "none.gguf")
+    for content, message in [(b"", "it ends at byte 0"), (b"PK\3\4" * 9, "it does not begin with GGUF")]:
+        (tmp_path / "x.gguf").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"x\.gguf: not a complete GGUF file \({message}"):
+            pretrained.load(path=tmp_path / "x.gguf")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + struct.pack(">I", 3) + bytes(32))
+    with pytest.raises(ValueError, match="version 50331648; expected 2 or 3"):
+        pretrained.load(path=tmp_path / "x.gguf")
