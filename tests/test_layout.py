@@ -90,6 +90,7 @@ def file_imports():
             elif isinstance(node, ast.ImportFrom) and node.module in files:
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found[module] |= (names & files.keys()) or {node.module}
+        found[module].discard(module)
     del found["gta_ref"]  # the front door names what lies behind it
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # a numpy.ndarray or a cupy.ndarray; the operations treat both alike
+Array = np.ndarray[Any, Any]  # or a cupy.ndarray, which the operations treat alike
 
 STORAGE_DTYPES = ("float16", "bfloat16")
 FLOAT_DTYPES = ("float64", "float32", *STORAGE_DTYPES)
