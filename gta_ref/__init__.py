@@ -17,16 +17,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gta_ref.mechanisms import NAMES
+
 __version__ = "0.1.0"
 
 # name: the module that has it; a name without a colon is the module itself
 _PLACES = {
-    "gta": "gta_ref.mechanisms.gta",
-    "mha": "gta_ref.mechanisms.mha",
-    "gqa": "gta_ref.mechanisms.gqa",
-    "mla": "gta_ref.mechanisms.mla",
-    "gva": "gta_ref.mechanisms.gva",
-    "gha": "gta_ref.mechanisms.gha",
+    **{name: f"gta_ref.mechanisms.{name}" for name in NAMES},
     "KVCache": "gta_ref.cache:KVCache",
     "Mask": "gta_ref.core:Mask",
     "EngineError": "gta_ref.core:EngineError",

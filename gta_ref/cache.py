@@ -1,4 +1,4 @@
-"""The KV cache as an object that you can look at: what is held, where it starts, how many bytes."""
+"""The KV cache as an object that can be inspected: what it holds, where each sequence starts, how many bytes it has."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref.core.mask import Mask
 from gta_ref.errors import as_int, check_names, check_shape
 from gta_ref.ops.arrays import Array, array_module, as_dtype
 
 
 class KVCache:
-    """Preallocated memory of one layer for the tokens seen so far.
+    """Preallocated memory for what one layer keeps of the tokens seen so far.
 
     Parameters
     ----------
     cached : mapping of str to (heads, width)
-        What a token leaves behind: ``structure(config).cached``; for GTA ``{"k": (n_k, d_h), "c": (n_c, d_l)}``.
+        What the layer keeps of a token: ``structure(config).cached``; for GTA ``{"k": (n_k, d_h), "c": (n_c, d_l)}``.
     batch : int
+        Number of sequences.
     capacity : int
-        Tokens that fit, padding included.
+        Number of tokens of each sequence that fit, padding included.
     dtype : str or dtype
-        float32, float64, float16 or bfloat16.
+        float32 (the default), float64, float16 or bfloat16.
     k_start : int or int array (B,), optional
         Number of left-padding tokens of each sequence. Default 0.
     like : array, optional
-        The memory is of this array's library: pass a CuPy array for a cache on the GPU. Default NumPy.
+        The memory is allocated by this array's library: pass a CuPy array for a cache on the GPU. Default: NumPy.
 
     Attributes
     ----------
     arrays : dict of str to array (B, heads, capacity, width)
         The memory itself. Slots from `length` on are unused and may hold anything.
     length : int
-        Tokens held, padding included; the same for all sequences.
+        Number of tokens held, padding included; the same for all sequences.
     k_start : int64 array (B,)
+        Number of left-padding tokens of each sequence.
     """
 
     def __init__(
@@ -59,18 +62,18 @@ class KVCache:
             raise ValueError(f"k_start={int(start.min())} must be a whole number of at least 0")
         self.k_start = np.broadcast_to(start, (batch,)).astype(np.int64)
         self.length = 0
-        xp = array_module(like)
+        xp: Any = np if like is None else array_module(like)
         self.arrays: dict[str, Array] = {
             name: xp.zeros((batch, heads, self.capacity, width), self.dtype) for name, (heads, width) in cached.items()
         }
 
     def append(self, **new: Array) -> dict[str, Array]:
-        """Write the next tokens behind those that are held.
+        """Write the next tokens after those already held.
 
         Parameters
         ----------
         **new : (B, heads, N, width) by name
-            Every name of `arrays`, all with the same N.
+            One array for every name in `arrays`, all with the same N.
 
         Returns
         -------
@@ -80,8 +83,7 @@ class KVCache:
         Raises
         ------
         ValueError
-            Where the capacity is too small, or a name, shape or dtype does not fit. The cache is then
-            as it was.
+            If the capacity is too small, or a name, shape or dtype does not fit. The cache is then unchanged.
         """
         check_names("append", new, self.arrays)
         n_new = next(iter(new.values())).shape[2] if all(np.ndim(x) == 4 for x in new.values()) else "N"
@@ -89,7 +91,7 @@ class KVCache:
             _, heads, _, width = self.arrays[name].shape
             check_shape(f"append {name}", x, (self.batch, heads, n_new, width))
             if x.dtype != self.dtype:
-                raise ValueError(f"append {name} has dtype {x.dtype}; expected {self.dtype}, as the cache")
+                raise ValueError(f"append {name} has dtype {x.dtype}; expected {self.dtype}, as the cache has")
         if not isinstance(n_new, int) or self.length + n_new > self.capacity:
             raise ValueError(
                 f"capacity={self.capacity} is too small: {self.length} tokens are held and {n_new} more came; "
@@ -103,7 +105,7 @@ class KVCache:
 
     @contextmanager
     def appended(self, **new: Array) -> Iterator[dict[str, Array]]:
-        """Append for a block of code, and take it back if the block raises: a failed step loses nothing."""
+        """Append the tokens for a ``with`` block and remove them if the block raises: a failed step changes nothing."""
         before = self.length
         held = self.append(**new)
         try:
@@ -111,6 +113,12 @@ class KVCache:
         except BaseException:
             self.truncate(before)
             raise
+
+    def next_mask(self, x: Array) -> Mask:
+        """The mask of the tokens x (B, N_new, …) that are appended next: causal, from the first free slot on."""
+        if x.shape[0] != self.batch:
+            raise ValueError(f"x has shape {x.shape}; expected ({self.batch}, N, {x.shape[2]}), the cache's batch")
+        return Mask(q_start=self.length, k_start=self.k_start)
 
     def held(self) -> dict[str, Array]:
         """Views of the tokens held: name → (B, heads, length, width)."""
@@ -129,7 +137,7 @@ class KVCache:
 
     @property
     def used_nbytes(self) -> int:
-        """Bytes of the tokens held, padding included."""
+        """Bytes that the held tokens take, padding included."""
         return sum(x.nbytes for x in self.held().values())
 
     def __repr__(self) -> str:

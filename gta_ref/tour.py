@@ -1,6 +1,6 @@
 """The guided tour behind ``gta-ref tour``: a GTA-1B-sized attention layer on real text, every claim computed.
 
-Nothing here prints. Each step returns what it found as plain numbers; ``cli.py`` shows them.
+Nothing in this module prints. Each step returns its findings as plain numbers, which ``commands/tour.py`` prints.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from gta_ref.verify.gradcheck import directional_error
 CONFIG = gta.Config.preset("gta-1b")
 MODELS = {name: Model.preset(name) for name in ("gta-1b", "gqa-1b")}  # the second is the paper's baseline
 LAYERS = MODELS["gta-1b"].n_layers
-CONTEXT = 2048  # tokens, as the model was trained
+CONTEXT = 2048  # tokens; the context length with which the model was trained
 LENGTH = 192  # bytes of text that the layer reads
-SHOWN = 40  # of these, so many in the figure of the maps
-TOKENS = 32  # that a pretrained model reads of it
-EXACT = 1e-12  # two orders of the same float64 sums, relative to the largest value
-GRADIENT = 1e-7  # finite differences in float64
+SHOWN = 40  # bytes of that text in the figure of the maps
+TOKENS = 32  # tokens of that text that a pretrained model reads
+DEFINED = 64  # tokens that the definition, plain loops, computes
+EXACT = 1e-12  # bound for one order of float64 sums against another, relative to the largest value
+GRADIENT = 1e-7  # bound for gradients against finite differences in float64
 
 
 @dataclass(frozen=True)
 class Tour:
-    """The layer and its text."""
+    """The layer's parameters and the text that it reads."""
 
     source: str
     text: bytes
@@ -49,24 +50,24 @@ class Tour:
 
 
 class RealMaps(NamedTuple):
-    """Maps of a trained model, and what it read."""
+    """Attention maps of a trained model, and the tokens that it read."""
 
     maps: np.ndarray  # (n_q, N, N)
     tokens: list[str]
 
 
 def default_text() -> tuple[str, bytes]:
-    """A passage of Python's own standard library, found where this Python keeps its source."""
+    """Return a name and a text: the source of ``textwrap.dedent`` in the standard library of the running Python."""
     return "Python's textwrap.dedent", inspect.getsource(textwrap.dedent).encode()
 
 
 def start(source: str, text: bytes, seed: int) -> Tour:
-    """Make random weights and a random embedding of bytes, normalised as an RMSNorm would.
+    """Draw random weights and a random embedding of bytes, normalised as by an RMSNorm, and embed the text.
 
     Raises
     ------
     ValueError
-        Where the text is shorter than the figure of the maps.
+        If the text has fewer bytes than the figure of the maps shows.
     """
     if len(text) < SHOWN:
         raise ValueError(f"the text of {source} has {len(text)} bytes; expected at least {SHOWN}")
@@ -75,13 +76,13 @@ def start(source: str, text: bytes, seed: int) -> Tour:
     embedding = rng.standard_normal((256, CONFIG.hidden_size))
     embedding /= np.sqrt((embedding**2).mean(axis=-1, keepdims=True))
     params = gta.init(CONFIG, rng, "float64")
-    for name in ("b_q", "b_k", "b_c", "b_g"):  # zero biases would hide a missing one
+    for name in ("b_q", "b_k", "b_c", "b_g"):  # if the biases were 0, one that the code forgets would not show
         params[name] = 0.1 * rng.standard_normal(params[name].shape)
     return Tour(source, text, params, embedding[np.frombuffer(text, np.uint8)][None], rng)
 
 
 def stages(tour: Tour) -> tuple[dict[str, Any], np.ndarray]:
-    """Every stage of the forward pass in float32, its shape and bytes; and the maps (n_q, N, N)."""
+    """Return shape, dtype and bytes of every stage of the forward pass in float32, and the maps (n_q, N, N)."""
     params = {name: p.astype(np.float32) for name, p in tour.params.items()}
     trace: dict[str, np.ndarray] = {}
     gta.forward(params, tour.x.astype(np.float32), CONFIG, trace=trace, need_saved=False)
@@ -90,15 +91,16 @@ def stages(tour: Tour) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def equation_7_is_8(tour: Tour) -> dict[str, Any]:
-    """The definition (decode every value, gate it, attend) against the layer (attend, decode, gate)."""
-    absorbed, _ = gta.forward(tour.params, tour.x, CONFIG, engine="reference", need_saved=False)
-    definition = gta.forward_unabsorbed(tour.params, tour.x, CONFIG)
+    """Compare the definition (Eq. 7: decode every value, gate, attend) with the layer (Eq. 8: attend, decode, gate)."""
+    x = tour.x[:, :DEFINED]
+    absorbed, _ = gta.forward(tour.params, x, CONFIG, engine="reference", need_saved=False)
+    definition = gta.forward_unabsorbed(tour.params, x, CONFIG)
     error = relative_error(definition, absorbed)
     return {"relative_error": error, "bound": EXACT, "holds": error <= EXACT}
 
 
 def gradients(tour: Tour) -> dict[str, Any]:
-    """Directional derivative by every parameter and by x against finite differences, at N = 64, in float64."""
+    """Compare directional derivatives by every parameter and by x with finite differences, at N = 64, in float64."""
     inputs = {**tour.params, "x": tour.x[:, :64]}
     cotangent = tour.rng.standard_normal(inputs["x"].shape)
 
@@ -109,8 +111,8 @@ def gradients(tour: Tour) -> dict[str, Any]:
     _, saved = gta.forward(tour.params, inputs["x"], CONFIG)
     dx, grads = gta.backward(cotangent, saved)
     grads = {**grads, "x": dx}
-    # relative to all terms together: in a text of one letter all values are equal and no map matters, so the gradient
-    # by queries and keys is 0, but for rounding
+    # each error is relative to the terms of all inputs together: if the text is a single letter repeated, all values
+    # are equal and the maps have no effect, so the gradient by queries and keys is 0 except for rounding
     errors = {name: directional_error(layer, inputs, cotangent, grads, tour.rng, along=[name]) for name in inputs}
     errors["all at once"] = directional_error(layer, inputs, cotangent, grads, tour.rng)
     worst = max(errors.values())
@@ -118,7 +120,7 @@ def gradients(tour: Tour) -> dict[str, Any]:
 
 
 def decoding(tour: Tour) -> dict[str, Any]:
-    """Token by token through the cache against whole sequences, three of them with left padding."""
+    """Compare decoding token by token with whole sequences: three, left-padded by 0, 5 and 17 tokens."""
     length, k_start = 48, np.array([0, 5, 17])
     x = np.concatenate([tour.x[:, i * 8 : i * 8 + length] for i in range(3)])  # (3, 48, H)
     whole, _ = gta.forward(tour.params, x, CONFIG, mask=Mask(k_start=k_start), need_saved=False)
@@ -129,9 +131,9 @@ def decoding(tour: Tour) -> dict[str, Any]:
 
 
 def costs(tour: Tour) -> dict[str, Any]:
-    """Bytes really held by the caches of all layers, and operations of the attention core, beside GQA-1B's.
+    """Count the bytes that the caches of all layers hold, and the operations of the attention core, for both models.
 
-    The caches are bfloat16 and filled up to CONTEXT tokens with the keys and values of the text, over and over.
+    The caches are bfloat16. The keys and values of the text are appended again and again, up to CONTEXT tokens.
     """
     n = tour.x.shape[1]
     x = tour.x.astype(np.float32)
@@ -168,7 +170,7 @@ def costs(tour: Tour) -> dict[str, Any]:
 
 
 def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
-    """The middle layer's maps of SmolLM2 on the same text, and how alike its heads are; or why that is left out."""
+    """Compute the maps of SmolLM2's middle layer on the text and compare its heads, or say why this is left out."""
     from gta_ref.maps import compare
     from gta_ref.weights import pretrained
 
@@ -176,8 +178,8 @@ def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
         return {"left_out": reason}, None
     model = pretrained.load("smollm2")
     ids = model.tokenizer.encode(tour.text.decode("utf-8", errors="replace"))[:TOKENS]
-    if len(ids) < 3:  # two keys to choose from, beside the first
-        return {"left_out": f"the text is {len(ids)} of its tokens; expected at least 3"}, None
+    if len(ids) < 3:  # a query needs two keys to choose from besides the first
+        return {"left_out": f"the text has only {len(ids)} tokens for this model; expected at least 3"}, None
     layer = model.config.n_layers // 2
     layers = compare.layer_maps(model.params, np.array([ids]), model.config)
     maps = next(islice(layers, layer, None))[0]  # (n_q, N, N)
@@ -192,7 +194,7 @@ def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
 
 
 def write(tour: Tour, maps: np.ndarray, real: RealMaps | None, figures: dict[str, Any], out: Path) -> list[Path]:
-    """Write the figures and the JSON into the folder `out`."""
+    """Write the figures and the JSON file into the folder `out`; return their paths."""
     from gta_ref.plots.cache import cache_growth
     from gta_ref.plots.common import save
     from gta_ref.plots.maps import attention_maps
@@ -223,7 +225,7 @@ def write(tour: Tour, maps: np.ndarray, real: RealMaps | None, figures: dict[str
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    """Largest difference, relative to the largest value."""
+    """Largest absolute difference, divided by the largest absolute value of `want`."""
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 

@@ -1,1 +1,1 @@
-"""What ``gta-ref bench`` measures. Speed is measured here and never asserted by a test."""
+"""The benchmarks of ``gta-ref bench``. Speed is measured here; no test asserts it."""

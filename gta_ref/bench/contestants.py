@@ -1,4 +1,4 @@
-"""Who computes attention in a benchmark: this package's engines, and PyTorch in each form that one would write."""
+"""The contestants of a benchmark of attention: this package's engines, and PyTorch in each form that is usual."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from gta_ref.core import attention_backward, attention_forward
 
 Arrays = tuple[np.ndarray, ...]
-STREAM = 2**28  # bytes of keys and values that a timing of decoding reads at least
+STREAM = 2**28  # fewest bytes of keys and values that one timing of a decoding step reads
 
 
 @dataclass(frozen=True)
 class Case:
-    """One shape to measure. Causal; N_q = N_k, or one query at the end of N_k keys."""
+    """One shape to measure, with causal attention; N_q = N_k, or one query after the last of N_k keys."""
 
     name: str
     kind: str  # "forward", "forward+backward" or "decode"
@@ -30,12 +30,15 @@ class Case:
 
     @property
     def queries(self) -> int:
-        """Queries of a sequence."""
+        """Number of queries per sequence."""
         return 1 if self.kind == "decode" else self.length
 
     @property
     def operations(self) -> int:
-        """Useful operations: two a multiply–add, pairs of query and visible key only; five products backwards."""
+        """Useful operations: two per multiply–add, for pairs of a query and a visible key only.
+
+        The forward has two products; the backward counts as five, so that nothing is counted twice.
+        """
         pairs = self.batch * self.n_q * (self.queries * (2 * self.length - self.queries + 1) // 2)
         widths = self.d_k + self.d_v
         if self.kind == "forward+backward":
@@ -44,17 +47,20 @@ class Case:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values, each read once."""
+        """Bytes of keys and values in float32, which a decoding step reads once."""
         return 4 * self.batch * self.length * (self.n_k * self.d_k + self.n_v * self.d_v)
 
     @property
     def copies(self) -> int:
-        """How many sets of inputs take turns: as layers of a model do, so that no cache still holds the one before."""
+        """Number of copies of the inputs that a timing uses in turn, as a model does with its layers.
+
+        There are enough copies that no cache of the CPU still holds one when it is used again.
+        """
         return -(-STREAM // self.cache_bytes) if self.kind == "decode" else 1
 
     @property
     def backward(self) -> bool:
-        """Whether gradients belong to it."""
+        """Whether gradients are computed, too."""
         return self.kind == "forward+backward"
 
     def inputs(self) -> Arrays:
@@ -74,7 +80,7 @@ Contestant = Callable[[Case, Arrays], Callable[[], Any]]
 
 
 def engine(name: str) -> Contestant:
-    """An engine of this package."""
+    """The contestant that is an engine of this package."""
 
     def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
         q, k, v, dz = arrays
@@ -89,7 +95,7 @@ def engine(name: str) -> Contestant:
 
 
 def torch_form(form: Callable[..., Any]) -> Contestant:
-    """PyTorch, with automatic differentiation where the case has a backward."""
+    """The contestant that computes `form` with PyTorch, with automatic differentiation if the case has a backward."""
 
     def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
         import torch
@@ -107,7 +113,7 @@ def torch_form(form: Callable[..., Any]) -> Contestant:
 
 
 def eager(case: Case, q: Any, k: Any, v: Any) -> Any:
-    """The authors' form: repeat the heads, write the map."""
+    """The form of the authors' code: repeat the heads and write the map to memory."""
     import torch
 
     k, v = (x.repeat_interleave(case.n_q // x.shape[1], dim=1) for x in (k, v))
@@ -119,7 +125,7 @@ def eager(case: Case, q: Any, k: Any, v: Any) -> Any:
 
 
 def sdpa(case: Case, q: Any, k: Any, v: Any) -> Any:
-    """scaled_dot_product_attention as it comes; with d_k ≠ d_v PyTorch falls back to a map in memory."""
+    """scaled_dot_product_attention with unchanged inputs; if d_k ≠ d_v, PyTorch falls back to a map in memory."""
     from torch.nn.functional import scaled_dot_product_attention
 
     k, v = (x.expand(-1, case.n_q, -1, -1) if x.shape[1] == 1 else x for x in (k, v))
@@ -129,7 +135,7 @@ def sdpa(case: Case, q: Any, k: Any, v: Any) -> Any:
 
 
 def sdpa_padded(case: Case, q: Any, k: Any, v: Any) -> Any:
-    """The same with q and k padded by zeros to d_v, so that PyTorch's fused kernel takes it."""
+    """The same with q and k padded by zeros to d_v, so that PyTorch uses its fused kernel."""
     from torch.nn.functional import pad
 
     wider = [0, case.d_v - case.d_k]
@@ -137,13 +143,13 @@ def sdpa_padded(case: Case, q: Any, k: Any, v: Any) -> Any:
 
 
 def folded(case: Case, q: Any, k: Any, v: Any) -> Any:
-    """Decoding with the maps of a sequence as rows of one matrix: every key and value is read once."""
+    """Decoding with the queries of all maps as rows of one matrix, so that every key and value is read once."""
     q = q.reshape(case.batch, case.n_k, -1, case.d_k)
     return ((q @ k.transpose(2, 3) / case.d_k**0.5).softmax(-1) @ v).reshape(case.batch, case.n_q, 1, case.d_v)
 
 
 def of(case: Case, against_torch: bool) -> dict[str, Contestant]:
-    """Who takes part in a case. Forms that write the map stop at a length of 4096: it is gigabytes beyond."""
+    """The contestants of a case. Forms that write the map take part up to a length of 4096, then it needs gigabytes."""
     maps_fit = case.length <= 4096 or case.kind == "decode"
     found = {"numba": engine("numba")}
     if maps_fit:

@@ -1,4 +1,4 @@
-"""``gta-ref bench core``: the attention core's engines beside PyTorch, in one process, one after the other in turn.
+"""``gta-ref bench core``: time the engines of the attention core and PyTorch, which take turns in one process.
 
 A contestant is timed only after its result has been compared with float64.
 """
@@ -17,22 +17,22 @@ from gta_ref.bench.machine import Ceilings, seconds
 from gta_ref.core import Mask, attention_backward, attention_forward
 
 GTA = (5, 1, 1)  # n_q, n_k, n_c of GTA-1B; widths 64 and 128
-GQA = (20, 5, 5)  # of GQA-1B; widths 64 and 64
+GQA = (20, 5, 5)  # n_q, n_k, n_v of GQA-1B; widths 64 and 64
 
 LENGTHS = (1024, 2048, 4096, 8192)
 DECODES = ((1, 32768), (8, 8192), (32, 4096))
 CHECKED_ROWS = 32  # queries at each end of a sequence whose results are compared with float64
-# A result may be this many times as far from float64 as "reference" in float32 is, which adds in one order of many …
+# A result may be this many times as far from float64 as that of "reference" in float32, which adds in another order …
 TIMES_REFERENCE = 8
-# … and so many roundings of the largest value besides, as an error may happen to be nearly 0
+# … plus this many roundings of the largest value, because the error of "reference" may happen to be nearly 0
 ROUNDINGS = 8
 ROUNDS, SLOW_ROUNDS = 11, 3
-SLOW = 1.0  # seconds from which a contestant runs in SLOW_ROUNDS rounds only
-PAUSE = 0.05  # seconds: threads of the one before stop looking for work
+SLOW = 1.0  # a contestant that needs more seconds than this runs in SLOW_ROUNDS rounds only
+PAUSE = 0.05  # seconds between contestants, in which the previous one's threads stop waiting actively for work
 
 
 def cases(quick: bool) -> list[Case]:
-    """The shapes of the goals; a few small ones for `quick`."""
+    """The shapes to measure; a few small ones with `quick`."""
     lengths, decodes = (LENGTHS[:2], DECODES[-1:]) if quick else (LENGTHS, DECODES)
     both = ("forward", "forward+backward")
     found = [Case(f"{kind}, N {n}", kind, 1, *GTA, n, 64, 128) for kind in both for n in lengths]
@@ -44,14 +44,15 @@ def cases(quick: bool) -> list[Case]:
 
 
 def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) -> dict[str, Any]:
-    """Check and time everybody in one case.
+    """Check and time every contestant in one case.
 
     Returns
     -------
     result : dict
-        name, kind, sizes, ``gemm`` (operations a second) and ``read`` (bytes a second) of the rounds' medians, and
-        contestants: name → error, allowed, and, unless ``wrong``, seconds (median), rate (operations or bytes a
-        second), of_ceiling (median over rounds of rate ÷ ceiling of the round), times_numba (likewise).
+        name, kind, sizes; ``gemm`` (operations per second) and ``read`` (bytes per second), medians over the rounds;
+        and contestants: name → error, wrong and, unless it is wrong, seconds (median), rate (operations or bytes per
+        second), of_ceiling (rate ÷ ceiling of the same round) and times_numba (time ÷ numba's time in the same round),
+        the last two as medians over the rounds.
 
     """
     arrays = case.inputs()
@@ -67,7 +68,7 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     times: dict[str, list[float]] = {name: [] for name in runs}
     ceiling: dict[str, list[float]] = {"gemm": [], "read": []}
     for work in runs.values():
-        work()  # what is done once: buffers, threads, pages
+        work()  # work that is done only once: buffers, threads, memory pages
     for turn in range(rounds):
         names = [name for name in runs if turn < slow or times[name][0] <= SLOW]
         if not names:
@@ -78,7 +79,7 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(PAUSE)
-            reads.append(ceilings.read())  # empties the caches and wakes the cores, for everybody alike
+            reads.append(ceilings.read())  # empties the caches and wakes the cores before each contestant alike
             times[name].append(seconds(runs[name]) / case.copies)
         ceiling["read"].append(statistics.median(reads))
     decoding = case.kind == "decode"
@@ -110,10 +111,10 @@ def _in_turn(works: list[Callable[[], Any]]) -> Callable[[], None]:
 
 
 def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Compare everybody's results with float64.
+    """Compare the results of every contestant with float64.
 
-    Only some rows at each end are compared, so that the float64 map stays small: dz is 0 in the others, and they
-    add nothing to dk and dv.
+    Only some query rows at each end of a sequence are compared, so that the float64 map stays small. In the other rows
+    dz is 0, so that they add nothing to dk and dv.
     """
     q, k, v, dz = arrays
     rows = np.unique(
@@ -130,7 +131,7 @@ def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[t
     ]
     for name, prepare in contestants.items():
         results = [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in prepare(case, (q, k, v, some))()]
-        results[:2] = [x[:, :, rows] for x in results[:2]]  # z and dq are by query
+        results[:2] = [x[:, :, rows] for x in results[:2]]  # z and dq have one row per query
         errors = [float(np.abs(x - y).max()) for x, y in zip(results, exact, strict=True)]
         wrong = not all(error <= most for error, most in zip(errors, allowed, strict=True))  # NaN is wrong as well
         relative = [error / top for error, top in zip(errors, largest, strict=True)]
@@ -138,7 +139,7 @@ def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[t
 
 
 def _by_rows(case: Case, arrays: Arrays, rows: np.ndarray, dtype: Any) -> list[np.ndarray]:
-    """z, and the gradients, of some query rows by the definition; runs of neighbouring rows are one call each."""
+    """z and the gradients for some query rows, by the definition; each run of neighbouring rows is one call."""
     q, k, v, dz = (x.astype(dtype, copy=False) for x in arrays)
     z, dq, dk, dv = [], [], np.zeros_like(k), np.zeros_like(v)
     for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
@@ -155,7 +156,7 @@ def _by_rows(case: Case, arrays: Arrays, rows: np.ndarray, dtype: Any) -> list[n
 
 
 def thread_gain(ceilings: Ceilings, rounds: int) -> dict[str, float]:
-    """How much faster all threads are than one: the forward at N 4096, and sgemm."""
+    """Speed-up of all threads over one thread, for the forward at N 4096 and for sgemm."""
     from threadpoolctl import threadpool_limits
 
     from gta_ref import threads
@@ -187,16 +188,16 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
     ----------
     against_torch : bool
     quick : bool
-        Few cases and rounds, without the long run for memory: to see that it works.
+        Measure few cases and rounds and leave out the long run for memory, only to see that the benchmark runs.
     progress : callable
-        Called with the name of what comes next.
+        Called with the name of the next measurement.
 
     Returns
     -------
     figures : dict
-        machine, cases, threads, memory (None with `quick`), goals; all of it goes to JSON.
+        machine, cases, threads, memory (None with `quick`); all of it goes to JSON.
     """
-    from gta_ref.bench import goals, machine, memory
+    from gta_ref.bench import machine, memory
 
     ceilings = Ceilings()
     found: dict[str, Any] = {"machine": machine.describe(), "cases": []}
@@ -207,5 +208,4 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
     found["threads"] = thread_gain(ceilings, 3 if quick else 7)
     progress("memory")
     found["memory"] = None if quick else memory.forward_growth(65536)
-    found["goals"] = goals.judge(found)
     return found

@@ -1,8 +1,8 @@
-"""``gta-ref bench e2e``: GTA-1B against GQA-1B with random weights, a prefill and decoding steps, end to end.
+"""``gta-ref bench e2e``: time GTA-1B and GQA-1B with random weights in a prefill and in decoding steps.
 
-Both models take turns in one process, each as deep as the memory allows. Every figure is for all layers of the
-published models: embedding and head once, and the time of the layers that ran, times as many as there are. The parts
-of a time are those of the round with the median time, so that they add up to it.
+The models take turns in one process, with as many layers as the memory allows. Every figure is extrapolated to all
+layers of the published models: embedding and head count once, and the time of the layers that ran is scaled to the full
+number of layers. The parts of a time are those of the round with the median time, so that they add up to it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from gta_ref.lm import model
 LENGTH, CONTEXTS, BATCHES = 2048, (2048, 8192, 32768), (1, 16)
 QUICK_LENGTH, QUICK_CONTEXTS, QUICK_BATCHES = 64, (32, 64), (1, 2)
 TINY_LAYERS = 8
-SHARE = 0.4  # of the memory that is available, unless one says otherwise
+SHARE = 0.4  # default share of the available memory that is used
 ROUNDS = {"prefill": 3, "decode": 7}
 
 
 def cases(length: int, contexts: Sequence[int], batches: Sequence[int]) -> list[Case]:
-    """The prefill of `length` tokens at batch 1, then a decoding step for every batch and context."""
+    """A prefill of `length` tokens at batch 1, followed by a decoding step for every batch and context."""
     for name, values in (("length", [length]), ("contexts", contexts), ("batches", batches)):
         for value in values:
             as_int(name, value, at_least=1)
@@ -55,30 +55,31 @@ def run(
     Parameters
     ----------
     layers : int, optional
-        At most so many layers; default as many as the memory allows.
+        Largest number of layers to run; default as many as the memory allows.
     length : int, optional
-        Tokens of the prefill.
+        Tokens of the prompt in the prefill.
     contexts, batches : sequences of int, optional
-        Tokens in the cache, and sequences, of the decoding steps.
+        Tokens in the cache, and numbers of sequences, of the decoding steps.
     memory : float, optional
-        Gigabytes for weights and caches; default SHARE of what is available.
+        Gigabytes for weights and caches; default SHARE of the available memory.
     quick : bool
-        Tiny models: to see that it works.
+        Run tiny models, only to see that the benchmark runs.
     progress : callable
-        Called with the name of what comes next.
+        Called with the name of the next measurement.
 
     Returns
     -------
     figures : dict
-        machine, setting, errors (of the check before the timing), calls (seconds of all layers' calls without work),
-        cases: a list of what :func:`measure` returns, or of ``name`` and ``left_out``. All of it goes to JSON.
+        machine, setting, errors (of the check before the timing), calls (seconds for the calls of all layers without
+        their work), cases: a list of results of :func:`measure`, or of ``name`` and ``left_out`` for a case that did
+        not run. All of it goes to JSON.
 
     Raises
     ------
     ValueError
-        Where an argument does not fit, or the memory does not suffice.
+        If an argument is out of range, or the memory does not suffice.
     RuntimeError
-        Where a model does not compute what it should.
+        If a model computes wrong logits.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before this run adds to it
     available = e2e_model.available_memory()
@@ -120,9 +121,9 @@ def run(
 
 
 def calls_alone() -> dict[str, float]:
-    """Seconds a layer of a decoding step whose arrays are next to empty: Python and NumPy's calls, and no work.
+    """Seconds per layer of a decoding step with almost empty arrays, which is the cost of Python and NumPy calls alone.
 
-    A large model pays more for the same calls, as its weights drive the interpreter out of the CPU's caches.
+    In a large model the same calls take longer, because its weights displace the interpreter from the CPU's caches.
     """
     found = {}
     for name, (config, params) in e2e_model.build(e2e_model.configs(quick=True), TINY_LAYERS).items():
@@ -133,30 +134,30 @@ def calls_alone() -> dict[str, float]:
 
 
 def measure(case: Case, models: Models, depths: dict[str, int], ceilings: Ceilings) -> dict[str, Any]:
-    """Time one case, the models in turn.
+    """Time one case, with the models in turn.
 
     Parameters
     ----------
     case : Case
     models : dict of str to (Config, parameters)
-        With the layers that run.
+        The models with the layers that run.
     depths : dict of str to int
-        The layers that the figures are for.
+        The numbers of layers to which the figures are extrapolated.
     ceilings : Ceilings
 
     Returns
     -------
     result : dict
-        name, stage, batch, length, layers; gemm (operations a second) and read (bytes a second), medians of the
-        rounds; ``models``: name → what :func:`summary` returns; ratio (seconds of the last model over those of the
-        first: median of the rounds, least, most) and ratio_predicted.
+        name, stage, batch, length, layers; gemm (operations per second) and read (bytes per second), medians over the
+        rounds; ``models``: name → the result of :func:`summary`; ratio (seconds of the last model over those of the
+        first: median, least and most of the rounds) and ratio_predicted.
     """
     passes = {name: prepare(case, *one) for name, one in models.items()}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     bare: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     ceiling: dict[str, list[float]] = {"gemm": [], "read": []}
     for name, one in models.items():
-        # of a prefill one layer is warm-up enough: code, threads, buffers
+        # one layer of a prefill suffices as a warm-up for code, threads and buffers
         warm_up = prepare(case, *e2e_model.take(*one, 1)) if case.stage == "prefill" else passes[name]
         if not np.isfinite(warm_up()).all():
             raise RuntimeError(f"{case.name}: {name} has logits that are not finite")
@@ -200,7 +201,7 @@ def measure(case: Case, models: Models, depths: dict[str, int], ceilings: Ceilin
 
 
 def prepare(case: Case, config: model.Config, params: Params) -> Callable[[], np.ndarray]:
-    """The pass as a function that gives the logits; a decoding step leaves the caches as it found them."""
+    """Return the pass as a function that computes the logits; a decoding step restores the caches afterwards."""
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (case.batch, case.new))
     if case.stage == "prefill":
         return lambda: e2e_model.prefill(params, ids, config)
@@ -227,11 +228,11 @@ def summary(
     Returns
     -------
     figures : dict
-        seconds (median of the rounds), least, most; ``measured`` and ``predicted``: part → seconds; bare, the
-        products alone; causes: what the difference consists of.
+        seconds (median over the rounds), least, most; ``measured`` and ``predicted``: part → seconds; bare: seconds of
+        the matrix products alone; causes: the contributions to the difference between measured and predicted.
     """
     ordered = sorted(rounds, key=lambda parts: sum(parts.values()))
-    middle = ordered[len(ordered) // 2]  # the rounds are odd in number
+    middle = ordered[len(ordered) // 2]  # the number of rounds is odd
     totals = [sum(parts.values()) for parts in ordered]
     expected = predicted(config, case.batch, case.new, case.held, here)
     layer, head = (statistics.median(taken) for taken in zip(*bare, strict=True))

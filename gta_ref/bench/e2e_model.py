@@ -1,7 +1,7 @@
-"""The two models of ``gta-ref bench e2e``: GTA-1B and GQA-1B with random weights, as deep as the memory allows.
+"""The two models of ``gta-ref bench e2e``: GTA-1B and GQA-1B with random weights and as many layers as fit in memory.
 
-Both share one embedding and one MLP a layer, whose sizes are the same: a pass goes through gigabytes of weights, so
-that nothing of it is left in a cache of the CPU for the other model.
+The models share the embedding and, layer by layer, the MLP, which have the same sizes in both. A pass reads gigabytes
+of weights, so that nothing shared is left in the CPU's caches for the other model.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from gta_ref.costs.model import PUBLISHED
 from gta_ref.errors import as_int
 from gta_ref.lm import model
 from gta_ref.mechanisms import gqa, gta
-from gta_ref.mechanisms.projections import Params
 from gta_ref.ops import Array
+from gta_ref.ops.arrays import Params
 
 NAMES = tuple(PUBLISHED)
-ASIDE = 2**30  # bytes for what measures the ceilings, and for a prefill's arrays between its layers
-CHECKED = 12, 8  # tokens of the check, of which the first go into the cache at once
+ASIDE = 2**30  # bytes set aside for measuring the ceilings, and for a prefill's arrays between its layers
+CHECKED = 12, 8  # number of tokens in the check, and of those that enter the cache in the first step
 CHECKED_LAYERS, CHECKED_VOCABULARY = 2, 1024
-# a logit may be this many times as far from float64 as a plain forward in float32 is, and so many roundings besides
+# a logit may be this many times as far from float64 as a plain forward in float32, plus this many roundings
 TIMES_FORWARD, ROUNDINGS = 8, 8
-FILL = 1024  # tokens that are appended to a cache at once
+FILL = 1024  # tokens that one call appends to a cache
 
 Models = dict[str, tuple[model.Config, Params]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pass: a prefill of `length` tokens, or a decoding step of one token behind `length` held ones."""
+    """One pass: a prefill of `length` tokens, or a decoding step of one token after `length` cached ones."""
 
     stage: str
     batch: int
@@ -43,22 +43,22 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """The name of the case in tables."""
         return f"{self.stage}, B {self.batch}, N {self.length}"
 
     @property
     def new(self) -> int:
-        """Tokens of a sequence that are computed."""
+        """Tokens per sequence that are computed."""
         return 1 if self.stage == "decode" else self.length
 
     @property
     def held(self) -> int:
-        """Tokens of a sequence in the cache before."""
+        """Tokens per sequence that the cache holds before the pass."""
         return self.length if self.stage == "decode" else 0
 
 
 def configs(quick: bool) -> dict[str, model.Config]:
-    """GTA-1B and GQA-1B; with `quick`, two models with all of their parts and next to no width."""
+    """GTA-1B and GQA-1B; with `quick`, two very narrow models with the same parts."""
     if not quick:
         return {name: model.Config.preset(name) for name in NAMES}
     small: dict[str, Any] = {"hidden_size": 64, "n_heads": 4, "head_dim": 16}
@@ -71,7 +71,7 @@ def configs(quick: bool) -> dict[str, model.Config]:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping; where the system does not say, all that is built in."""
+    """Bytes that are available without swapping; if the system does not tell, the size of the physical memory."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -80,7 +80,7 @@ def available_memory() -> int:
 
 
 def weight_bytes(models: dict[str, model.Config], n_layers: int) -> int:
-    """Bytes of all parameters in float32; what is not attention is shared."""
+    """Bytes of all parameters in float32; those outside the attention layers are shared and count once."""
     found: dict[tuple[str, str], int] = {}
     for name, config in models.items():
         for parameter, shape in model.param_shapes(replace(config, n_layers=n_layers)).items():
@@ -89,7 +89,7 @@ def weight_bytes(models: dict[str, model.Config], n_layers: int) -> int:
 
 
 def cache_bytes(models: dict[str, model.Config], case: Case) -> int:
-    """Bytes of one layer's cache of every model, with room for the step's token; 0 for a prefill."""
+    """Bytes of one layer's caches in both models, with room for the token of the step; 0 for a prefill."""
     if case.stage == "prefill":
         return 0
     elements = sum(config.module.structure(config.attention).cache_elements for config in models.values())
@@ -97,26 +97,26 @@ def cache_bytes(models: dict[str, model.Config], case: Case) -> int:
 
 
 def plan(models: dict[str, model.Config], all_cases: Sequence[Case], memory: int, layers: int | None) -> list[int]:
-    """How many layers each case runs through: those of the models, and fewer where their caches do not fit.
+    """Choose the number of layers for each case: as many as the models have, or fewer if their caches do not fit.
 
     Parameters
     ----------
     models : dict of str to Config
     all_cases : sequence of Case
     memory : int
-        Bytes.
+        Bytes that may be used.
     layers : int or None
-        At most so many; None: those with which the smallest cache fits as well.
+        Largest number of layers. None: as many as fit together with the smallest cache.
 
     Returns
     -------
     list of int
-        One for each case; 0 where not even one layer's cache fits.
+        One number for each case; 0 if not even the cache of one layer fits.
 
     Raises
     ------
     ValueError
-        Where the weights do not fit.
+        If the weights do not fit.
     """
     depth = min(config.n_layers for config in models.values())
     if layers is not None and as_int("layers", layers, at_least=1) > depth:
@@ -136,9 +136,9 @@ def plan(models: dict[str, model.Config], all_cases: Sequence[Case], memory: int
 
 
 def build(models: dict[str, model.Config], n_layers: int, seed: int = 0) -> Models:
-    """Random float32 parameters, n_layers deep: weights of variance 1/d_in, an embedding of variance 1/H.
+    """Random float32 parameters for n_layers layers: weights of variance 1/d_in, an embedding of variance 1/H.
 
-    Nearly the models' own `init`, but drawn in float32, and shared where they are not attention.
+    They are nearly those of the models' own `init`, but drawn in float32 and, outside the attention layers, shared.
     """
     rng = np.random.default_rng(seed)
     shared: dict[str, Array] = {}
@@ -172,12 +172,12 @@ def take(config: model.Config, params: Params, n_layers: int) -> tuple[model.Con
 
 
 def prefill(params: Params, ids: Array, config: model.Config) -> Array:
-    """Logits (B, 1, vocabulary) behind the last token: what a prefill is for."""
+    """Logits (B, 1, vocabulary) of the last token, which are the result of a prefill."""
     return model.forward(params, ids, config, need_saved=False, last=True)[0]
 
 
 def filled_caches(config: model.Config, case: Case, seed: int = 0) -> list[KVCache]:
-    """One cache a layer that holds case.held random tokens, with room for one more."""
+    """One cache per layer that holds case.held random tokens and has room for one more."""
     rng = np.random.default_rng(seed)
     caches = model.new_caches(config, case.batch, case.held + 1)
     shapes = {name: x.shape for name, x in caches[0].arrays.items()}
@@ -193,17 +193,17 @@ def filled_caches(config: model.Config, case: Case, seed: int = 0) -> list[KVCac
 
 
 def check(config: model.Config, params: Params, seed: int = 0) -> float:
-    """Compare prefill and decoding with a forward in float64: few tokens, layers and words, at the full width.
+    """Compare prefill and decoding with a forward in float64, at full width but with few tokens, layers and words.
 
     Returns
     -------
     error : float
-        The largest of a logit, over the largest logit.
+        The largest error of a logit, relative to the largest logit.
 
     Raises
     ------
     RuntimeError
-        Where it is more than rounding, or not finite.
+        If the error is larger than rounding explains, or not finite.
     """
     config, params = take(config, params, min(CHECKED_LAYERS, config.n_layers))
     words = min(CHECKED_VOCABULARY, config.vocab_size)
@@ -223,6 +223,6 @@ def check(config: model.Config, params: Params, seed: int = 0) -> float:
     ]
     if not all(error <= allowed for error in errors):  # NaN is wrong as well
         raise RuntimeError(
-            f"{config.mechanism}: logits are {max(errors):.1e} from float64; at most {allowed:.1e} is rounding"
+            f"{config.mechanism}: logits differ from float64 by {max(errors):.1e}; rounding explains {allowed:.1e}"
         )
     return max(errors) / largest

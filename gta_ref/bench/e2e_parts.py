@@ -1,8 +1,8 @@
-"""Where the time of a pass goes, part by part: as measured, as the cost model predicts it, and why they differ.
+"""The time of a pass, part by part: as measured, as the cost model predicts it, and why the two differ.
 
-The parts are the cost model's operators, but that the activations of the MLP and of the gate are apart from their
-products; "copies" (heads side by side, tokens into the cache) and "between" (Python, and what no timed function
-holds) have no operator, and the model expects them to take no time.
+The parts are the operators of the cost model, except that the activations of the MLP and of the gate are separate from
+their products. The parts "copies" (merging heads, writing tokens into the cache) and "between" (Python, and everything
+outside the timed functions) have no operator, so that the model predicts no time for them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import time as roofline
 from gta_ref.lm import block, compiled
 from gta_ref.lm import model as lm
-from gta_ref.mechanisms import gta, projections
-from gta_ref.mechanisms import headwise as plain
-from gta_ref.ops import Array
-
-Params = Mapping[str, Array]
+from gta_ref.mechanisms import gta, headwise, projections
+from gta_ref.ops.arrays import Params
 
 PRODUCTS = ("projections", "gate", "decoder", "mlp", "head")
 ELEMENTWISE = ("norm", "rope", "gate activation", "swiglu", "residual", "embedding")
 PARTS = (*PRODUCTS, "attention", *ELEMENTWISE, "copies", "between")
 ONCE = ("embedding", "head")  # all other parts belong to the layers
-REPLAYED = 4  # layers whose products are repeated alone: their weights fit no cache
+REPLAYED = 4  # number of layers whose products are repeated alone; their weights are larger than any cache
 
 # the functions that a pass calls, where they are looked up, and the part that their time belongs to
 _TIMED: tuple[tuple[Any, str, str], ...] = (
@@ -45,14 +42,20 @@ _TIMED: tuple[tuple[Any, str, str], ...] = (
     (ops, "swiglu_forward", "swiglu"),
     (compiled, "rmsnorm_forward", "norm"),
     (compiled, "swiglu_forward", "swiglu"),
-    (projections, "linear_forward", "projections"),
-    (projections, "rope_tables", "rope"),
-    (projections, "rope_forward", "rope"),
-    (projections, "gate_forward", "gate activation"),
+    *(
+        (module, name, part)
+        for module in (gta, projections)
+        for name, part in (
+            ("linear_forward", "projections"),
+            ("rope_tables", "rope"),
+            ("rope_forward", "rope"),
+            ("gate_forward", "gate activation"),
+        )
+    ),
     (projections, "split_heads", "copies"),
-    (plain, "merge_heads", "copies"),
-    (plain, "attention_forward", "attention"),
-    (gta, "attention_forward", "attention"),
+    (headwise, "merge_heads", "copies"),
+    (headwise, "attend", "attention"),
+    (gta, "attend", "attention"),
     (gta, "decoder_forward", "decoder"),
     (KVCache, "append", "copies"),
 )
@@ -62,7 +65,8 @@ _TIMED: tuple[tuple[Any, str, str], ...] = (
 def timed_parts(params: Params) -> Iterator[dict[str, float]]:
     """Add up the seconds of every part while the block runs the model with these parameters.
 
-    The functions are replaced, where the model looks them up, by themselves between two readings of the clock.
+    Each timed function is replaced, where the model looks it up, by one that reads the clock, calls it, and reads the
+    clock again.
     """
     found = dict.fromkeys(PARTS, 0.0)
     of_gate = {id(x) for name, x in params.items() if name.endswith(".w_g")}
@@ -88,14 +92,14 @@ def timed_parts(params: Params) -> Iterator[dict[str, float]]:
 
 
 def predicted(config: lm.Config, batch: int, new: int, held: int, hardware: Hardware) -> dict[str, float]:
-    """Seconds of every part by the roofline, float32, fused attention, all of the configuration's layers.
+    """Predict the seconds of every part by the roofline, for float32, fused attention and all layers of `config`.
 
     Parameters
     ----------
     config : gta_ref.lm.model.Config
-        Of GTA or of one of its plain relatives.
+        Of GTA, or of a mechanism whose values are cached head by head.
     batch, new, held : int
-        Sequences; tokens of each that are computed, and that the cache holds before.
+        Number of sequences, and for each of them the tokens that are computed and those that the cache holds before.
     hardware : Hardware
 
     Returns
@@ -106,7 +110,7 @@ def predicted(config: lm.Config, batch: int, new: int, held: int, hardware: Hard
     sizes = {name: getattr(config, name) for name in ("n_layers", "intermediate_size", "vocab_size", "tied")}
     model = Model.of(config.mechanism, config.mechanism, config.attention, **sizes)
     width = next(product.d_in for product in model.structure.products if product.name == "w_o")
-    each = 5 * batch * new * config.n_layers  # an activation is 5 operations an element; no product is as few
+    each = 5 * batch * new * config.n_layers  # an activation has 5 operations per element, fewer than any product
     activations = {("mlp", each * config.intermediate_size): "swiglu", ("gate", each * width): "gate activation"}
     found = dict.fromkeys(PARTS, 0.0)
     for operator in operators(model, batch, new, held, fused=True, itemsize=4):
@@ -116,12 +120,12 @@ def predicted(config: lm.Config, batch: int, new: int, held: int, hardware: Hard
 
 
 def bare_products(params: Params, config: lm.Config, batch: int, new: int) -> tuple[float, float]:
-    """Seconds of the pass's matrix products alone, by NumPy, on the same weights in the order of the layers.
+    """Time the matrix products of a pass alone, with NumPy on the same weights in the order of the layers.
 
     Returns
     -------
     layer, head : float
-        Of all products of one layer, and of the head for one position of each sequence.
+        Seconds of all products of one layer, and of the head for one position of each sequence.
     """
     layers, rows = min(config.n_layers, REPLAYED), batch * new
     inputs: dict[tuple[int, ...], np.ndarray] = {}
@@ -147,26 +151,26 @@ def bare_products(params: Params, config: lm.Config, batch: int, new: int) -> tu
 
 
 def to_depth(parts: Mapping[str, float], ran: int, depth: int) -> dict[str, float]:
-    """The parts of a pass through `ran` layers as those of a pass through `depth` layers."""
+    """Extrapolate the parts of a pass through `ran` layers to a pass through `depth` layers."""
     return {name: taken * (1 if name in ONCE else depth / ran) for name, taken in parts.items()}
 
 
 def difference(measured: Mapping[str, float], expected: Mapping[str, float], bare: float) -> dict[str, float]:
-    """What the difference between measured and predicted seconds consists of.
+    """Divide the difference between measured and predicted seconds into its causes.
 
     Parameters
     ----------
     measured, expected : mapping of part to seconds
-        From the same number of layers.
+        Both for the same number of layers.
     bare : float
-        Seconds of the same products alone.
+        Seconds of the same matrix products alone.
 
     Returns
     -------
     causes : dict of str to float
-        blas (the products alone, over what was predicted of them), elementwise, attention, copies; and what is not
-        explained: around (the products inside the model over the same products alone) and between. The sum is the
-        difference.
+        blas (products alone minus their prediction), elementwise, attention, copies; and two causes that remain
+        unexplained: around (products inside the model minus the same products alone) and between. They add up to the
+        whole difference.
     """
 
     def over(names: tuple[str, ...]) -> float:

@@ -1,8 +1,8 @@
-"""``gta-ref bench gpu``: the engine "cuda" beside PyTorch's attention and beside what the GPU can do, in one process.
+"""``gta-ref bench gpu``: compare the engine "cuda" with PyTorch's attention and with the limits of the GPU.
 
-Everything is timed by the device's events on the default stream: after a check against float64 on the CPU, after
-warm-up, over several copies of the inputs in turn, so that no result profits from what the last call left in the L2
-cache. Medians. Written without a GPU at hand and not yet run on one.
+Times are medians of CUDA events on the default stream, after a check against float64 on the CPU and after a warm-up.
+Several copies of the inputs are used in turn, so that no call profits from what the previous one left in the L2 cache.
+This benchmark was written without access to a GPU and has not yet run on one.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from gta_ref.ops.arrays import as_dtype
 from gta_ref.packages import version
 
 WARM_UP, ROUNDS = 3, 20
-L2_BYTES = 2**27  # copies of the inputs come to at least this, twice an H100's L2 cache
+L2_BYTES = 2**27  # fewest bytes of all copies of the inputs together, more than twice the L2 cache of an H100
 CHECKED_ROWS = 64
 
 
 def summary(case: Case, seconds: list[float], ceilings: dict[str, float]) -> dict[str, float]:
-    """Median, rate (bytes a second for a decode, operations a second else) and its share of the ceiling."""
+    """Median time, rate (bytes per second for a decode, else operations per second) and its share of the ceiling."""
     median = statistics.median(seconds)
     decoding = case.kind == "decode"
     rate = (case.cache_bytes if decoding else case.operations) / median
     found = {"seconds": median, "rate": rate}
-    if decoding or case.dtype == "bfloat16":  # float32 runs on other units than the product that was measured
+    if decoding or case.dtype == "bfloat16":  # float32 runs on other units than the bfloat16 product of the ceiling
         found["of_ceiling"] = rate / ceilings["copy" if decoding else "product"]
     return found
 
 
 def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
-    """Check and time everything.
+    """Check and time all cases.
 
     Returns
     -------
     figures : dict
-        device, versions, ceilings (copy: bytes a second, product: bfloat16 operations a second), cases: a list of
+        device, versions, ceilings (copy: bytes per second, product: bfloat16 operations per second), cases: a list of
         dicts with name, error and contestants (name → ``summary``, or ``why_not``). All of it goes to JSON.
 
     Raises
     ------
     ValueError
-        Where no GPU can be used, with the reason.
+        If no GPU can be used; the message has the reason.
     RuntimeError
-        Where a result is further from float64 than its dtype explains.
+        If a result is further from float64 than its dtype explains.
     """
     reason = engines.why_not("cuda")
     if reason is not None:
@@ -74,7 +74,7 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
                 try:
                     work, prepared = prepare(copies)
                     contestants[name] = summary(case, time(work, prepared, rounds), ceilings)
-                except RuntimeError as refusal:  # a back end that does not take the case
+                except RuntimeError as refusal:  # this back end does not support the case
                     contestants[name] = {"why_not": str(refusal).splitlines()[0]}
         found.append({"name": case.name, **case._asdict(), "error": error, "contestants": contestants})
     properties = cupy.cuda.runtime.getDeviceProperties(0)
@@ -88,7 +88,7 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
 
 
 def inputs(case: Case) -> list[tuple[Any, ...]]:
-    """(q, k, c, dz) on the GPU, so many times that one pass over all of them empties the L2 cache."""
+    """Copies of (q, k, c, dz) on the GPU, enough that using all of them once replaces the content of the L2 cache."""
     import cupy
 
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def inputs(case: Case) -> list[tuple[Any, ...]]:
 
 
 def compute(case: Case, arrays: tuple[Any, ...]) -> list[Any]:
-    """What is timed, by the engine "cuda"."""
+    """The computation that is timed, with the engine "cuda"."""
     q, k, c, dz = arrays
     backward = case.kind == "forward+backward"
     z, _, saved = attention_forward(q, k, c, engine="cuda", need_saved=backward)
@@ -108,13 +108,13 @@ def compute(case: Case, arrays: tuple[Any, ...]) -> list[Any]:
 
 
 def check(case: Case, arrays: tuple[Any, ...]) -> float:
-    """Relative error of z's last rows, and of dq's, against float64; RuntimeError where it is too large."""
+    """Relative error of the last rows of z and dq against float64; RuntimeError if it is too large."""
     q, k, c, dz = (x.get().astype(np.float64) for x in arrays)
     rows = slice(-min(CHECKED_ROWS, case.queries), None)
     got = [x.get()[:, :, rows].astype(np.float64) for x in compute(case, arrays)[:2]]
     z, _, saved = attention_forward(
         q[:, :, rows], k, c, mask=Mask(), engine="reference"
-    )  # the last rows: aligned to the end
+    )  # the causal mask is aligned to the end, as it must be for the last rows
     exact = [z, attention_backward(dz[:, :, rows], saved)[0]]
     errors = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(got, exact, strict=False)]
     if not max(errors) <= ALLOWED[case.dtype]:  # NaN is wrong as well
@@ -123,7 +123,7 @@ def check(case: Case, arrays: tuple[Any, ...]) -> float:
 
 
 def time(work: Callable[[Any], Any], copies: list[Any], rounds: int) -> list[float]:
-    """Seconds of a call, one for every round; a round is a call with each copy of the inputs."""
+    """Seconds per call in every round; a round is one call with each copy of the inputs."""
     import cupy
 
     found = []
@@ -140,12 +140,12 @@ def time(work: Callable[[Any], Any], copies: list[Any], rounds: int) -> list[flo
 
 
 def measure_ceilings() -> dict[str, float]:
-    """Bytes a second of a large copy, read and written; operations a second of a large bfloat16 product."""
+    """The bytes per second of a large copy, reading plus writing, and operations per second of a bfloat16 product."""
     import cupy
 
     source, target = cupy.zeros(2**28, np.float32), cupy.empty(2**28, np.float32)
     copy = statistics.median(time(lambda pair: cupy.copyto(*pair), [(target, source)], ROUNDS))
     n = 8192
-    a = cupy.random.standard_normal((n, n), dtype=np.float32).astype(as_dtype("bfloat16"))  # ones would draw less power
+    a = cupy.random.standard_normal((n, n), dtype=np.float32).astype(as_dtype("bfloat16"))  # ones need less power
     product = statistics.median(time(lambda x: x @ x, [a], ROUNDS))
     return {"copy": 2 * source.nbytes / copy, "product": 2 * n**3 / product}

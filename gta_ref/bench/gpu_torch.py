@@ -1,7 +1,7 @@
 """PyTorch's scaled_dot_product_attention as a contestant of ``gta-ref bench gpu``, one back end at a time.
 
-The flash back end wants keys and values of one width, so d_k 64 is padded with zeros to d_v 128, before the clock
-starts. cuDNN's takes both widths as they are. Arrays are CuPy's memory, without a copy.
+The flash back end requires keys and values of the same width, so that d_k 64 is padded with zeros to d_v 128 before the
+clock starts. The cuDNN back end accepts different widths. The tensors use CuPy's memory without a copy.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Prepare = Callable[[list[tuple[Any, ...]]], tuple[Callable[[Any], Any], list[Any
 
 
 def contestants(case: Case) -> dict[str, Prepare]:
-    """Name → function that makes the work and its inputs from copies of (q, k, c, dz)."""
+    """For each name, a function that turns copies of (q, k, c, dz) into the work to time and its inputs."""
     from torch.nn.attention import SDPBackend
 
     backends = {"torch, flash, padded": (SDPBackend.FLASH_ATTENTION, D_V)}
     backends["torch, cuDNN"] = (SDPBackend.CUDNN_ATTENTION, D_K)
-    if case.dtype == "float32":  # the other two take 16 bits only
+    if case.dtype == "float32":  # the other two support only 16-bit dtypes
         backends = {"torch, efficient": (SDPBackend.EFFICIENT_ATTENTION, D_K)}
     return {name: _prepare(case, *how) for name, how in backends.items()}
 

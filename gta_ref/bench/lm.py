@@ -1,4 +1,4 @@
-"""``gta-ref bench lm``: training steps of a small language model, beside PyTorch eager, in turn in one process."""
+"""``gta-ref bench lm``: time training steps of small language models, in turn with PyTorch eager in one process."""
 
 from __future__ import annotations
 
@@ -17,30 +17,34 @@ from gta_ref.lm.gradient import loss_and_gradient
 from gta_ref.lm.text import Text
 
 SETTINGS = train.Settings(steps=1000, batch=16, length=256)
-AGAINST = ("gta", "gqa")  # models that PyTorch and the engine "reference" train too
+AGAINST = ("gta", "gqa")  # models that PyTorch and the engine "reference" train, too
 ROUNDS = 15
-# Both sides add float32 numbers in their own order; a few roundings a layer, far below any mistake.
-ALLOWED = 1e-4  # relative to the largest gradient of a parameter
+# The two sides add float32 numbers in different orders, which makes a few roundings per layer, far less than a mistake.
+ALLOWED = 1e-4  # relative to the largest element of a parameter's gradient
 
 
 def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
-    """Measure a whole step: forward, backward, clipping, AdamW.
+    """Time a whole training step: forward, backward, clipping and AdamW.
 
     Parameters
     ----------
-    against_torch, quick : bool
+    against_torch : bool
+        Whether PyTorch trains the same models, too.
+    quick : bool
+        Measure few rounds, only to see that the benchmark runs.
     progress : callable
-        Called with what comes next.
+        Called with the name of the next measurement.
 
     Returns
     -------
     figures : dict
         machine, batch, length, and models: name → parameters, error (of the gradients against PyTorch's, or None),
-        times_gqa (median over rounds of the step's time ÷ GQA's), and contestants: name → seconds (median),
-        tokens_per_second, times_numba (median over rounds). One whose gradients are wrong is not timed.
+        times_gqa (the step's time ÷ GQA's, median over rounds), and contestants: name → seconds (median),
+        tokens_per_second, times_numba (time ÷ numba's, median over rounds). A contestant with wrong gradients is not
+        timed.
     """
     rng = np.random.default_rng(0)
-    content = rng.integers(0, 256, 100_000).astype(np.uint8)  # what is learnt does not change the speed
+    content = rng.integers(0, 256, 100_000).astype(np.uint8)  # the text does not change the speed
     source = Text("random bytes", content, content)
     steps: dict[tuple[str, str], Callable[[], Any]] = {}
     models: dict[str, Any] = {}
@@ -72,7 +76,7 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
 def _in_turn(
     steps: dict[tuple[str, str], Callable[[], Any]], rounds: int, progress: Callable[[str], None]
 ) -> dict[tuple[str, str], list[float]]:
-    """Time every step once a round, each round beginning with another."""
+    """Time every step once per round; each round begins with a different one."""
     for step in steps.values():
         step()
     times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
@@ -91,7 +95,7 @@ def _ratio(taken: list[float], other: list[float]) -> float:
 
 
 def _peer(config: model.Config, source: Text) -> tuple[float, Callable[[], Any]]:
-    """PyTorch's gradient error and its step."""
+    """The difference between our gradients and PyTorch's, and PyTorch's training step."""
     from gta_ref.bench.lm_torch import Model
 
     peer = Model(config, train.begin(config, SETTINGS, source).state.params, SETTINGS)
@@ -100,7 +104,7 @@ def _peer(config: model.Config, source: Text) -> tuple[float, Callable[[], Any]]
 
 
 def gradient_error(config: model.Config, peer: Any, batch: tuple[np.ndarray, np.ndarray]) -> float:
-    """Largest difference of a gradient to PyTorch's, relative to the largest value of that gradient."""
+    """Largest difference between our gradients and PyTorch's, relative to the largest value of each gradient."""
     params = {name: p.detach().numpy() for name, p in peer.params.items()}
     _, grads = loss_and_gradient(params, *batch, config)  # as a step computes it
     peer.loss(*batch).backward()

@@ -1,4 +1,4 @@
-"""The small language models in PyTorch, eager, trained with its own AdamW: the peer of ``gta-ref bench lm``."""
+"""The small language models in eager PyTorch, trained with its own AdamW, as a contestant of ``gta-ref bench lm``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gta_ref.lm.train import Settings
 
 
 class Model:
-    """GTA or GQA as a decoder LM with copies of the given weights.
+    """A decoder language model with GTA or GQA and copies of the given weights.
 
     Parameters
     ----------
     config : model.Config
         With the mechanism "gta" or "gqa", and a tied head.
     params : dict of str to array
-        Named as ours.
+        Weights with the names of gta_ref.
     settings : Settings
     """
 
@@ -59,7 +59,7 @@ class Model:
         return functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
 
     def step(self, ids: np.ndarray, targets: np.ndarray) -> float:
-        """One step of training, the gradients clipped; the loss before it."""
+        """Do one training step with clipped gradients, and return the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(ids, targets)
         loss.backward()
@@ -90,7 +90,7 @@ class Model:
         return (values.transpose(1, 2).flatten(2) * self.torch.sigmoid(x @ w["w_g"])) @ w["w_o"]
 
     def _attend(self, q: Any, k: Any, v: Any) -> Any:
-        """Its fused kernel, for which d_k and d_v have to be one width: q and k are padded."""
+        """Attention by PyTorch's fused kernel, which requires d_k = d_v, so that q and k are padded."""
         functional = self.torch.nn.functional
         scale, wider = q.shape[-1] ** -0.5, [0, v.shape[-1] - q.shape[-1]]
         q, k = functional.pad(q, wider), functional.pad(k, wider)

@@ -1,4 +1,4 @@
-"""The machine under a benchmark: its name, its versions, and the two ceilings that every speed is compared with."""
+"""The machine of a benchmark: its name, its software versions, and the two ceilings to which speeds are compared."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PACKAGES = ("numpy", "scipy", "numba", "torch")
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long one call takes."""
+    """Seconds that one call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def describe() -> dict[str, Any]:
-    """CPU, threads, versions, and each BLAS with the kernel that it chose for this CPU."""
+    """The CPU, number of threads and versions, and each BLAS with the kernel that it has chosen for this CPU."""
     from scipy.linalg import cython_blas  # noqa: F401  loads the BLAS that the engine "numba" calls
     from threadpoolctl import threadpool_info
 
@@ -48,7 +48,7 @@ def describe() -> dict[str, Any]:
 
 
 def _owner(path: str) -> str:
-    """The package that a BLAS library came with."""
+    """The package to which a BLAS library belongs."""
     return Path(path).parent.name.removesuffix(".libs")
 
 
@@ -62,7 +62,10 @@ def _cpu() -> str:
 
 
 class Ceilings:
-    """A large sgemm and a read of memory, both with all threads; measured between other things, so in the same air."""
+    """The machine's ceilings: a large sgemm and a read of memory, both with all threads.
+
+    They are measured between the contestants, so that all have the same conditions.
+    """
 
     def __init__(self) -> None:
         from numba import njit
@@ -72,7 +75,7 @@ class Ceilings:
         self._c = np.empty_like(self._a)
         self._memory = np.ones(READ_BYTES // 4, np.float32)
 
-        @njit(nogil=True, fastmath=True)  # vector loads: the sum itself is of no interest
+        @njit(nogil=True, fastmath=True)  # fastmath allows vector loads; the sum itself is not used
         def read(x: Any) -> Any:
             total = x[0]
             for i in range(len(x)):
@@ -84,10 +87,10 @@ class Ceilings:
         self.read()
 
     def gemm(self) -> float:
-        """Operations a second of a float32 matrix product, by NumPy's BLAS."""
+        """Operations per second of a float32 matrix product, by NumPy's BLAS."""
         return 2 * GEMM_SIZE**3 / seconds(lambda: np.matmul(self._a, self._a, out=self._c))
 
     def read(self) -> float:
-        """Bytes a second of reading memory that fits no cache."""
+        """Bytes per second of reading an array that is larger than any cache."""
         parts = np.array_split(self._memory, get_threads())
         return READ_BYTES / seconds(lambda: run(len(parts), lambda i: self._read(parts[i])))

@@ -1,4 +1,4 @@
-"""Peak memory of one forward, in a process of its own."""
+"""Peak memory of one forward, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gta_ref.core import attention_forward
 
 def peak():
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would give the parent's peak where that is higher: it passes through fork and exec
+    if status.exists():  # getrusage returns the parent's peak if that is higher, because fork and exec pass it on
         return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -26,7 +26,7 @@ def call(n):
     z, lse, _ = attention_forward(q, k, v, engine="numba", need_saved=False)
     return q.nbytes + k.nbytes + v.nbytes, z.nbytes + lse.nbytes
 
-call(512)  # what is there once: compiled code, threads, their tiles
+call(512)  # allocates what is needed only once: compiled code, threads, their tiles
 before = peak()
 inputs, outputs = call(int(sys.argv[1]))
 print(json.dumps({"inputs": inputs, "outputs": outputs, "growth": peak() - before}))
@@ -34,22 +34,22 @@ print(json.dumps({"inputs": inputs, "outputs": outputs, "growth": peak() - befor
 
 
 def forward_growth(length: int) -> dict[str, Any]:
-    """How much the process grows while GTA-1B's forward makes its inputs and outputs, in bytes.
+    """Measure by how many bytes a process grows while it makes the inputs and outputs of a forward of GTA-1B.
 
     Returns
     -------
     found : dict
-        length, inputs, outputs, growth.
+        length (in tokens); inputs, outputs, growth (in bytes).
 
     Raises
     ------
     ValueError
-        Where the process fails, or cannot have been measured: the growth is less than what it made.
+        If the process fails, or if the measurement cannot be right because the growth is less than the outputs.
     """
     done = subprocess.run([sys.executable, "-c", _CODE, str(length)], capture_output=True, text=True)
     if done.returncode != 0:
         raise ValueError(f"memory at N={length}: the process failed: {done.stderr.strip().splitlines()[-1:]}")
     found = {"length": length, **json.loads(done.stdout)}
     if found["growth"] < found["outputs"]:
-        raise ValueError(f"memory at N={length}: a growth of {found['growth']} bytes is less than the outputs' own")
+        raise ValueError(f"memory at N={length}: a growth of {found['growth']} bytes is less than the outputs")
     return found

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref.core.mask import Mask
+from gta_ref.core.mask import Mask, as_mask
 from gta_ref.errors import as_positive_float, check_choice, check_divides, check_shape
 from gta_ref.ops.arrays import Array, array_module, check_float
 
@@ -50,13 +50,14 @@ def why_not(engine: str) -> str | None:
 
 def load(engine: str) -> ModuleType:
     """The module of an engine; EngineError says why it cannot run here."""
-    reason = why_not(engine)
+    module = importlib.import_module(MODULES[engine])
+    reason = module.why_not()
     if reason is not None:
         raise EngineError(f"engine {engine!r} cannot run here: {reason}")
-    return importlib.import_module(MODULES[engine])
+    return module
 
 
-def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict | None) -> str:
+def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict[str, Array] | None) -> str:
     """The engine that "auto" stands for in this case.
 
     A trace wants the stages that only "reference" has. CuPy arrays go to "cuda", in the dtypes that it takes. Where a
@@ -92,7 +93,7 @@ def attention_forward(
     scale: float | None = None,
     engine: str = "auto",
     need_saved: bool = True,
-    trace: dict | None = None,
+    trace: dict[str, Array] | None = None,
 ) -> tuple[Array, Array, AttentionSaved | None]:
     """Z_m = softmax(scale · Q_m K_{k(m)}ᵀ, masked) V_{v(m)} for each of n_q maps (arXiv 2506.17286, Eq. 8).
 
@@ -130,10 +131,26 @@ def attention_forward(
     EngineError
         Where the named engine cannot take this case.
     """
-    mask = Mask() if mask is None else mask
+    mask = as_mask(mask)
     _check(q, k, v, mask)
     scale = 1 / math.sqrt(q.shape[3]) if scale is None else as_positive_float("scale", scale)
-    check_choice("engine", engine, ENGINES)
+    return attend(q, k, v, mask, scale, engine, need_saved=need_saved, trace=trace)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    scale: float,
+    engine: str,
+    *,
+    need_saved: bool = True,
+    trace: dict[str, Array] | None = None,
+) -> tuple[Array, Array, AttentionSaved | None]:
+    """:func:`gta_ref.core.attention_forward` for arrays that the caller has made itself: only the engine's name is checked."""
+    if engine not in ENGINES:
+        check_choice("engine", engine, ENGINES)
     if engine == "auto":
         engine = choose(q, k, v, need_saved=need_saved, trace=trace)
     module = load(engine)
@@ -143,7 +160,7 @@ def attention_forward(
 
 
 def attention_backward(
-    dz: Array, saved: AttentionSaved | None, *, dlse: Array | None = None, trace: dict | None = None
+    dz: Array, saved: AttentionSaved | None, *, dlse: Array | None = None, trace: dict[str, Array] | None = None
 ) -> tuple[Array, Array, Array]:
     """Gradient of Σ dz ⊙ z + Σ dlse ⊙ lse by q, k and v, in the engine that ran the forward.
 
@@ -186,7 +203,5 @@ def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
         if x.shape[1] == 0:
             raise ValueError(f"{name}=0 must divide n_q={n_q}")
         check_divides(name, x.shape[1], "n_q", n_q)
-    if not isinstance(mask, Mask):
-        raise ValueError(f"mask is a {type(mask).__name__}; expected a gta_ref.core.Mask")
     if not (mask.q_start is mask.k_start is mask.k_stop is None):  # nothing can be wrong with the defaults
         mask.resolve(batch, n_queries, k.shape[2])

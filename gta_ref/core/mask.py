@@ -82,6 +82,20 @@ class Mask:
             raise ValueError(f"{name} has shape {value.shape}; expected ({batch},), one a sequence")
         return np.broadcast_to(np.asarray(value, np.int64), (batch,))
 
+    def positions(self, batch: int, n_queries: int, n_keys: int) -> np.ndarray:
+        """Each query's position for RoPE, max(0, q_start + i − k_start): tokens are counted, left padding is not.
+
+        Returns
+        -------
+        positions : (1 or B, N_q), int64
+            One row where all sequences have the same.
+        """
+        q_start, k_start, _ = self.resolve(batch, n_queries, n_keys)
+        first = q_start - k_start  # (B,)
+        if (first == first[:1]).all():
+            first = first[:1]
+        return np.maximum(0, first[:, None] + np.arange(n_queries))
+
     def to_dense(self, n_queries: int, n_keys: int) -> np.ndarray:
         """The mask as a boolean array, True where a query may see a key.
 
@@ -95,6 +109,15 @@ class Mask:
         return visible if batches else visible[0]
 
 
+def as_mask(mask: Mask | None) -> Mask:
+    """The mask itself, or the default, ``Mask()``; anything else is a ValueError."""
+    if mask is None:
+        return _DEFAULT
+    if not isinstance(mask, Mask):
+        raise ValueError(f"mask is a {type(mask).__name__}; expected a gta_ref.core.Mask")
+    return mask
+
+
 def dense(
     causal: bool, q_start: np.ndarray, k_start: np.ndarray, k_stop: np.ndarray, n_queries: int, n_keys: int
 ) -> np.ndarray:
@@ -105,3 +128,6 @@ def dense(
         row = q_start[:, None] + np.arange(n_queries)  # (B, N_q)
         visible = visible & (key <= row[:, :, None])
     return np.broadcast_to(visible, (len(q_start), n_queries, n_keys))
+
+
+_DEFAULT = Mask()

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gta_ref.core.mask import Mask, dense
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
-from gta_ref.ops.heads import repeat_heads, sum_heads
-from gta_ref.ops.softmax import softmax_backward, softmax_lse_forward
+from gta_ref.ops.heads import sum_heads
 
 
-class State(NamedTuple):
-    """What the backward needs: the inputs without their masked slots, widened, and the map."""
+class ReferenceState(NamedTuple):
+    """What the backward needs: the inputs, widened and with 0 in the slots that are not in use, and the map."""
 
     q: Array  # (B, n_q, N_q, d_k)
     k: Array  # (B, n_k, N_k, d_k)
     v: Array  # (B, n_v, N_k, d_v)
     map: Array  # (B, n_q, N_q, N_k)
     scale: float
-    dtypes: tuple[Any, Any, Any]
+    dtypes: tuple[Any, Any, Any]  # of q, k and v
 
 
 def forward(
@@ -38,37 +39,52 @@ def forward(
     scale: float,
     *,
     need_saved: bool = True,
-    trace: dict | None = None,
-) -> tuple[Array, Array, State | None]:
+    trace: dict[str, Array] | None = None,
+) -> tuple[Array, Array, ReferenceState | None]:
     """z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`.
 
     `trace` receives ``scores`` (scaled, before masking) and ``map``, both (B, n_q, N_q, N_k).
     """
-    xp = array_module(q)
-    (batch, n_q, n_queries, _), n_keys = q.shape, k.shape[2]
+    xp, dtypes = array_module(q), (q.dtype, k.dtype, v.dtype)
+    (batch, n_q, n_queries, _), (_, n_k, n_keys, _), n_v = q.shape, k.shape, v.shape[1]
     q_start, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
     visible = xp.asarray(dense(mask.causal, q_start, k_start, k_stop, n_queries, n_keys))[:, None]  # (B, 1, N_q, N_k)
-    dtypes = (q.dtype, k.dtype, v.dtype)
     q, k, v = widen(q), widen(k), widen(v)
     if (k_start > 0).any() or (k_stop < n_keys).any():
-        # an unused slot may hold NaN, and 0 · NaN is NaN: make it 0
+        # a slot that is not in use may hold NaN, and 0 · NaN is NaN: make it 0
         slot = xp.arange(n_keys)
         used = (xp.asarray(k_start)[:, None] <= slot) & (slot < xp.asarray(k_stop)[:, None])  # (B, N_k)
         k = xp.where(used[:, None, :, None], k, k.dtype.type(0))
         v = xp.where(used[:, None, :, None], v, v.dtype.type(0))
+    k_of_map = xp.repeat(k, n_q // n_k, axis=1)  # (B, n_q, N_k, d_k): map m reads key head m // (n_q/n_k)
+    v_of_map = xp.repeat(v, n_q // n_v, axis=1)  # (B, n_q, N_k, d_v): and value head m // (n_q/n_v)
 
-    scores = q @ repeat_heads(k, n_q).swapaxes(-1, -2) * scale  # (B, n_q, N_q, N_k)
-    map_, lse, _ = softmax_lse_forward(scores, visible)
-    z = map_ @ repeat_heads(v, n_q)  # (B, n_q, N_q, d_v)
+    # S = scale · Q Kᵀ
+    scores = q @ k_of_map.swapaxes(-1, -2) * scale  # (B, n_q, N_q, N_k)
+
+    # A = exp(S − top) / Σ exp(S − top), lse = top + log Σ exp(S − top), over what is visible. Subtracting the largest
+    # score keeps exp from overflowing. A row that sees nothing has top = −inf; it subtracts 0, and every exp is 0.
+    seen = xp.where(visible, scores, -np.inf)
+    top = seen.max(axis=-1, keepdims=True, initial=-np.inf)  # (B, n_q, N_q, 1)
+    top = xp.where(xp.isneginf(top), scores.dtype.type(0), top)
+    map_ = xp.exp(seen - top)  # (B, n_q, N_q, N_k)
+    total = map_.sum(axis=-1, keepdims=True)  # (B, n_q, N_q, 1)
+    blind = total == 0  # false for NaN, which has to stay visible
+    total = xp.where(blind, total.dtype.type(1), total)
+    map_ /= total
+    lse = xp.where(blind, -np.inf, top + xp.log(total))[..., 0]  # (B, n_q, N_q)
+
+    # Z = A V
+    z = map_ @ v_of_map  # (B, n_q, N_q, d_v)
 
     if trace is not None:
         trace["scores"], trace["map"] = scores, map_
-    state = State(q, k, v, map_, scale, dtypes) if need_saved else None
+    state = ReferenceState(q, k, v, map_, scale, dtypes) if need_saved else None
     return narrow(z, dtypes[0]), lse, state
 
 
 def backward(
-    dz: Array, state: State, dlse: Array | None = None, *, trace: dict | None = None
+    dz: Array, state: ReferenceState, dlse: Array | None = None, *, trace: dict[str, Array] | None = None
 ) -> tuple[Array, Array, Array]:
     """The gradient through z and lse; see :func:`gta_ref.core.attention_backward`.
 
@@ -79,12 +95,19 @@ def backward(
     `trace` receives ``d_map`` and ``d_scores``.
     """
     q, k, v, map_, scale, dtypes = state
+    xp, dz = array_module(q), widen(dz)
     n_q, n_k, n_v = q.shape[1], k.shape[1], v.shape[1]
-    dz = widen(dz)
-    d_map = dz @ repeat_heads(v, n_q).swapaxes(-1, -2)  # (B, n_q, N_q, N_k)
+    k_of_map, v_of_map = xp.repeat(k, n_q // n_k, axis=1), xp.repeat(v, n_q // n_v, axis=1)
+    # Z = A V
+    d_map = dz @ v_of_map.swapaxes(-1, -2)  # (B, n_q, N_q, N_k)
     dv = sum_heads(map_.swapaxes(-1, -2) @ dz, n_v)  # (B, n_v, N_k, d_v)
-    d_scores = softmax_backward(d_map, map_, dlse)  # (B, n_q, N_q, N_k)
-    dq = d_scores @ repeat_heads(k, n_q) * scale  # (B, n_q, N_q, d_k)
+    # A = softmax(S): ∂A_i/∂S_j = A_i (δ_ij − A_j), and ∂lse/∂S_j = A_j
+    row = (d_map * map_).sum(axis=-1, keepdims=True)  # (B, n_q, N_q, 1)
+    if dlse is not None:
+        row = row - dlse[..., None]
+    d_scores = map_ * (d_map - row)  # (B, n_q, N_q, N_k)
+    # S = scale · Q Kᵀ
+    dq = d_scores @ k_of_map * scale  # (B, n_q, N_q, d_k)
     dk = sum_heads(d_scores.swapaxes(-1, -2) @ q * scale, n_k)  # (B, n_k, N_k, d_k)
     if trace is not None:
         trace["d_map"], trace["d_scores"] = d_map, d_scores

@@ -6,7 +6,6 @@ y = h + (silu(u W_gate) ⊙ u W_up) W_down,   u = rmsnorm(h; g_2)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,15 +15,13 @@ from gta_ref import ops
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, engines
 from gta_ref.ops import Array, linear_backward, linear_forward
-from gta_ref.ops.arrays import add
+from gta_ref.ops.arrays import Params, add
 
-Params = Mapping[str, Array]
-
-LEAST = 2**14  # elements of x from which "auto" takes the compiled RMSNorm and SwiGLU: a toy is spared the compilation
+LEAST = 2**14  # "auto" uses the compiled RMSNorm and SwiGLU from this x.size on; below, compiling them would not pay
 
 
 class BlockSaved(NamedTuple):
-    """What forward leaves for backward."""
+    """What forward saves for backward."""
 
     mechanism: ModuleType
     rows: ModuleType  # see rows_by
@@ -34,7 +31,7 @@ class BlockSaved(NamedTuple):
 
 
 def param_shapes(mechanism: ModuleType, attention: Any, intermediate_size: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of one block's parameters; the attention's have ``attention.`` in front."""
+    """Name and shape of one block's parameters; the names of the attention's begin with ``attention.``."""
     h = attention.hidden_size
     return {
         "norm_1": (h,),
@@ -61,7 +58,7 @@ def forward(
 ) -> tuple[Array, BlockSaved | None]:
     """x (B, N, H) → y (B, N, H); the arguments are those of the mechanism's forward.
 
-    `trace` receives the attention's stages, the map (B, n_q, N, N) among them.
+    `trace` receives the attention's stages, including the map (B, n_q, N, N).
     """
     rows = rows_by("reference" if trace is not None else engine, x)
     normed, norm_1 = rows.rmsnorm_forward(x, params["norm_1"], eps)
@@ -82,7 +79,7 @@ def forward(
 def decode(
     params: Params, x: Array, cache: KVCache, mechanism: ModuleType, attention: Any, eps: float, *, engine: str = "auto"
 ) -> Array:
-    """New tokens x (B, N_new, H) → y; the attention's part is appended to `cache`."""
+    """New tokens x (B, N_new, H) → y; what the attention keeps of them is appended to `cache`."""
     rows = rows_by(engine, x)
     normed, _ = rows.rmsnorm_forward(x, params["norm_1"], eps)
     mixed = mechanism.decode(select(params, "attention."), normed, cache, attention, engine=engine)
@@ -100,8 +97,8 @@ def backward(dy: Array, saved: BlockSaved) -> tuple[Array, dict[str, Array]]:
 
 
 def rows_by(engine: str, x: Array) -> ModuleType:
-    """The module whose RMSNorm and SwiGLU go with an engine: gta_ref.ops, or with "numba" the compiled ones."""
-    if type(x) is np.ndarray and x.dtype in (np.float32, np.float64):  # in this machine's byte order
+    """The module whose RMSNorm and SwiGLU belong to an engine: gta_ref.ops, or for "numba" the compiled ones."""
+    if type(x) is np.ndarray and x.dtype in (np.float32, np.float64):  # only in this machine's byte order
         fused = engine == "auto" and x.size >= LEAST and engines.why_not("numba") is None
         if fused or engine == "numba":
             from gta_ref.lm import compiled
@@ -131,5 +128,5 @@ def _mlp_backward(dy: Array, saved: Any, rows: ModuleType) -> tuple[Array, dict[
 
 
 def select(params: Params, prefix: str) -> dict[str, Array]:
-    """The entries whose name starts with `prefix`, without it."""
+    """Return the entries whose names start with `prefix`, under their names without it."""
     return {name.removeprefix(prefix): x for name, x in params.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""RMSNorm and SwiGLU in one pass over memory each, compiled: what the block uses with the fused engine.
+"""Compiled RMSNorm and SwiGLU, each in one pass over memory; the block uses them with the engine "numba".
 
-:mod:`gta_ref.ops` defines both; there every operation of the formula is a pass over memory, eleven of them in SwiGLU's
-backward. Functions are named and called as those of :mod:`gta_ref.ops`, and what a forward saves is the same.
+:mod:`gta_ref.ops` defines both. There, every operation of the formula is a pass over memory of its own: SwiGLU's
+backward has eleven. The functions here have the same names and arguments, and their forwards save the same.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -56,20 +56,20 @@ def rmsnorm_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
 
 
 def _flat(x: Array) -> Array:
-    """All numbers of an array in a row; a view where they lie so."""
+    """Return the array as one row in memory; a view if it is contiguous already."""
     return np.ascontiguousarray(x).reshape(-1)
 
 
 @once
 def _kernel(kernel: Callable[..., None], dtype: np.dtype, inputs: int, outputs: int) -> Any:
-    """A kernel for a dtype; its arguments are arrays that it reads, arrays that it writes, and a number."""
+    """Compile a kernel for a dtype; its arguments are arrays that it reads, arrays that it writes, and a number."""
     real = types.float64 if dtype == np.float64 else types.float32
     arrays = [types.Array(real, 1, "C", readonly=True)] * inputs + [real[::1]] * outputs
-    # 1/0 is infinite, as in NumPy: a loop with a division that might raise is not made into vector code
+    # 1/0 is infinite, as in NumPy: the compiler does not vectorise a loop in which a division might raise
     return compiled(kernel, types.void(*arrays, real), error_model="numpy")
 
 
-# Every number in the kernels is of the arrays' type, as a float32 with a Python number makes a float64.
+# Every number in the kernels has the arrays' type: a float32 combined with a Python number would give a float64.
 
 
 @inlined(fastmath=FLAGS, error_model="numpy")

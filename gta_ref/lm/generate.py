@@ -1,4 +1,4 @@
-"""Continue a text: the most likely token each time, or one drawn at random; with a cache, or without."""
+"""Continue a text by the most likely token or by one drawn at random, with a cache or without."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def greedy(
     k_start: Any = None,
     engine: str = "auto",
 ) -> Array:
-    """Append the most likely token, n_tokens times; the prompt is read once, then one token a step.
+    """Append the most likely token, n_tokens times; the prompt is read once, then one token per step.
 
     Parameters
     ----------
@@ -33,12 +33,21 @@ def greedy(
         The prompts, left-padded to one length.
     config : Config
     n_tokens : int
+        Number of tokens to append, at least 0.
     k_start : int or int array (B,), optional
-        Number of padding tokens before each prompt.
+        Number of padding tokens before each prompt. Default 0.
+    engine : str
+        Engine of the attention core. Default "auto".
 
     Returns
     -------
     ids : (B, N + n_tokens)
+        The prompts with the new tokens.
+
+    Raises
+    ------
+    ValueError
+        If there is no token to start from, or an id is outside the vocabulary.
     """
     n_tokens = as_int("n_tokens", n_tokens, at_least=0)
     if ids.ndim != 2 or ids.shape[1] == 0:
@@ -46,7 +55,7 @@ def greedy(
     if n_tokens == 0:
         return ids
     xp = array_module(ids)
-    # the last token is never fed back, so its keys need no room
+    # the last token is never fed back, so the caches need no room for it
     capacity = ids.shape[1] + n_tokens - 1
     embed = params["embed"]
     caches = model.new_caches(config, ids.shape[0], capacity, embed.dtype, k_start, like=embed)
@@ -71,7 +80,7 @@ def stream(
     ends: Collection[int] = (),
     engine: str = "auto",
 ) -> Iterator[int]:
-    """Give the tokens that follow one text, each as soon as it is known.
+    """Yield the tokens that follow one text, each as soon as it is chosen.
 
     Parameters
     ----------
@@ -80,22 +89,23 @@ def stream(
         The prompt, at least one token.
     config : Config
     n_tokens : int
-        How many at most, at least 1.
+        Largest number of tokens to yield, at least 1.
     caches : list of KVCache, optional
-        Empty ones, from :func:`gta_ref.lm.model.new_caches` for a batch of 1, with room for the prompt and
-        n_tokens − 1 more. Without them the whole text is computed again for every token.
+        Empty caches, from :func:`gta_ref.lm.model.new_caches` for a batch of 1, with room for the prompt and
+        n_tokens − 1 more tokens. Without caches the whole text is computed again for every token.
     temperature, top_p : float
-        As in :func:`draw`.
+        As in :func:`draw`. Defaults: 0, the most likely token, and 1, all tokens.
     seed : int
-        Of the random numbers; without effect where the temperature is 0.
+        Seed of the random numbers, at least 0. Default 0. It has no effect at temperature 0.
     ends : collection of int
-        Tokens after which nothing follows; they are not given.
+        Tokens that end the text; they are not yielded. Default: none.
     engine : str
+        Engine of the attention core. Default "auto".
 
     Raises
     ------
     ValueError
-        On an argument outside its range, at once, not with the first token.
+        If an argument is outside its range. The call itself raises, not the first step of the iterator.
     """
     n_tokens = as_int("n_tokens", n_tokens, at_least=1)
     if len(ids) == 0:
@@ -122,7 +132,7 @@ def stream(
 
 
 def check_sampling(temperature: float, top_p: float) -> None:
-    """Raise ValueError unless temperature is a finite number of at least 0, and top_p one in (0, 1]."""
+    """Raise ValueError unless temperature is a finite number of at least 0 and top_p is in (0, 1]."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature={temperature} must be a finite number of at least 0")
     if not 0 < top_p <= 1:
@@ -130,10 +140,10 @@ def check_sampling(temperature: float, top_p: float) -> None:
 
 
 def draw(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
-    """Draw a token from softmax(logits / temperature), cut down to the nucleus (Holtzman et al., arXiv 1904.09751).
+    """Draw a token from softmax(logits / temperature), restricted to the nucleus (Holtzman et al., arXiv 1904.09751).
 
-    The nucleus is the smallest set of the most likely tokens that have at least top_p of the probability together.
-    Temperature 0 is the most likely token. One random number is used, whatever comes out.
+    The nucleus is the smallest set of the most likely tokens whose probabilities sum to at least top_p.
+    At temperature 0 the most likely token is returned. Otherwise one random number is used, whatever the token.
 
     Parameters
     ----------
@@ -143,11 +153,15 @@ def draw(logits: Array, temperature: float, top_p: float, rng: np.random.Generat
     top_p : float
         In (0, 1].
     rng : numpy.random.Generator
+
+    Returns
+    -------
+    token : int
     """
     if temperature == 0:
         return int(logits.argmax())
     x = np.asarray(logits, np.float64)
-    with np.errstate(over="ignore"):  # -inf, probability 0, is right
+    with np.errstate(over="ignore"):  # an overflow to −inf is right: the probability is 0
         x = (x - x.max()) / temperature
     likely = np.argsort(-x, kind="stable")
     total = np.cumsum(np.exp(x[likely]))

@@ -1,12 +1,12 @@
-"""The loss of a batch and its gradient, the sequences dealt out to the threads.
+"""The loss of a batch and its gradient, with the sequences distributed over the threads.
 
-The mean over n counted tokens is the parts' means, weighted by how many tokens count in each:
+If part i has n_i of the n tokens that count, the mean over all of them is the weighted mean of the parts:
 
     loss = Σ_i (n_i / n) loss_i        ∂loss/∂θ = Σ_i (n_i / n) ∂loss_i/∂θ
 
-So the parts have nothing to tell each other before the end, and a thread does everything in its part: not only the
-products and the attention core, which are threaded in themselves, but all that NumPy does between them. The price is a
-whole gradient for every thread.
+So the parts are independent until the final sum, and one thread computes everything in its part: not only the matrix
+products and the attention core, which have threads of their own, but also all NumPy operations between them. The price
+is memory: every thread holds a whole gradient.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ def loss_and_gradient(
         As in :func:`gta_ref.lm.model.loss_forward`.
     config : model.Config
     engine : str
-        Of the attention core.
+        Engine of the attention core. Default "auto".
 
     Returns
     -------
     loss : float
     grads : dict of str to array
-        The same to the last bit on the same number of threads. A part may be small enough for "auto" to take another
-        engine than for the whole.
+        The same to the last bit in every call with the same number of threads. With "auto", a part may be so small that
+        another engine computes it than would compute the whole batch.
     """
     check_shape("ids", ids, ("B", "N"))
     check_shape("targets", targets, ids.shape)
     counts = (targets != IGNORE).sum(axis=1)  # (B,)
     sequences = np.flatnonzero(counts)  # a part in which nothing counts has no mean
     workers = min(threads.get_threads(), len(sequences))
-    # where fewer than half of the threads would have a part, they do more inside the operations; 16-bit gradients are
-    # rounded once, after the sum over all tokens; and a GPU orders its work by the thread that asks for it
+    # The batch is not divided if fewer than half of the threads would have a part, since they do more inside the
+    # operations; nor if parameters have 16 bits, since gradients are rounded once, after the sum over all tokens; nor
+    # on a GPU, which orders its work by the thread that submits it.
     deals = workers >= 2 and threads.get_threads() <= 2 * workers
     if not (deals and all(isinstance(p, np.ndarray) and p.itemsize > 2 for p in params.values())):
         loss, saved = model.loss_forward(params, ids, config, targets=targets, engine=engine)
@@ -66,7 +67,7 @@ def loss_and_gradient(
     with threads.blas.one_thread():
         threads.run(workers, work)
     if len(sequences) < len(ids):
-        embedding_forward(ids, params["embed"])  # for its check: an id that no part had is wrong as well
+        embedding_forward(ids, params["embed"])  # only for its check: a wrong id may be in a sequence of no part
     losses, grads = zip(*found, strict=True)
     for more in grads[1:]:
         for name, grad in more.items():

@@ -1,4 +1,4 @@
-"""A language model as its user meets it: text in, text out; a pretrained one, or one that gta-ref train has written."""
+"""A language model for its user, text in and text out: a pretrained one, or one that gta-ref train has written."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from gta_ref.ops import Array
 
 
 class Tokenizer(Protocol):
-    """Text to tokens and back."""
+    """Turns text into tokens and back."""
 
     @property
     def ends(self) -> Collection[int]:
-        """Tokens after which a text is over."""
+        """Tokens that end a text."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids."""
+        """Return the text of token ids."""
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
-        """Give each token's text as soon as the token comes; a character comes with the last of its tokens."""
+        """Yield each token's text as soon as the token arrives; a character is yielded with the last of its tokens."""
 
 
 class Bytes:
-    """The tokenizer of what gta-ref train has trained: a token is a byte of UTF-8, and no text ends."""
+    """The tokenizer of models that gta-ref train has trained: a token is a byte of UTF-8, and none ends a text."""
 
     ends: Collection[int] = frozenset()
 
     def encode(self, text: str) -> list[int]:
-        """The text's bytes."""
+        """Return the text's bytes."""
         return list(text.encode())
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of bytes; those that are no UTF-8 become U+FFFD."""
+        """Return the text of bytes; those that are not UTF-8 become U+FFFD."""
         return "".join(self.pieces(ids))
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
-        """Give each byte's text as soon as it comes: nothing before the last byte of a character."""
+        """Yield each byte's text as soon as it arrives; a character is yielded with its last byte."""
         return text.utf8_pieces(bytes([i]) for i in ids)
 
 
@@ -54,13 +54,13 @@ class LanguageModel:
     Attributes
     ----------
     name : str
-        The file's name, which says which model it is.
+        The file's name without its ending.
     config : gta_ref.lm.model.Config
     params : dict of str to array
-        float32.
+        All float32.
     tokenizer : Tokenizer
     context_length : int or None
-        Tokens that a text may have at most; None where nothing forbids more.
+        Largest number of tokens in a text; None if there is no limit.
     """
 
     name: str
@@ -70,12 +70,13 @@ class LanguageModel:
     context_length: int | None
 
     def forward(self, ids: Array | list[int], *, engine: str = "auto") -> Array:
-        """Logits of the next token at every place.
+        """Logits of the next token at every position.
 
         Parameters
         ----------
         ids : (N,) or (B, N), integers
         engine : str
+            Engine of the attention core. Default "auto".
 
         Returns
         -------

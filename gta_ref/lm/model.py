@@ -2,12 +2,12 @@
 
     x_0 = E[ids]     x_{l+1} = block_l(x_l)     logits = rmsnorm(x_L; g) W_head
 
-W_head is Eᵀ where the head is tied to the embedding. The loss is the mean cross-entropy of the next token.
+W_head is Eᵀ if the head is tied to the embedding. The loss is the mean cross-entropy of the next token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from gta_ref.cache import KVCache
 from gta_ref.core import Mask
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_params, check_shape
 from gta_ref.lm import block
-from gta_ref.mechanisms.common import normal
 from gta_ref.mechanisms.published import BASE, PUBLISHED
 from gta_ref.ops import (
     Array,
@@ -31,10 +30,8 @@ from gta_ref.ops import (
     linear_backward,
     linear_forward,
 )
-from gta_ref.ops.arrays import add, array_module
+from gta_ref.ops.arrays import Params, add, array_module, normal
 from gta_ref.ops.cross_entropy import IGNORE
-
-Params = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,11 @@ class Config:
         Width inside the SwiGLU MLP.
     attention : a mechanism's Config
     mechanism : str
-        The name of that mechanism.
+        The name of that mechanism. Default "gta".
     norm_eps : float
+        ε of the RMSNorms. Default 1e-5.
     tied : bool
-        Whether the head is the embedding's transpose.
+        Whether the head is the embedding's transpose. Default True.
     """
 
     vocab_size: int
@@ -86,7 +84,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """A published model by name: "gta-1b" or its baseline "gqa-1b"."""
+        """Return a published model by name: "gta-1b" or its baseline "gqa-1b"."""
         check_choice("preset", name, tuple(PUBLISHED))
         mechanism = PUBLISHED[name]
         attention = mechanisms.load(mechanism).Config.preset(name)
@@ -94,7 +92,7 @@ class Config:
 
 
 class ModelSaved(NamedTuple):
-    """What forward leaves for backward."""
+    """What forward saves for backward."""
 
     config: Config
     embedding: Any
@@ -105,7 +103,7 @@ class ModelSaved(NamedTuple):
 
 
 def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter: embed, layers.0.…, norm, and head (H, vocabulary) where it is not tied."""
+    """Name and shape of every parameter: embed, layers.0.…, norm, and head (H, vocabulary) unless it is tied."""
     one = block.param_shapes(config.module, config.attention, config.intermediate_size)
     shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab_size, config.hidden_size)}
     for i in range(config.n_layers):
@@ -119,15 +117,15 @@ def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> dict[str, Array]:
     """Random parameters: weights of variance 1/d_in, as the mechanism's own `init` draws them; the norms' gains are 1.
 
-    Two choices let a token's embedding still be seen in the last layer. The embedding has variance 1/H, with which
-    a tied head starts from logits of deviation 1. And what the 2L sublayers add to the residual stream, their W_O and
-    W_down, is smaller by √(2L), so that all of it together is as large as one of them would be.
+    Two choices keep a token's embedding visible up to the last layer. The embedding has variance 1/H, so that a tied
+    head starts with logits of standard deviation 1. And the W_O and W_down of the 2L sublayers, which add to the
+    residual stream, are divided by √(2L), so that all sublayers together add as much as one would undivided.
     """
     dtype = as_dtype(dtype)
     params: dict[str, Array] = {}
     attention: dict[str, Array] = {}
     for name, shape in param_shapes(config).items():
-        if name.endswith("norm_1"):  # every layer's first parameter
+        if name.endswith("norm_1"):  # the first parameter of every layer
             attention = config.module.init(config.attention, rng, dtype)
         if ".attention." in name:
             params[name] = attention[name.rpartition(".")[2]]
@@ -152,7 +150,7 @@ def forward(
     need_saved: bool = True,
     last: bool = False,
 ) -> tuple[Array, ModelSaved | None]:
-    """Logits of the next token at every place.
+    """Logits of the next token at every position.
 
     Parameters
     ----------
@@ -162,8 +160,8 @@ def forward(
     config : Config
     positions, mask, engine, need_saved : as in a mechanism's forward
     last : bool
-        Whether the logits behind the last token are enough, as when a text is continued: the head then takes 1/N
-        of its operations. Needs need_saved=False.
+        Whether to compute the logits after the last token only, as is enough to continue a text: the head then needs
+        1/N of its operations. Requires need_saved=False. Default False.
 
     Returns
     -------
@@ -195,9 +193,10 @@ def forward(
 
 
 def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[str, Array]]:
-    """Run the blocks over texts, ids (B, N), and give the attention's stages of one layer after the other.
+    """Run the blocks over texts, ids (B, N), and yield the attention's stages layer by layer.
 
-    Stages are named as in the mechanism's `trace`, the map (B, n_q, N, N) among them. Only one layer's are held here.
+    Stages are named as in the mechanism's `trace` and include the map (B, n_q, N, N). Only one layer's stages are held
+    at a time.
     """
     _check(params, ids, config)
     x, _ = embedding_forward(ids, params["embed"])
@@ -211,7 +210,7 @@ def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[st
 
 
 def backward(dlogits: Array, saved: ModelSaved | None) -> dict[str, Array]:
-    """Gradient of Σ dlogits ⊙ logits by every parameter; the keys are the parameters'."""
+    """Gradient of Σ dlogits ⊙ logits by every parameter, under the parameters' names."""
     if saved is None:
         raise ValueError("saved is None; expected what forward returns with need_saved=True")
     config = saved.config
@@ -223,7 +222,7 @@ def backward(dlogits: Array, saved: ModelSaved | None) -> dict[str, Array]:
         grads |= {f"layers.{i}.{name}": grad for name, grad in layer.items()}
     grads["embed"] = embedding_backward(dx, saved.embedding)
     if config.tied:
-        grads["embed"] = add(grads["embed"], d_head.T)  # one matrix in two places
+        grads["embed"] = add(grads["embed"], d_head.T)  # one matrix that is used in two places
     else:
         grads["head"] = d_head
     return {name: grads[name] for name in param_shapes(config)}
@@ -244,8 +243,8 @@ def loss_forward(
     ----------
     params, ids, config, mask, engine : as in :func:`forward`
     targets : (B, N), integers, optional
-        What follows each token; -100 where it does not count. Default: ids moved left by one, the last
-        place of each sequence not counted.
+        The token that follows each token, or -100 for a target that does not count. Default: ids shifted left by one;
+        the last position of each sequence does not count.
 
     Returns
     -------
@@ -270,7 +269,7 @@ def loss_backward(saved: Any, dloss: float = 1.0) -> dict[str, Array]:
 def new_caches(
     config: Config, batch: int, capacity: int, dtype: Any = "float32", k_start: Any = None, like: Array | None = None
 ) -> list[KVCache]:
-    """One empty cache a layer; the arguments are those of :class:`gta_ref.cache.KVCache`."""
+    """Return one empty cache per layer; the arguments are those of :class:`gta_ref.cache.KVCache`."""
     cached = config.module.structure(config.attention).cached
     return [KVCache(cached, batch, capacity, dtype, k_start, like) for _ in range(config.n_layers)]
 
@@ -284,10 +283,10 @@ def decode(
     engine: str = "auto",
     last: bool = False,
 ) -> Array:
-    """Append tokens to the caches; logits (B, N_new, vocabulary) as :func:`forward` over everything would give.
+    """Append tokens to the caches and return their logits (B, N_new, vocabulary).
 
-    With `last` they are those behind the last token alone, (B, 1, vocabulary). On an error all caches are as they
-    were.
+    They are the logits that :func:`forward` over the whole text gives for these tokens; with `last`, only those after
+    the last token, (B, 1, vocabulary). If an error is raised, all caches are left unchanged.
     """
     _check(params, ids, config)
     if len(caches) != config.n_layers:

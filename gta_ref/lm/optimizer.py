@@ -3,8 +3,8 @@
     m ← β₁ m + (1 − β₁) g          v ← β₂ v + (1 − β₂) g²
     θ ← θ − η (m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε) + λ θ)
 
-(Loshchilov and Hutter, arXiv 1711.05101, with η in front of the decay too, as libraries have it.) Pure functions:
-a step that is interrupted has changed nothing.
+(Loshchilov and Hutter, arXiv 1711.05101, with η in front of the decay too, as in libraries.) All functions are
+pure, so a step that is interrupted has changed nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.95, 1e-8
 
 
 class Moments(NamedTuple):
-    """Running means of the gradient and of its square, by the parameters' names."""
+    """Running means of the gradient and of its square, under the parameters' names."""
 
     m: dict[str, Array]
     v: dict[str, Array]
@@ -33,7 +33,7 @@ def zeros(params: Mapping[str, Array]) -> Moments:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, final_fraction: float) -> float:
-    """η of step 1 … steps: a line up to `peak` at step `warmup`, then half a cosine down to its final fraction."""
+    """η of step 1 … steps: linear up to `peak` at step `warmup`, then half a cosine down to `final_fraction` of it."""
     if step <= warmup:
         return peak * step / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -69,13 +69,13 @@ def step(
     ----------
     params, grads : dict of str to array
     moments : Moments
-        From :func:`zeros` or the step before.
+        From :func:`zeros` or from the previous step.
     count : int
-        t, which step this is, from 1.
+        t, the number of this step, counted from 1.
     rate : float
         η.
     weight_decay : float
-        λ, of matrices only; gains and biases do not decay.
+        λ, for matrices only; gains and biases do not decay.
 
     Returns
     -------

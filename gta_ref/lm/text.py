@@ -1,7 +1,7 @@
-"""Text to learn from, a byte a token: Python's own standard library, or a file of one's own.
+"""Text to learn from, with one byte per token: Python's own standard library, or a file of your own.
 
-What a training run needs of its data is a :class:`Source`: batches to learn from, drawn by a generator, and fixed
-batches held out. :class:`Text` is one; a task made of random numbers is another.
+A training run needs a :class:`Source` of data: batches to learn from, drawn by a random generator, and fixed batches
+that are held out. :class:`Text` is one; the task in :mod:`gta_ref.lab.retrieval`, made of random numbers, is another.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Protocol
 
 import numpy as np
 
-VOCABULARY = 256  # a byte a token
-HELD_OUT = 10  # one file, or one stretch of a single file, in so many
+VOCABULARY = 256  # one byte per token
+HELD_OUT = 10  # one file in 10 is held out, or one stretch in 10 of a single file
 _NOT_READ = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 
 Batch = tuple[np.ndarray, np.ndarray]  # ids and targets, (B, N), int64
 
 
 def utf8_pieces(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Give each chunk's text as soon as it comes; a character comes with its last byte, what is no UTF-8 as U+FFFD."""
+    """Yield each chunk's text at once, a character with its last byte, and U+FFFD for bytes that are not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for chunk in chunks:
         yield decoder.decode(chunk)
@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Says all that the batches depend on."""
+        """A name that states everything the batches depend on."""
 
     @property
     def vocab_size(self) -> int:
@@ -50,7 +50,7 @@ class Source(Protocol):
         """Draw ids and the targets that follow them, each (batch, length)."""
 
     def held_out(self, batch: int, length: int, n_sequences: int) -> Iterator[Batch]:
-        """Give always the same `n_sequences` sequences, none of them to be drawn by :meth:`batch`."""
+        """Yield the same `n_sequences` sequences in every call; :meth:`batch` draws none of them."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class Text:
     Attributes
     ----------
     name : str
-        Says which text it is, and by a digest, which state of it.
+        States which text it is and, by a digest, which version of it.
     train, validation : (n,), uint8
+    vocab_size : int
     """
 
     name: str
@@ -70,12 +71,12 @@ class Text:
     vocab_size: int = VOCABULARY
 
     def batch(self, rng: np.random.Generator, batch: int, length: int) -> Batch:
-        """Windows that begin anywhere in the training text."""
+        """Draw windows that begin anywhere in the training text."""
         _check_length(self.train, length)
         return _windows(self.train, rng.integers(0, len(self.train) - length, batch), length)
 
     def held_out(self, batch: int, length: int, n_sequences: int) -> Iterator[Batch]:
-        """Windows at even distances in the validation text, in order."""
+        """Yield windows at equal distances in the validation text, in order."""
         _check_length(self.validation, length)
         starts = np.linspace(0, len(self.validation) - length - 1, n_sequences).astype(np.int64)
         for first in range(0, n_sequences, batch):
@@ -83,7 +84,7 @@ class Text:
 
 
 def standard_library() -> Text:
-    """Python's standard library, as far as it is written in Python; whole files are held out.
+    """Read the part of Python's standard library that is written in Python; whole files are held out.
 
     Tests and installed packages are left out. The text is that of the Python that runs, so it differs between
     versions; the name says which.
@@ -91,7 +92,7 @@ def standard_library() -> Text:
     Raises
     ------
     FileNotFoundError
-        Where this Python comes without its source.
+        If this Python was installed without its source.
     """
     root = Path(sysconfig.get_path("stdlib"))
     parts: dict[bool, list[bytes]] = {False: [], True: []}
@@ -106,12 +107,12 @@ def standard_library() -> Text:
 
 
 def from_file(path: str | os.PathLike) -> Text:
-    """Read any file; of every ten equal stretches the last is held out.
+    """Read any file, cut into 100 equal stretches, of which every tenth is held out.
 
     Raises
     ------
     ValueError
-        Where the file is too short for the stretches to hold anything.
+        If the file is too short for its stretches to be of use.
     """
     path = Path(path)
     content = path.read_bytes()

@@ -1,7 +1,7 @@
-"""Training a decoder language model: the loop, what it remembers, and files that it can go on from.
+"""Training a decoder language model: the loop, the state of a run, and files from which a run can continue.
 
-Step t draws its batch by a generator made from (seed, t), so a run that goes on from a file draws what the run
-without a break would have drawn, and the losses are the same to the last bit on the same number of threads.
+Step t draws its batch with a generator that is seeded by (seed, t). So a run that continues from a file draws what the
+uninterrupted run would have drawn, and its losses are the same to the last bit on the same number of threads.
 """
 
 from __future__ import annotations
@@ -35,22 +35,25 @@ class Settings:
     Parameters
     ----------
     steps : int
+        Default 600.
     batch, length : int
-        Sequences a step, and tokens of each.
+        Sequences per step, and tokens per sequence. Defaults: 16 and 256.
     learning_rate : float
-        The peak of the schedule (:func:`gta_ref.lm.optimizer.learning_rate`).
+        The peak of the schedule (:func:`gta_ref.lm.optimizer.learning_rate`). Default 3e-3.
     warmup : int
-        Steps up to the peak.
+        Steps up to the peak. Default 50.
     final_fraction : float
-        Of the peak, at the last step.
+        Learning rate of the last step as a fraction of the peak. Default 0.1.
     weight_decay : float
+        λ of AdamW. Default 0.1.
     clip : float
-        Largest norm of the gradient.
+        Largest norm of the gradient; a larger gradient is scaled down to it. Default 1.
     seed : int
-        Of the weights and of the batches.
+        Seed of the weights and of the batches. Default 0.
     validate_every : int
-        Steps from one validation to the next; the last step is always followed by one.
+        Steps from one validation to the next; there is always one after the last step. Default 100.
     validation_sequences : int
+        Number of held-out sequences in a validation. Default 256.
     """
 
     steps: int = 600
@@ -76,7 +79,7 @@ class Settings:
 
 
 class State(NamedTuple):
-    """What a step changes, all at once: an interrupted step leaves the one before."""
+    """Everything that a step changes; it is replaced as a whole, so an interrupted step leaves the state before it."""
 
     step: int
     params: dict[str, Array]
@@ -85,7 +88,7 @@ class State(NamedTuple):
 
 @dataclass
 class Run:
-    """A training run: where it stands and how it came there.
+    """A training run: its state and its history.
 
     Attributes
     ----------
@@ -95,11 +98,11 @@ class Run:
         The name of its :class:`~gta_ref.lm.text.Source`.
     state : State
     losses : list of float
-        Training loss of every step, in nats a token.
+        Training loss of every step, in nats per token.
     validation : dict of int to float
-        Step → loss on the sequences held out.
+        Step → loss on the held-out sequences, in nats per token.
     seconds : float
-        Spent in steps, validations not counted.
+        Time spent in steps, without validations.
     """
 
     config: model.Config
@@ -116,10 +119,16 @@ class DivergedError(ValueError):
 
 
 def begin(config: model.Config, settings: Settings, source: Source) -> Run:
-    """Set up a run before its first step, with random float32 weights."""
+    """Set up a run before its first step, with random float32 weights.
+
+    Raises
+    ------
+    ValueError
+        If the model's vocabulary is too small for the source, or the source too short for the settings.
+    """
     if config.vocab_size < source.vocab_size:
         raise ValueError(f"vocab_size={config.vocab_size} must be at least that of the text, {source.vocab_size}")
-    next(source.held_out(1, settings.length, 1))  # a text too short is to be known now
+    next(source.held_out(1, settings.length, 1))  # so that a text that is too short is refused now
     params = model.init(config, np.random.default_rng([settings.seed, 0]))
     return Run(config, settings, source.name, State(0, params, optimizer.zeros(params)))
 
@@ -137,27 +146,27 @@ def advance(
     Parameters
     ----------
     run : Run
-        Changed in place, a step at a time. An exception from anywhere leaves it as after its last whole step.
+        Changed in place, step by step. After an exception from anywhere, it is as after its last complete step.
     source : Source
         The one that the run began with.
     engine : str
-        Of the attention core.
+        Engine of the attention core. Default "auto".
     on_step, on_validation : callable, optional
-        Called with the run after each; a place to show progress or to save.
+        Called with the run after every step and after every validation, to show progress or to save.
 
     Raises
     ------
     DivergedError
-        Where the loss or the gradient's norm is not finite; it names the step, which is not taken.
+        If the loss or the gradient's norm is not finite. The message names the step, which is not taken.
     ValueError
-        Where the source is another.
+        If the source is not the one that the run began with.
     """
     if source.name != run.source:
-        raise ValueError(f"the text is {source.name}; expected the run's, {run.source}")
+        raise ValueError(f"the text is {source.name}; expected {run.source}, as the run began with")
     while run.state.step < run.settings.steps:
         began = time.perf_counter()
         state, loss = take_step(run, source, engine)
-        run.losses[state.step - 1 :] = [loss]  # first: a loss too many, after a break here, is dropped on saving
+        run.losses[state.step - 1 :] = [loss]  # first: if the run is interrupted here, `save` drops the extra loss
         run.state = state
         run.seconds += time.perf_counter() - began
         if on_step is not None:
@@ -169,11 +178,12 @@ def advance(
 
 
 def take_step(run: Run, source: Source, engine: str = "auto") -> tuple[State, float]:
-    """What the run's next step gives, and its loss; the run itself is left as it is.
+    """Compute the state after the run's next step, and the loss of that step; the run itself is not changed.
 
     Raises
     ------
     DivergedError
+        If the loss or the gradient's norm is not finite.
     """
     settings, (before, params, moments) = run.settings, run.state
     step = before + 1
@@ -191,7 +201,7 @@ def take_step(run: Run, source: Source, engine: str = "auto") -> tuple[State, fl
 
 
 def validation_loss(run: Run, source: Source, *, engine: str = "auto") -> float:
-    """Mean loss in nats a token on the sequences held out, those whose target is to be ignored not counted."""
+    """Mean loss on the held-out sequences, in nats per token; tokens whose target is to be ignored do not count."""
     settings = run.settings
     total, count = 0.0, 0
     for ids, targets in source.held_out(settings.batch, settings.length, settings.validation_sequences):
@@ -225,8 +235,9 @@ def load(path: str | os.PathLike) -> Run:
     Raises
     ------
     FileNotFoundError
+        If there is no such file.
     ValueError
-        Where the file is damaged, or not a training run.
+        If the file is damaged, or not a training run.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:

@@ -1,7 +1,7 @@
-"""One mechanism a file, all with the same functions.
+"""The mechanisms, one per module, all with the same functions.
 
-``Config``, ``init``, ``forward``, ``backward``, ``decode``, ``structure`` and ``param_shapes``; see
-``docs/design.md``. :func:`load` gives a mechanism's module by its name.
+``Config``, ``param_shapes``, ``init``, ``forward``, ``backward``, ``decode``, ``structure`` and ``small_sizes``; see
+``docs/design.md``. :func:`load` returns a mechanism's module by its name.
 """
 
 from __future__ import annotations
@@ -11,10 +11,22 @@ from types import ModuleType
 
 from gta_ref.errors import check_choice
 
+# The one list of mechanisms: each name is that of a module in this folder.
 NAMES = ("gta", "mha", "gqa", "mla", "gva", "gha")
 
 
 def load(name: str) -> ModuleType:
-    """Import the mechanism called `name`."""
+    """Import the mechanism called `name`.
+
+    Parameters
+    ----------
+    name : str
+        One of NAMES.
+
+    Raises
+    ------
+    ValueError
+        On another name.
+    """
     check_choice("mechanism", name, NAMES)
     return importlib.import_module(f"gta_ref.mechanisms.{name}")

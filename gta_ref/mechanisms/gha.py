@@ -22,11 +22,11 @@ with one), heads (B, N, n_h·d_h), out (B, N, H). The backward's have d_ in fron
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
-__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
+__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,11 @@ class Config(HeadwiseConfig):
     n_q: int
     n_k: int
     n_v: int
+
+
+def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
+    """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
+
+    Four heads share a map, and all maps read one key head and the same four value heads.
+    """
+    return {"n_heads": n_heads, "head_dim": head_dim, "n_q": n_heads // 4, "n_k": 1, "n_v": 4}

@@ -18,12 +18,12 @@ RoPE), scores (scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gta_ref.errors import check_choice
 from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
-__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
+__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
 
 # name: (H, n_h, d_h, n_k)
 _PUBLISHED = {"gqa-1b": (1280, 20, 64, 5)}
@@ -59,3 +59,11 @@ class Config(HeadwiseConfig):
         """A published configuration by name: "gqa-1b", the baseline of the paper's GTA-1B."""
         check_choice("preset", name, tuple(_PUBLISHED))
         return cls(*_PUBLISHED[name])
+
+
+def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
+    """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
+
+    Four heads share a key head and a value head, as in GQA-1B.
+    """
+    return {"n_heads": n_heads, "head_dim": head_dim, "n_k": n_heads // 4}

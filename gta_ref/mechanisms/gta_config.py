@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_divides
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
@@ -89,6 +91,7 @@ class Config:
                 f"got {self.n_heads}·{self.head_dim} / ({self.n_q}·{self.latent_dim}) "
                 f"= {self.decoder_width / self.latent_dim:g}"
             )
+        _ = self.shapes, self.scale  # worked out here, so that a call of the layer only reads them
 
     @property
     def decoder_width(self) -> int:
@@ -100,7 +103,12 @@ class Config:
         """Copies e of the latent context that the released code's residual lays side by side."""
         return self.decoder_width // self.latent_dim
 
-    @property
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter: :func:`param_shapes`, worked out once."""
+        return param_shapes(self)
+
+    @cached_property
     def scale(self) -> float:
         """1/√d_h, the factor on the scores."""
         return 1 / math.sqrt(self.head_dim)
@@ -140,6 +148,22 @@ def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     shapes["w_p"] = (c.n_q, c.latent_dim, c.decoder_width)
     shapes["w_o"] = (c.n_heads * c.head_dim, c.hidden_size)
     return shapes
+
+
+def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
+    """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
+
+    Four heads share a map, over one key head and one latent head of twice the head's width, as in GTA-1B.
+    """
+    return {
+        "n_heads": n_heads,
+        "head_dim": head_dim,
+        "n_q": n_heads // 4,
+        "n_k": 1,
+        "n_c": 1,
+        "latent_dim": 2 * head_dim,
+        "decoder_residual": True,
+    }
 
 
 def structure(config: Config) -> Structure:

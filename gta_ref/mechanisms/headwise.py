@@ -37,21 +37,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gta_ref.cache import KVCache
-from gta_ref.core import Mask, attention_backward, attention_forward
-from gta_ref.mechanisms.common import check_input, decode_mask, default_positions, normal
+from gta_ref.core import Mask, attention_backward
+from gta_ref.core.engines import attend
+from gta_ref.core.mask import as_mask
 from gta_ref.mechanisms.headwise_config import HeadwiseConfig, param_shapes, structure
 from gta_ref.mechanisms.projections import (
     QKV,
     Output,
-    Params,
-    Trace,
     output_backward,
     output_forward,
+    present,
     qkv_backward,
     qkv_forward,
 )
 from gta_ref.ops import Array, as_dtype
-from gta_ref.ops.arrays import add
+from gta_ref.ops.arrays import Params, Trace, add, check_layer, normal
 from gta_ref.ops.heads import merge_heads, split_heads
 
 __all__ = ["HeadwiseConfig", "backward", "decode", "forward", "init", "param_shapes", "structure"]
@@ -127,14 +127,12 @@ def forward(
     ValueError
         On a shape, name or dtype that does not fit; the message names it.
     """
-    check_input(params, param_shapes(config), x, config.hidden_size)
-    mask = Mask() if mask is None else mask
+    mask = as_mask(mask)
+    check_layer(params, param_shapes(config), x, config.hidden_size)
     if positions is None:
-        positions = default_positions(mask, x.shape[0], x.shape[1], x.shape[1])
+        positions = mask.positions(x.shape[0], x.shape[1], x.shape[1])
     q, k, v, qkv = _queries_keys_values(params, x, config, positions, trace)
-    z, _, core = attention_forward(
-        q, k, v, mask=mask, scale=config.scale, engine=engine, need_saved=need_saved, trace=trace
-    )
+    z, _, core = attend(q, k, v, mask, config.scale, engine, need_saved=need_saved, trace=trace)
     out, output = _output_forward(params, x, z, config, trace)
     return out, HeadwiseSaved(config, qkv, core, output) if need_saved else None
 
@@ -170,7 +168,7 @@ def backward(dout: Array, saved: HeadwiseSaved | None, *, trace: Trace | None = 
     dx_qkv, grads_qkv = qkv_backward(d_q, d_k, d_v, qkv, trace)
 
     grads = {**grads_qkv, **grads_output}
-    return add(*dx_qkv, *dx_gate), {name: grads[name] for name in param_shapes(config)}
+    return add(*dx_qkv, *dx_gate), present(grads, param_shapes(config))
 
 
 def decode(
@@ -200,13 +198,12 @@ def decode(
     -------
     out : (B, N_new, H)
     """
-    check_input(params, param_shapes(config), x, config.hidden_size)
-    mask, positions = decode_mask(cache, x)
+    check_layer(params, param_shapes(config), x, config.hidden_size)
+    mask = cache.next_mask(x)
+    positions = mask.positions(x.shape[0], x.shape[1], cache.length + x.shape[1])
     q, k, v, _ = _queries_keys_values(params, x, config, positions, trace)
     with cache.appended(k=k, v=v) as held:
-        z, _, _ = attention_forward(
-            q, held["k"], held["v"], mask=mask, scale=config.scale, engine=engine, need_saved=False, trace=trace
-        )
+        z, _, _ = attend(q, held["k"], held["v"], mask, config.scale, engine, need_saved=False, trace=trace)
         return _output_forward(params, x, z, config, trace)[0]
 
 
@@ -215,7 +212,7 @@ def _queries_keys_values(
 ) -> tuple[Array, Array, Array, QKV]:
     """x → q (B, n_q, N, d_h) and k (B, n_k, N, d_h) after RoPE, v (B, s, N, r·d_h): a block is one wide head."""
     heads = config.n_q, config.n_k, config.n_blocks
-    return qkv_forward(params, x, heads, positions, config.rope_theta, config.rope_pairing, "v", trace)
+    return qkv_forward(params, x, heads, positions, config.rope_theta, config.rope_pairing, trace)
 
 
 def _output_forward(

@@ -16,11 +16,11 @@ Stages that `trace` receives, in order: q_proj, k_proj, v, q, k (after RoPE; all
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
 
-__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
+__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,11 @@ class Config(HeadwiseConfig):
     def n_v(self) -> int:
         """Value heads: as many as output heads."""
         return self.n_heads
+
+
+def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
+    """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
+
+    Every head has its own map, key and value.
+    """
+    return {"n_heads": n_heads, "head_dim": head_dim}

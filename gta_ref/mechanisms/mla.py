@@ -46,16 +46,37 @@ import numpy as np
 
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
+from gta_ref.core.mask import as_mask
 from gta_ref.errors import check_bool
 from gta_ref.mechanisms import mla_ways
-from gta_ref.mechanisms.common import check_input, decode_mask, default_positions, normal
-from gta_ref.mechanisms.mla_config import Config, param_shapes, structure
-from gta_ref.mechanisms.mla_projections import Projected, project_backward, project_forward
-from gta_ref.mechanisms.projections import Output, Params, Trace, output_backward, output_forward
-from gta_ref.ops import Array, as_dtype
-from gta_ref.ops.arrays import add
+from gta_ref.mechanisms.mla_config import Config, param_shapes, small_sizes, structure
+from gta_ref.mechanisms.mla_ways import Parts
+from gta_ref.mechanisms.projections import Output, output_backward, output_forward, present
+from gta_ref.ops import (
+    Array,
+    as_dtype,
+    linear_backward,
+    linear_forward,
+    rmsnorm_backward,
+    rmsnorm_forward,
+    rope_backward,
+    rope_forward,
+    rope_tables,
+)
+from gta_ref.ops.arrays import Params, Trace, add, check_layer, normal
+from gta_ref.ops.heads import merge_heads, split_heads
 
-__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "structure"]
+__all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
+
+
+class Projected(NamedTuple):
+    """What the projections leave for the backward."""
+
+    linear: dict[str, Any]  # by the weight's letters
+    norm_q: Any
+    norm_c: Any
+    rope_q: Any
+    rope_k: Any
 
 
 class MLASaved(NamedTuple):
@@ -137,11 +158,11 @@ def forward(
         On a shape, name or dtype that does not fit; the message names it.
     """
     check_bool("absorb", absorb)
-    check_input(params, param_shapes(config), x, config.hidden_size)
-    mask = Mask() if mask is None else mask
+    mask = as_mask(mask)
+    check_layer(params, param_shapes(config), x, config.hidden_size)
     if positions is None:
-        positions = default_positions(mask, x.shape[0], x.shape[1], x.shape[1])
-    parts, projected = project_forward(params, x, config, positions, trace)
+        positions = mask.positions(x.shape[0], x.shape[1], x.shape[1])
+    parts, projected = _project(params, x, config, positions, trace)
     attend = mla_ways.absorbed_forward if absorb else mla_ways.decompressed_forward
     values, way = attend(params, parts, mask, config, engine, need_saved, trace)  # (B, N, n_h·d_v)
     out, output = output_forward(params, x, values, config.gate, trace)
@@ -170,9 +191,9 @@ def backward(dout: Array, saved: MLASaved | None, *, trace: Trace | None = None)
     d_values, dx_gate, grads_output = output_backward(dout, saved.output, trace)  # (B, N, n_h·d_v)
     attend_backward = mla_ways.absorbed_backward if saved.absorb else mla_ways.decompressed_backward
     d_parts, d_w_uk, d_w_uv = attend_backward(d_values, saved.way, trace)
-    dx, grads_projected = project_backward(d_parts, saved.projected, config, trace)
+    dx, grads_projected = _project_backward(d_parts, saved.projected, config, trace)
     grads = {**grads_projected, **grads_output, "w_uk": d_w_uk, "w_uv": d_w_uv}
-    return add(*dx, *dx_gate), {name: grads[name] for name in param_shapes(config)}
+    return add(*dx, *dx_gate), present(grads, param_shapes(config))
 
 
 def decode(
@@ -207,12 +228,90 @@ def decode(
     out : (B, N_new, H)
     """
     check_bool("absorb", absorb)
-    check_input(params, param_shapes(config), x, config.hidden_size)
-    mask, positions = decode_mask(cache, x)
-    new, _ = project_forward(params, x, config, positions, trace)
+    check_layer(params, param_shapes(config), x, config.hidden_size)
+    mask = cache.next_mask(x)
+    positions = mask.positions(x.shape[0], x.shape[1], cache.length + x.shape[1])
+    new, _ = _project(params, x, config, positions, trace)
     entries = {"c": new.c} if new.k_rope is None else {"c": new.c, "k_rope": new.k_rope}
     attend = mla_ways.absorbed_forward if absorb else mla_ways.decompressed_forward
     with cache.appended(**entries) as held:
         seen = new._replace(c=held["c"], k_rope=held.get("k_rope"))
         values, _ = attend(params, seen, mask, config, engine, False, trace)
         return output_forward(params, x, values, config.gate, trace)[0]
+
+
+def _project(
+    params: Params, x: Array, config: Config, positions: Array, trace: Trace | None
+) -> tuple[Parts, Projected]:
+    """x (B, N, H) → queries, latent and shared key of its tokens."""
+    saved: dict[str, Any] = {}
+    stages: Trace = {}
+
+    def linear(name: str, y: Array) -> Array:
+        y, saved[name] = linear_forward(y, params[f"w_{name}"], params.get(f"b_{name}"))
+        return y
+
+    def norm(name: str, y: Array) -> tuple[Array, Any]:
+        return rmsnorm_forward(y, params[name], config.norm_eps) if config.latent_norm else (y, None)
+
+    query, norm_q = x, None
+    if config.query_latent_dim is not None:
+        stages["c_q_proj"] = linear("dq", x)  # (B, N, d_cq)
+        query, norm_q = norm("norm_q", stages["c_q_proj"])
+        stages["c_q"] = query
+    q_nope = split_heads(linear("q" if query is x else "uq", query), config.n_heads)  # (B, n_h, N, d_nope)
+    stages["q_nope"] = q_nope
+    if config.rope_dim:
+        stages["q_rope_proj"] = split_heads(linear("qr", query), config.n_heads)  # (B, n_h, N, d_rope)
+    stages["c_proj"] = split_heads(linear("dkv", x), 1)  # (B, 1, N, d_c)
+    c, norm_c = norm("norm_c", stages["c_proj"])
+    stages["c"] = c
+    q_rope = k_rope = rope_q = rope_k = None
+    if config.rope_dim:
+        stages["k_rope_proj"] = split_heads(linear("kr", x), 1)  # (B, 1, N, d_rope)
+        cos, sin = rope_tables(stages["k_rope_proj"], positions, config.rope_theta, config.rope_pairing)
+        q_rope, rope_q = rope_forward(stages["q_rope_proj"], cos, sin, config.rope_pairing)
+        k_rope, rope_k = rope_forward(stages["k_rope_proj"], cos, sin, config.rope_pairing)
+        stages |= {"q_rope": q_rope, "k_rope": k_rope}
+    if trace is not None:
+        trace |= stages
+    return Parts(q_nope, q_rope, c, k_rope), Projected(saved, norm_q, norm_c, rope_q, rope_k)
+
+
+def _project_backward(
+    d_parts: Parts, saved: Projected, config: Config, trace: Trace | None
+) -> tuple[list[Array], dict[str, Array | None]]:
+    """Contributions to dx, and the gradients of the projections and norms (None for a bias that is not there)."""
+    grads: dict[str, Array | None] = {}
+    stages: Trace = {}
+
+    def linear(name: str, dy: Array) -> Array:
+        d_input, grads[f"w_{name}"], grads[f"b_{name}"] = linear_backward(dy, saved.linear[name])
+        return d_input
+
+    def norm(name: str, dy: Array, norm_saved: Any) -> Array:
+        if norm_saved is not None:
+            dy, grads[name] = rmsnorm_backward(dy, norm_saved)
+        return dy
+
+    dx, d_query = [], []
+    if d_parts.k_rope is not None and d_parts.q_rope is not None:
+        stages |= {"d_k_rope": d_parts.k_rope, "d_q_rope": d_parts.q_rope}
+        stages["d_k_rope_proj"] = rope_backward(d_parts.k_rope, saved.rope_k)
+        dx.append(linear("kr", merge_heads(stages["d_k_rope_proj"])))
+    stages["d_c"] = d_parts.c
+    stages["d_c_proj"] = norm("norm_c", d_parts.c, saved.norm_c)
+    dx.append(linear("dkv", merge_heads(stages["d_c_proj"])))
+    if d_parts.q_rope is not None:
+        stages["d_q_rope_proj"] = rope_backward(d_parts.q_rope, saved.rope_q)
+        d_query.append(linear("qr", merge_heads(stages["d_q_rope_proj"])))
+    stages["d_q_nope"] = d_parts.q_nope
+    compressed = config.query_latent_dim is not None
+    d_query.append(linear("uq" if compressed else "q", merge_heads(d_parts.q_nope)))
+    if compressed:
+        stages["d_c_q"] = add(*d_query)  # (B, N, d_cq)
+        stages["d_c_q_proj"] = norm("norm_q", stages["d_c_q"], saved.norm_q)
+        d_query = [linear("dq", stages["d_c_q_proj"])]
+    if trace is not None:
+        trace |= stages
+    return dx + d_query, grads

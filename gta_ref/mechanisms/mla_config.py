@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
@@ -128,6 +129,20 @@ def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
         from_x("g", c.n_heads * c.value_dim)
     shapes["w_o"] = (c.n_heads * c.value_dim, c.hidden_size)
     return shapes
+
+
+def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
+    """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
+
+    It caches as much as GTA does with the same heads: 5/2 of a head as latent, 1/2 with RoPE.
+    """
+    return {
+        "n_heads": n_heads,
+        "nope_dim": head_dim,
+        "value_dim": head_dim,
+        "rope_dim": head_dim // 2,
+        "latent_dim": 5 * head_dim // 2,
+    }
 
 
 def structure(config: Config, absorb: bool = False) -> Structure:

@@ -18,13 +18,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gta_ref.core import Mask, attention_backward, attention_forward
+from gta_ref.core import Mask, attention_backward
+from gta_ref.core.engines import attend
 from gta_ref.mechanisms.mla_config import Config
-from gta_ref.mechanisms.mla_projections import Parts
-from gta_ref.mechanisms.projections import Params, Trace
 from gta_ref.ops import Array, decoder_backward, decoder_forward, linear_backward, linear_forward
-from gta_ref.ops.arrays import add, array_module, narrow, widen
+from gta_ref.ops.arrays import Params, Trace, add, array_module, narrow, widen
 from gta_ref.ops.heads import merge_heads, split_heads, sum_heads
+
+
+class Parts(NamedTuple):
+    """What both ways start from, or its gradients. The parts with RoPE are None if d_rope = 0."""
+
+    q_nope: Array  # (B, n_h, N_q, d_nope)
+    q_rope: Array | None  # (B, n_h, N_q, d_rope)
+    c: Array  # (B, 1, N_k, d_c)
+    k_rope: Array | None  # (B, 1, N_k, d_rope)
 
 
 class WaySaved(NamedTuple):
@@ -58,9 +66,7 @@ def decompressed_forward(
     q, k = _join(parts.q_nope, parts.q_rope), _join(k_nope, k_rope)  # (B, n_h, N, d_nope + d_rope)
     if trace is not None:
         trace |= {"k_nope": k_nope, "v": v, "q": q, "k": k}
-    z, _, core = attention_forward(
-        q, k, v, mask=mask, scale=config.scale, engine=engine, need_saved=need_saved, trace=trace
-    )
+    z, _, core = attend(q, k, v, mask, config.scale, engine, need_saved=need_saved, trace=trace)
     values = merge_heads(z)  # (B, N_q, n_h·d_v)
     if trace is not None:
         trace |= {"z": z, "values": values}
@@ -78,7 +84,8 @@ def decompressed_backward(d_values: Array, saved: WaySaved, trace: Trace | None)
     d_k_nope, d_k_rope = _split(d_k, config.nope_dim)
     if trace is not None:
         trace |= {"d_k": d_k, "d_q": d_q, "d_v": d_v, "d_k_nope": d_k_nope}
-    d_k_rope = narrow(sum_heads(widen(d_k_rope), 1), d_k.dtype)  # all heads used the one key
+    if d_k_rope is not None:
+        d_k_rope = narrow(sum_heads(widen(d_k_rope), 1), d_k.dtype)  # all heads used the one key
     d_latent_k, d_w_uk, _ = linear_backward(merge_heads(d_k_nope), saved.product_k)
     d_latent_v, d_w_uv, _ = linear_backward(merge_heads(d_v), saved.product_v)
     d_c = split_heads(add(d_latent_k, d_latent_v), 1)  # (B, 1, N_k, d_c)
@@ -103,9 +110,7 @@ def absorbed_forward(
     q, k = _join(q_latent, parts.q_rope), _join(parts.c, parts.k_rope)  # (B, n_h or 1, N, d_c + d_rope)
     if trace is not None:
         trace |= {"q_latent": q_latent, "q": q, "k": k}
-    z, _, core = attention_forward(
-        q, k, parts.c, mask=mask, scale=config.scale, engine=engine, need_saved=need_saved, trace=trace
-    )
+    z, _, core = attend(q, k, parts.c, mask, config.scale, engine, need_saved=need_saved, trace=trace)
     values, product_v = decoder_forward(z, w_uv)  # (B, N_q, n_h·d_v), from z (B, n_h, N_q, d_c)
     if trace is not None:
         trace |= {"z": z, "values": values}
@@ -132,8 +137,9 @@ def _join(nope: Array, rope: Array | None) -> Array:
     return nope if rope is None else array_module(nope).concatenate([nope, rope], axis=-1)
 
 
-def _split(joined: Array, width: int) -> tuple[Array, Array]:
-    return joined[..., :width], joined[..., width:]  # the second is empty where d_rope = 0
+def _split(joined: Array, width: int) -> tuple[Array, Array | None]:
+    """The parts that :func:`_join` joined; the second is None if d_rope = 0."""
+    return joined[..., :width], joined[..., width:] if joined.shape[-1] > width else None
 
 
 def _per_head(w: Array, n: int) -> Array:

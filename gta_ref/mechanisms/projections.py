@@ -1,17 +1,16 @@
-"""The two ends that the mechanisms share: x → q, k, v before the attention core, values → out behind it.
+"""The two ends that mechanisms other than GTA share: x → q, k, v before the attention core, values → out after it.
 
     Q = X W_Q + b_Q    K = X W_K + b_K    V = X W_V + b_V      RoPE on Q and K
     out = (values ⊙ gate(X W_G + b_G)) W_O                     the gate is GTA's; others may do without
 
-GTA's latent C takes the place of V: the parameters are then w_c and b_c, and the stage is c.
+GTA has both ends written out in its own file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from gta_ref.mechanisms.common import rope_tables
 from gta_ref.ops import (
     Array,
     gate_backward,
@@ -20,17 +19,15 @@ from gta_ref.ops import (
     linear_forward,
     rope_backward,
     rope_forward,
+    rope_tables,
 )
+from gta_ref.ops.arrays import Params, Trace
 from gta_ref.ops.heads import merge_heads, split_heads
-
-Params = Mapping[str, Array]
-Trace = dict[str, Array]
 
 
 class QKV(NamedTuple):
-    """What :func:`qkv_backward` needs; `value` is "v", or "c" for GTA's latent."""
+    """What :func:`qkv_backward` needs."""
 
-    value: str
     linear_q: Any
     linear_k: Any
     linear_v: Any
@@ -55,7 +52,6 @@ def qkv_forward(
     positions: Array,
     rope_theta: float,
     rope_pairing: str,
-    value: str = "v",
     trace: Trace | None = None,
 ) -> tuple[Array, Array, Array, QKV]:
     """Project every token and turn q and k by its position.
@@ -67,10 +63,8 @@ def qkv_forward(
     heads : (n_q, n_k, n_v)
     positions : (N,) or (1 or B, N), integers
     rope_theta, rope_pairing : as in :mod:`gta_ref.ops.rope`
-    value : str
-        The letter of the values, in parameters and in the trace.
     trace : dict, optional
-        Receives q_proj, k_proj, the values, q, k.
+        Receives q_proj, k_proj, v, q, k.
 
     Returns
     -------
@@ -81,14 +75,14 @@ def qkv_forward(
     n_q, n_k, n_v = heads
     q_flat, linear_q = linear_forward(x, params["w_q"], params.get("b_q"))
     k_flat, linear_k = linear_forward(x, params["w_k"], params.get("b_k"))
-    v_flat, linear_v = linear_forward(x, params[f"w_{value}"], params.get(f"b_{value}"))
+    v_flat, linear_v = linear_forward(x, params["w_v"], params.get("b_v"))
     q_proj, k_proj, v = split_heads(q_flat, n_q), split_heads(k_flat, n_k), split_heads(v_flat, n_v)
     cos, sin = rope_tables(q_proj, positions, rope_theta, rope_pairing)
     q, rope_q = rope_forward(q_proj, cos, sin, rope_pairing)
     k, rope_k = rope_forward(k_proj, cos, sin, rope_pairing)
     if trace is not None:
-        trace |= {"q_proj": q_proj, "k_proj": k_proj, value: v, "q": q, "k": k}
-    return q, k, v, QKV(value, linear_q, linear_k, linear_v, rope_q, rope_k)
+        trace |= {"q_proj": q_proj, "k_proj": k_proj, "v": v, "q": q, "k": k}
+    return q, k, v, QKV(linear_q, linear_k, linear_v, rope_q, rope_k)
 
 
 def qkv_backward(
@@ -96,16 +90,17 @@ def qkv_backward(
 ) -> tuple[list[Array], dict[str, Array | None]]:
     """Three contributions to dx, and the gradients of the projections (None for a bias that is not there).
 
-    `trace` receives d_k, d_q, the values' gradient, d_k_proj, d_q_proj.
+    `trace` receives d_k, d_q, d_v, d_k_proj, d_q_proj.
     """
     d_k_proj, d_q_proj = rope_backward(dk, saved.rope_k), rope_backward(dq, saved.rope_q)
     if trace is not None:
-        trace |= {"d_k": dk, "d_q": dq, f"d_{saved.value}": dv, "d_k_proj": d_k_proj, "d_q_proj": d_q_proj}
-    dx, grads = [], {}
+        trace |= {"d_k": dk, "d_q": dq, "d_v": dv, "d_k_proj": d_k_proj, "d_q_proj": d_q_proj}
+    dx: list[Array] = []
+    grads: dict[str, Array | None] = {}
     for name, d_heads, linear in (
         ("q", d_q_proj, saved.linear_q),
         ("k", d_k_proj, saved.linear_k),
-        (saved.value, dv, saved.linear_v),
+        ("v", dv, saved.linear_v),
     ):
         part, grads[f"w_{name}"], grads[f"b_{name}"] = linear_backward(merge_heads(d_heads), linear)
         dx.append(part)
@@ -165,3 +160,8 @@ def output_backward(
     if trace is not None:
         trace |= stages
     return d_values, dx, grads
+
+
+def present(grads: Mapping[str, Array | None], names: Iterable[str]) -> dict[str, Array]:
+    """The gradients of the parameters `names`, in their order; None stands for a bias that the layer does not have."""
+    return {name: grad for name in names if (grad := grads[name]) is not None}

@@ -1,17 +1,16 @@
-"""Operations, one a file, each a forward beside its backward.
+"""Operations, each a forward next to its backward.
 
-``y, saved = softmax_forward(x)`` and ``dx = softmax_backward(dy, saved)``: pure functions that never
-write to their inputs and run on NumPy and on CuPy arrays alike. `saved` holds what the backward needs.
+``y, saved = softmax_forward(x)`` and ``dx = softmax_backward(dy, saved)``: pure functions that never write to their
+inputs and run on NumPy arrays as well as on CuPy arrays. `saved` holds what the backward needs.
 """
 
 from gta_ref.ops.arrays import Array, as_dtype
 from gta_ref.ops.cross_entropy import cross_entropy_backward, cross_entropy_forward
-from gta_ref.ops.decoder import decoder_backward, decoder_forward
 from gta_ref.ops.embedding import embedding_backward, embedding_forward
 from gta_ref.ops.gate import gate_backward, gate_forward
-from gta_ref.ops.linear import linear_backward, linear_forward
+from gta_ref.ops.linear import decoder_backward, decoder_forward, linear_backward, linear_forward
 from gta_ref.ops.rmsnorm import rmsnorm_backward, rmsnorm_forward
-from gta_ref.ops.rope import rope_angles, rope_backward, rope_forward
+from gta_ref.ops.rope import rope_angles, rope_backward, rope_forward, rope_tables
 from gta_ref.ops.softmax import softmax_backward, softmax_forward, softmax_lse_forward
 from gta_ref.ops.swiglu import swiglu_backward, swiglu_forward
 
@@ -33,6 +32,7 @@ __all__ = [
     "rope_angles",
     "rope_backward",
     "rope_forward",
+    "rope_tables",
     "softmax_backward",
     "softmax_forward",
     "softmax_lse_forward",

@@ -1,24 +1,29 @@
 """Which library an array belongs to, and in which precision an operation computes.
 
-float64 and float32 compute in themselves. float16 and bfloat16 are storage: an operation widens them
-to float32, computes and accumulates there, and rounds its result once.
+Operations on float64 and float32 compute in the same precision. float16 and bfloat16 are storage formats: an operation
+widens them to float32, computes and accumulates in float32, and rounds its result once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]  # or a cupy.ndarray, which the operations treat alike
+from gta_ref.errors import check_params, check_shape
+
+Array = np.ndarray[Any, Any]  # or a cupy.ndarray, which the operations treat in the same way
+Params = Mapping[str, Array]  # by the parameter's name
+Trace = dict[str, Array]  # stages by name, as a forward or backward leaves them
 
 STORAGE_DTYPES = ("float16", "bfloat16")
 FLOAT_DTYPES = ("float64", "float32", *STORAGE_DTYPES)
 
 
 def array_module(x: Array) -> ModuleType:
-    """Return the module (numpy or cupy) whose functions take `x`."""
+    """Return the module (numpy or cupy) whose functions accept `x`."""
     if type(x).__module__.partition(".")[0] == "cupy":
         import cupy
 
@@ -32,7 +37,7 @@ def as_dtype(name: Any) -> np.dtype:
     Raises
     ------
     ValueError
-        Where it is none of float64, float32, float16 and bfloat16.
+        If `name` is none of float64, float32, float16 and bfloat16.
     """
     if name == "bfloat16":
         import ml_dtypes
@@ -57,21 +62,42 @@ def check_float(name: str, x: Array) -> None:
 
 
 def widen(x: Array) -> Array:
-    """Return `x` in the precision that it is computed in; float32 and float64 come back as they are."""
-    # by size, as a dtype's name is put together anew at every look: a fifth of a small layer's time
+    """Return `x` in the precision of computation; float32 and float64 arrays are returned unchanged."""
+    # the size is compared because NumPy builds a dtype's name anew at every access: a fifth of a small layer's time
     return x.astype(np.float32) if x.dtype.itemsize == 2 else x
 
 
 def narrow(x: Array, dtype: Any) -> Array:
-    """Round `x` once to its storage dtype; no copy where it is in that dtype already."""
+    """Round `x` once to its storage dtype; there is no copy if it has that dtype already."""
     return x.astype(dtype, copy=False)
 
 
 def add(*terms: Array) -> Array:
-    """Sum in the precision of computation, rounded once."""
+    """Sum the terms in the precision of computation and round once, to the dtype of the first."""
     if len(terms) == 1:
         return terms[0]
     total = widen(terms[0]) + widen(terms[1])
     for term in terms[2:]:
         total += widen(term)
     return narrow(total, terms[0].dtype)
+
+
+def check_layer(params: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], x: Array, hidden_size: int) -> None:
+    """Raise ValueError unless x is (B, N, hidden_size) and `params` has these names and shapes, all in x's dtype."""
+    if (
+        isinstance(x, np.ndarray)
+        and x.ndim == 3
+        and x.shape[2] == hidden_size
+        and x.dtype.name in FLOAT_DTYPES
+        and params.keys() == shapes.keys()
+        and [(p.shape, p.dtype) for p in params.values()] == [(shapes[name], x.dtype) for name in params]
+    ):
+        return  # the checks below, one after the other, would take longer than a small layer's computation
+    check_float("x", x)
+    check_shape("x", x, ("B", "N", hidden_size))
+    check_params(params, shapes, x.dtype)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: np.dtype) -> np.ndarray:
+    """Draw normal random numbers in float64, so that one seed gives the same weights in every dtype."""
+    return (rng.standard_normal(shape) * std).astype(dtype)

@@ -7,7 +7,7 @@ from typing import Any
 from gta_ref.errors import check_shape
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
-IGNORE = -100  # a target that does not count; the value that PyTorch users expect
+IGNORE = -100  # marks a target that does not count; the same value as in PyTorch
 
 
 def cross_entropy_forward(logits: Array, targets: Array) -> tuple[Array, Any]:
@@ -26,7 +26,7 @@ def cross_entropy_forward(logits: Array, targets: Array) -> tuple[Array, Any]:
     Raises
     ------
     ValueError
-        Where a target is outside the vocabulary or none counts.
+        If a target is outside the vocabulary, or no target counts.
     """
     xp = array_module(logits)
     check_shape("targets", targets, logits.shape[:-1])
@@ -68,7 +68,7 @@ def cross_entropy_backward(dloss: Array | float, saved: Any) -> Array:
     dlogits = wide - lse[..., None]  # (..., vocabulary)
     xp.exp(dlogits, out=dlogits)
     vocabulary = wide.shape[-1]
-    rows = dlogits.reshape(-1, vocabulary)  # a view: dlogits was just made
+    rows = dlogits.reshape(-1, vocabulary)  # a view, because dlogits is a new array
     rows[xp.arange(rows.shape[0]), inside.reshape(-1)] -= 1
     dlogits *= xp.where(counted, wide.dtype.type(1) / n, 0)[..., None] * float(dloss)
     return narrow(dlogits, logits.dtype)

@@ -1,4 +1,4 @@
-"""Embedding: token ids choose rows of a table."""
+"""Embedding: token ids select rows of a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def embedding_forward(ids: Array, table: Array) -> tuple[Array, Any]:
     Raises
     ------
     ValueError
-        Where an id is outside the vocabulary: indexing would wrap negative ids around.
+        If the ids are not integers, or one is outside the vocabulary: indexing would wrap negative ids around.
     """
     if ids.dtype.kind not in "iu":
         raise ValueError(f"ids has dtype {ids.dtype}; expected integers")
@@ -35,7 +35,7 @@ def embedding_forward(ids: Array, table: Array) -> tuple[Array, Any]:
 
 
 def embedding_backward(dy: Array, saved: Any) -> Array:
-    """Row r of the table collects dy of every place where the id was r.
+    """Row r of dtable is the sum of dy over all tokens whose id was r.
 
     Parameters
     ----------

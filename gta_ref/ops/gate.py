@@ -17,17 +17,17 @@ GATES = ("sigmoid", "silu", "relu2", "none")
 
 
 def sigmoid(a: Array) -> Array:
-    """σ(a) = 1 / (1 + e^−a). Where e^−a overflows, σ(a) is below the smallest normal number, and 0 comes out."""
+    """σ(a) = 1 / (1 + e^−a). If e^−a overflows, σ(a) is below the smallest normal number, and the result is 0."""
     xp = array_module(a)
     y = xp.negative(a)
     with np.errstate(over="ignore"):
         xp.exp(y, out=y)
     y += 1
-    return xp.reciprocal(y, out=y)  # all in one array: a new one for each step would take twice as long
+    return xp.reciprocal(y, out=y)  # all steps in one array: a new array for each would take twice as long
 
 
 def gate_forward(a: Array, kind: str = "sigmoid") -> tuple[Array, Any]:
-    """σ(a), a σ(a), max(a, 0)² or a.
+    """g = σ(a), a σ(a), max(a, 0)² or a, in the order of `kind`.
 
     Parameters
     ----------
@@ -38,8 +38,14 @@ def gate_forward(a: Array, kind: str = "sigmoid") -> tuple[Array, Any]:
     -------
     g : the shape of a
     saved : for :func:`gate_backward`
+
+    Raises
+    ------
+    ValueError
+        If `kind` is none of these.
     """
-    check_choice("gate", kind, GATES)
+    if kind not in GATES:
+        check_choice("gate", kind, GATES)
     wide = widen(a)
     if kind == "sigmoid":
         g = sigmoid(wide)
@@ -53,7 +59,7 @@ def gate_forward(a: Array, kind: str = "sigmoid") -> tuple[Array, Any]:
 
 
 def gate_backward(dg: Array, saved: Any) -> Array:
-    """da = dg ⊙ gate′(a): σ(1 − σ); σ + a σ(1 − σ); 2 max(a, 0); 1.
+    """da = dg ⊙ gate′(a), where gate′ is σ(1 − σ), σ + a σ(1 − σ), 2 max(a, 0) or 1, in the order of `kind`.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
-"""Heads: a token's vector cut into heads and put together again, and one head given to several maps.
+"""Heads: split a token's vector into heads and merge them again; let several maps share one head.
 
     split_heads    (B, N, n·d) → (B, n, N, d)      merge_heads  (B, n, N, d) → (B, N, n·d)
     repeat_heads   (B, n, N, d) → (B, n_q, N, d)   sum_heads    (B, n_q, N, d) → (B, n, N, d)
 
-Each function of a line is the other's inverse or transpose, so the one is the other's backward.
+The two functions of a line are inverse or transpose to each other, so each is the other's backward.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gta_ref.ops.arrays import Array, array_module
 
 
 def split_heads(x: Array, n: int) -> Array:
-    """Cut every token's vector into n heads: (B, N, n·d) → (B, n, N, d)."""
+    """Split every token's vector into n heads: (B, N, n·d) → (B, n, N, d)."""
     batch, length, width = x.shape
     return x.reshape(batch, length, n, width // n).swapaxes(1, 2)
 
@@ -24,11 +24,11 @@ def merge_heads(x: Array) -> Array:
 
 
 def repeat_heads(x: Array, n_q: int) -> Array:
-    """Give every map its head: (B, n, N, d) → (B, n_q, N, d), each head n_q/n times in a row."""
+    """Repeat each head for the maps that share it, n_q/n times in a row: (B, n, N, d) → (B, n_q, N, d)."""
     return array_module(x).repeat(x, n_q // x.shape[1], axis=1)
 
 
 def sum_heads(dx: Array, n: int) -> Array:
-    """The transpose of :func:`repeat_heads`: (B, n_q, N, d) → (B, n, N, d), summed over a head's maps."""
+    """The transpose of :func:`repeat_heads`: (B, n_q, N, d) → (B, n, N, d), summed over the maps that share a head."""
     batch, n_q, length, d = dx.shape
     return dx.reshape(batch, n, n_q // n, length, d).sum(axis=2)

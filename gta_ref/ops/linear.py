@@ -1,10 +1,18 @@
-"""Linear map: y = x W + b. Weights act from the right."""
+"""Linear maps: one weight for all heads, or one weight per attention map, as in GTA's value decoder.
+
+Weights act from the right: y = x W + b. The decoder of GTA turns each map's latent context into head values:
+
+    U_m = Z_m W_m                        the paper's form
+    U_m = [Z_m Z_m … Z_m] + Z_m W_m      the released code's, with e = width / d_l copies of Z_m side by side
+
+The second is the first with W_P = [I I … I] + W.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gta_ref.ops.arrays import Array, narrow, widen
+from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
 
 def linear_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, Any]:
@@ -22,7 +30,7 @@ def linear_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, A
     saved : for :func:`linear_backward`
     """
     d_in, d_out = w.shape
-    # one product over all tokens: NumPy would make one a sequence, slow where a sequence is a token
+    # one product over all tokens: NumPy would compute one per sequence, which is slow if sequences are single tokens
     y = widen(x).reshape(-1, d_in) @ widen(w)  # (tokens, d_out)
     if b is not None:
         y += widen(b)
@@ -31,7 +39,7 @@ def linear_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, A
 
 
 def linear_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array | None]:
-    """dx = dy Wᵀ, dW = xᵀ dy and db = Σ dy, the sums going over all tokens.
+    """dx = dy Wᵀ, dW = xᵀ dy and db = Σ dy, summed over all tokens.
 
     Parameters
     ----------
@@ -42,7 +50,7 @@ def linear_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array | None]:
     -------
     dx : (..., d_in)
     dw : (d_in, d_out)
-    db : (d_out,), or None where there was no bias
+    db : (d_out,), or None if there was no bias
     """
     x, w, has_bias = saved
     d_in, d_out = w.shape
@@ -51,3 +59,68 @@ def linear_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array | None]:
     dw = widen(x).reshape(-1, d_in).T @ dy_rows  # (d_in, d_out)
     db = narrow(dy_rows.sum(axis=0), w.dtype) if has_bias else None
     return dx, narrow(dw, w.dtype), db
+
+
+def decoder_forward(z: Array, w: Array, residual: bool = False) -> tuple[Array, Any]:
+    """U_m = Z_m W_m (+ e copies of Z_m), the maps side by side.
+
+    Parameters
+    ----------
+    z : (B, n_q, N, d_l)
+        Latent contexts, one per map.
+    w : (n_q, d_l, width)
+        width = (n_h/n_q)·d_h: the heads that map m serves, concatenated.
+    residual : bool
+        Whether to add the e = width / d_l copies of Z_m. Default False.
+
+    Returns
+    -------
+    values : (B, N, n_q·width)
+    saved : for :func:`decoder_backward`
+
+    Raises
+    ------
+    ValueError
+        If `residual` is true and width / d_l is not a whole number.
+    """
+    batch, n_q, length, d_l = z.shape
+    width = w.shape[2]
+    if residual and width % d_l:
+        raise ValueError(f"decoder_residual=True needs width / d_l to be a whole number; got {width} / {d_l}")
+    rows = _rows(widen(z))  # (n_q, B·N, d_l)
+    u = rows @ widen(w)  # (n_q, B·N, width)
+    if residual:
+        u += array_module(z).tile(rows, width // d_l)
+    values = u.reshape(n_q, batch, length, width).transpose(1, 2, 0, 3).reshape(batch, length, n_q * width)
+    return narrow(values, z.dtype), (z, w, residual)
+
+
+def decoder_backward(dvalues: Array, saved: Any) -> tuple[Array, Array]:
+    """dZ_m = dU_m W_mᵀ (+ the e slices of dU_m, summed); dW_m = Z_mᵀ dU_m over all tokens.
+
+    Parameters
+    ----------
+    dvalues : (B, N, n_q·width)
+    saved : from :func:`decoder_forward`
+
+    Returns
+    -------
+    dz : (B, n_q, N, d_l)
+    dw : (n_q, d_l, width)
+    """
+    z, w, residual = saved
+    batch, n_q, length, d_l = z.shape
+    width = w.shape[2]
+    du = _rows(widen(dvalues).reshape(batch, length, n_q, width).transpose(0, 2, 1, 3))  # (n_q, B·N, width)
+    dz = du @ widen(w).swapaxes(-1, -2)  # (n_q, B·N, d_l)
+    if residual:
+        dz += du.reshape(n_q, batch * length, width // d_l, d_l).sum(axis=2)
+    dw = _rows(widen(z)).swapaxes(-1, -2) @ du  # (n_q, d_l, width)
+    dz = dz.reshape(n_q, batch, length, d_l).swapaxes(0, 1)  # (B, n_q, N, d_l)
+    return narrow(dz, z.dtype), narrow(dw, w.dtype)
+
+
+def _rows(x: Array) -> Array:
+    """Put all tokens of a map into one matrix, (B, n_q, N, d) → (n_q, B·N, d): one product per map, whatever B is."""
+    batch, n_q, length, d = x.shape
+    return x.swapaxes(0, 1).reshape(n_q, batch * length, d)

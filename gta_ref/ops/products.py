@@ -1,7 +1,7 @@
-"""Arrays whose matrix products go through a function of one's choice: to count them, or to sum in another order.
+"""Arrays whose matrix products are computed by a replaceable function: to count them, or to sum in another order.
 
 ``with products_by(f): forward(params, watched(x), …)`` calls ``f(a, b)`` for every ``a @ b`` with at least one
-watched operand, and its result is watched again. The code that computes knows nothing of it.
+watched operand; the result is watched too. The code that computes does not change for this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class WatchedArray(np.ndarray):
     """An ndarray whose matrix products go through the function that :func:`products_by` set."""
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Compute on plain arrays, by the chosen function where it is a product, and hand on the mark."""
+        """Compute on plain arrays, matrix products by the chosen function, and return a watched array."""
         plain = [_plain(x) for x in inputs]
         if ufunc is np.matmul:
             result = _product.get()(*plain)
@@ -33,19 +33,19 @@ class WatchedArray(np.ndarray):
         return result.view(WatchedArray) if isinstance(result, np.ndarray) else result
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Hand on the mark through functions that would drop it, such as np.where."""
+        """Return a watched array from functions that would return a plain one, such as np.where."""
         result = super().__array_function__(func, types, args, kwargs)
         return result.view(WatchedArray) if isinstance(result, np.ndarray) else result
 
 
 def watched(x: np.ndarray) -> WatchedArray:
-    """A view of `x` whose products are watched."""
+    """Return a view of `x` whose products are watched."""
     return x.view(WatchedArray)
 
 
 @contextmanager
 def products_by(product: Product) -> Iterator[None]:
-    """Compute the products of watched arrays in this block by ``product(a, b)``, on plain arrays."""
+    """Compute the products of watched arrays in this block by ``product(a, b)``, which receives plain arrays."""
     token = _product.set(product)
     try:
         yield

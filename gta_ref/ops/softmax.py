@@ -1,6 +1,6 @@
 """Masked softmax over the last axis, and its log-sum-exp in natural logarithms.
 
-A row in which nothing is visible has y = 0 and lse = −inf, and passes no gradient on.
+A row in which nothing is visible has y = 0 and lse = −inf, and its gradient is 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
 
 def softmax_lse_forward(x: Array, visible: Array | None = None) -> tuple[Array, Array, Any]:
-    """y_j = exp(x_j − lse) where visible, else 0; lse = log Σ_visible exp(x_j).
+    """y_j = exp(x_j − lse) if j is visible, else 0; lse = log Σ_visible exp(x_j).
 
     The largest visible x is subtracted before exp, so that large scores do not overflow.
 
@@ -21,7 +21,7 @@ def softmax_lse_forward(x: Array, visible: Array | None = None) -> tuple[Array, 
     ----------
     x : (..., n)
     visible : boolean, broadcasts to x, optional
-        Everything is visible without it.
+        Default: everything is visible.
 
     Returns
     -------
@@ -33,16 +33,16 @@ def softmax_lse_forward(x: Array, visible: Array | None = None) -> tuple[Array, 
     scores = widen(x)
     if visible is not None:
         scores = xp.where(visible, scores, -np.inf)
-    if not scores.shape[-1]:  # no largest of nothing
+    if not scores.shape[-1]:  # an empty row has no largest score
         y = narrow(scores, x.dtype)
         return y, xp.full(scores.shape[:-1], -np.inf, scores.dtype), y
     largest = scores.max(axis=-1, keepdims=True)  # (..., 1)
-    # −inf − −inf is NaN: a row that sees nothing subtracts 0, and every exp there is 0
+    # −inf − (−inf) is NaN, so a row that sees nothing subtracts 0 instead, and all its exponentials are 0
     shift = xp.where(xp.isneginf(largest), scores.dtype.type(0), largest)
     y = scores - shift
     xp.exp(y, out=y)
     total = y.sum(axis=-1, keepdims=True)  # (..., 1)
-    blind = total == 0  # false where total is NaN, which has to stay visible
+    blind = total == 0  # false if total is NaN: a NaN must not be hidden
     total = xp.where(blind, total.dtype.type(1), total)
     y /= total
     lse = xp.where(blind, -np.inf, shift + xp.log(total))[..., 0]
@@ -51,7 +51,7 @@ def softmax_lse_forward(x: Array, visible: Array | None = None) -> tuple[Array, 
 
 
 def softmax_forward(x: Array, visible: Array | None = None) -> tuple[Array, Any]:
-    """Softmax alone: ``y, saved``, as :func:`softmax_lse_forward` without lse."""
+    """Compute y only: returns ``y, saved``, as :func:`softmax_lse_forward` does, without lse."""
     y, _, saved = softmax_lse_forward(x, visible)
     return y, saved
 
@@ -66,7 +66,7 @@ def softmax_backward(dy: Array, saved: Any, dlse: Array | None = None) -> Array:
     dy : (..., n)
     saved : from :func:`softmax_forward` or :func:`softmax_lse_forward`
     dlse : (...), optional
-        Cotangent of lse; 0 without it.
+        Cotangent of lse. Default: 0.
 
     Returns
     -------

@@ -44,7 +44,7 @@ def swiglu_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     wide, dy_wide = widen(a), widen(dy)
     s = sigmoid(wide)
     silu = wide * s
-    da = 1 - s  # in place from here on, as arrays of this size take longer to come by than to fill
+    da = 1 - s  # in place from here on: to allocate arrays of this size takes longer than to fill them
     da *= silu
     da += s
     da *= dy_wide

@@ -1,9 +1,10 @@
-"""The cases: named, seeded, tagged; what each consists of, and which abilities of an implementation it needs.
+"""The cases: what each one computes, and which abilities an implementation needs for it.
 
-Three levels: "attention" is the core alone (q, k, v, mask → z, lse: what kernel authors have), "layer" is one
-attention layer of any mechanism, "lm" a tiny language model. A case says what is to be computed, as plain
-JSON; :mod:`gta_ref.verify.truth` computes it. Its gradients need more abilities than its forward: an implementation
-without a backward still has its forward checked.
+A case has a name, a seed, tags and one of three levels: "attention" is the attention core alone (q, k, v, mask →
+z, lse: the part that kernel authors write), "layer" is one attention layer of any mechanism, and "lm" is a tiny
+language model. A case describes in plain JSON what is to be computed; :mod:`gta_ref.verify.truth` computes it. The
+gradients of a case need more abilities than its forward, so that an implementation without a backward still has its
+forward checked.
 """
 
 from __future__ import annotations
@@ -12,30 +13,33 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gta_ref import mechanisms
 from gta_ref.errors import check_choice
 
 LEVELS = ("attention", "layer", "lm")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-DTYPE = "float32"  # where none is named
+DTYPE = "float32"  # the default
 SUITES = ("core", "attention", "layer", "lm", "large", "all")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be computed.
+    """The description of one computation.
 
     Attributes
     ----------
     name : str
     level : {"attention", "layer", "lm"}
     tags : tuple of str
-        Of core, edge, decode, padding, gradient, low-precision, large.
+        Some of core, edge, decode, padding, gradient, low-precision, large.
     seed : int
+        Seed of the random inputs.
     settings : mapping
-        Plain JSON. attention: sizes, mask, scale, logits (factor on q), poison (NaN in unused slots), dlse.
-        layer: mechanism, config, batch, length, mask, chunks (of a decode). lm: as layer, with model.
+        Plain JSON. At the level "attention": sizes, mask, scale, logits (a factor on q), poison (NaN in unused slots)
+        and dlse (whether lse has a cotangent). At the level "layer": mechanism, config, batch, length, mask and, for
+        decoding, chunks (the number of tokens in each step). At the level "lm": the same and model.
     dtypes : tuple of str
-        In which the case is sharp enough to be worth making.
+        The dtypes that are precise enough for the case to detect a wrong result.
     """
 
     name: str
@@ -46,7 +50,7 @@ class Case:
     dtypes: tuple[str, ...] = DTYPES
 
     def needs(self, dtype: str) -> tuple[str, ...]:
-        """Abilities that an implementation has to have for the forward of this case in this dtype."""
+        """Abilities that an implementation needs for the forward of this case in this dtype."""
         found = [self.level, dtype]
         if self.level != "attention":
             found.append(self.settings["mechanism"])
@@ -55,24 +59,26 @@ class Case:
 
     @property
     def gradient_needs(self) -> tuple[str, ...]:
-        """What its gradients need besides; nothing where it has none."""
+        """Further abilities that the gradients of this case need; empty if it has none."""
         if "gradient" not in self.tags:
             return ()
         return ("backward", "lse") if self.settings.get("dlse") else ("backward",)
 
 
-MECHANISMS = ("gta", "mha", "gqa", "gva", "gha", "mla")
+MECHANISMS = mechanisms.NAMES
 ABILITIES = (*LEVELS, "backward", "decode", "padding", "lse", *DTYPES, *MECHANISMS)
-OF_A_RUN = ("deterministic",)  # abilities that no case asks for, but the run of all
+OF_A_RUN = ("deterministic",)  # abilities that the run as a whole needs, but no single case
 
 
 def abilities(capabilities: Collection[str] | None) -> frozenset[str] | None:
-    """Check what an implementation says it can; a kind of which nothing is named counts as named in full.
+    """Check the declared capabilities of an implementation.
+
+    If no level, no dtype or no mechanism is declared, all levels, dtypes or mechanisms count as declared.
 
     Returns
     -------
     able : frozenset of str or None
-        None where nothing was said: it can everything.
+        None if nothing was declared, which means every ability.
     """
     if capabilities is None:
         return None
@@ -86,12 +92,12 @@ def abilities(capabilities: Collection[str] | None) -> frozenset[str] | None:
 
 
 def lacking(needs: Collection[str], able: Collection[str] | None) -> tuple[str, ...]:
-    """Which of these needs are not among the declared abilities."""
+    """The needs that are not among the declared abilities."""
     return () if able is None else tuple(need for need in needs if need not in able)
 
 
 def suite(name: str = "core", dtype: str | None = None) -> list[Case]:
-    """The cases of a suite: "core", one level of it, "large", or "all"; only those made for `dtype`, if given."""
+    """The cases of a suite: "core", one level of it, "large", or "all"; with `dtype`, only those made for it."""
     check_choice("suite", name, SUITES)
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
@@ -160,7 +166,7 @@ def _seed(name: str) -> int:
     return seed
 
 
-# where so few bits would leave a gradient within ten budgets of a senseless one (tolerance.check_sharp)
+# The dtypes of cases in which fewer bits could not tell a gradient from a senseless one (tolerance.check_sharp).
 WIDE = ("float64", "float32")
 NO_BFLOAT16 = ("float64", "float32", "float16")
 

@@ -1,7 +1,7 @@
-"""What a case's numbers are: inputs, every stage, outputs and gradients by the reference.
+"""The numbers of a case: its inputs, and every stage, output and gradient as the reference computes them.
 
-Inputs are drawn, rounded to the case's dtype first, and then widened: what comes out in float64 is the truth for
-an implementation that is given the rounded inputs.
+Inputs are drawn, rounded to the dtype of the case, and then widened to float64. The float64 results are thus the truth
+for an implementation that is given the rounded inputs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from gta_ref import mechanisms
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, attention_backward, attention_forward
 from gta_ref.lm import model as lm
-from gta_ref.mechanisms.common import default_positions
 from gta_ref.ops import as_dtype, rope_angles
 from gta_ref.verify.cases import Case
 
@@ -25,19 +24,19 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its numbers drawn.
+    """A case with its random inputs.
 
     Attributes
     ----------
     case : Case
     dtype : str
     inputs : dict of str to array
-        What an implementation is given, in the case's dtype (positions, ids and bounds are int64): inputs,
+        What an implementation is given, in the dtype of the case (positions, ids and bounds are int64): inputs,
         parameters and cotangents (d_z, d_lse, d_out, d_logits).
     compute : function
-        Of the inputs in any dtype → every stage, output and gradient, in the order of computation.
+        From the inputs in any dtype to every stage, output and gradient, in the order of computation.
     required : tuple of str
-        Of these names an implementation has to give all; the others help to find where it is wrong.
+        The names that an implementation must return; the others help to find where it is wrong.
     """
 
     case: Case
@@ -53,7 +52,7 @@ def draw(case: Case, dtype: str) -> Problem:
 
 
 def wide(inputs: Mapping[str, np.ndarray]) -> Arrays:
-    """The inputs in float64; integers as they are."""
+    """The inputs in float64; integers stay unchanged."""
     return {name: x if x.dtype.kind in "iu" else x.astype(np.float64) for name, x in inputs.items()}
 
 
@@ -91,7 +90,7 @@ def _attention(case: Case, dtype: str) -> Problem:
         "d_z": normal(s["B"], s["n_q"], s["N_q"], s["d_v"]),
     }
     if settings.get("dlse"):
-        # what lse never is below float32 neither is its cotangent
+        # lse has at least the precision of float32, and so has its cotangent
         inputs["d_lse"] = rng.standard_normal((s["B"], s["n_q"], s["N_q"])).astype(np.promote_types(low, np.float32))
     if settings.get("poison"):
         slot = np.arange(s["N_k"])
@@ -112,7 +111,7 @@ def _attention(case: Case, dtype: str) -> Problem:
 
 
 def _params(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator, low: np.dtype) -> Arrays:
-    """Weights of variance 1/d_in; biases and gains random too, since zeros and ones would hide a missing one."""
+    """Random weights of variance 1/d_in; biases and gains are random too, since 0 and 1 would hide a missing one."""
     params = {}
     for name, shape in shapes.items():
         letter = name.rpartition(".")[2]
@@ -134,7 +133,7 @@ def _layer(case: Case, dtype: str) -> Problem:
     rng, low = np.random.default_rng(case.seed), as_dtype(dtype)
     batch, length = settings["batch"], settings["length"]
     params = _params(module.param_shapes(config), rng, low)
-    positions = np.broadcast_to(default_positions(mask, batch, length, length), (batch, length))
+    positions = np.broadcast_to(mask.positions(batch, length, length), (batch, length))
     _, k_start, k_stop = mask.resolve(batch, length, length)
     inputs = {
         "x": rng.standard_normal((batch, length, config.hidden_size)).astype(low),

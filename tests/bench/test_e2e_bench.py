@@ -1,4 +1,4 @@
-"""`gta-ref bench e2e`: what it counts, plans, checks and predicts. Nothing here is timed."""
+"""`gta-ref bench e2e`: its counts, plans, checks and predictions. Nothing here is timed."""
 
 import json
 import time
@@ -24,7 +24,7 @@ PREFILL, DECODE = Case("prefill", 1, 12), Case("decode", 2, 9)
 
 
 class Ceilings:
-    """Stands for a machine of 10 Gop/s and 1 GB/s."""
+    """A stand-in for a machine with 10 Gop/s and 1 GB/s."""
 
     def gemm(self):
         return 1e10
@@ -45,7 +45,7 @@ def models():
 
 
 def one_layer_on_paper():
-    """H 8, two heads of 4 on one map, one key head of 4, a latent of 4; MLP of 16, 32 words."""
+    """A model to count by hand: H 8, two heads of 4 on one map, one key head of 4, a latent of 4, MLP of 16, 32 words."""
     attention = gta.Config(
         8, n_heads=2, head_dim=4, n_q=1, n_k=1, n_c=1, latent_dim=4, decoder_residual=True, bias=True
     )
@@ -53,7 +53,7 @@ def one_layer_on_paper():
 
 
 def test_predicted_operations_by_hand():
-    """Memory for nothing and one operation a second: a decoding step of batch 2 behind 10 tokens."""
+    """A decoding step of batch 2 after 10 tokens, if memory costs nothing and an operation takes one second."""
     found = e2e_parts.predicted(one_layer_on_paper(), 2, 1, 10, Hardware("", 1.0, 1e30, None, ""))
     assert found == {
         "projections": 2 * 2 * (8 * 4 + 8 * 4 + 8 * 4 + 8 * 8),  # q, k, c, out
@@ -74,7 +74,7 @@ def test_predicted_operations_by_hand():
 
 
 def test_predicted_bytes_by_hand():
-    """The same step where operations cost nothing and a byte costs a second: 4 bytes an element."""
+    """The same step if operations cost nothing and a byte takes one second, with 4 bytes per element."""
     found = e2e_parts.predicted(one_layer_on_paper(), 2, 1, 10, Hardware("", 1e30, 1.0, None, ""))
     rows = 2
     assert {name: seconds / 4 for name, seconds in found.items()} == {
@@ -103,7 +103,7 @@ def test_predicted_prefill_saves_the_masked_half():
 
 @pytest.mark.parametrize("name, own", [("gta-1b", {"gate": 1, "gate activation": 1, "decoder": 1}), ("gqa-1b", {})])
 def test_every_call_belongs_to_one_part(models, monkeypatch, name, own):
-    """With a clock that ticks at every reading a timed call takes one tick, and more if another one is inside it."""
+    """With a clock that ticks at every reading, a timed call takes one tick, or more if it contains another one."""
     config, params = models[name]
     step = e2e.prepare(DECODE, config, params)
     ticks = iter(range(10**6))
@@ -111,7 +111,7 @@ def test_every_call_belongs_to_one_part(models, monkeypatch, name, own):
     with e2e_parts.timed_parts(params) as found:
         step()
     layer = {"projections": 4, "mlp": 3, "attention": 1, "norm": 2, "rope": 3, "swiglu": 1, "residual": 2, **own}
-    layer["copies"] = 4 if own else 5  # three splits and the cache; GQA merges its heads
+    layer["copies"] = 1 if own else 5  # the cache; GQA also splits heads three times and merges them
     want = dict.fromkeys(e2e_parts.PARTS, 0) | {part: 2 * calls for part, calls in layer.items()}
     want |= {"head": 1, "embedding": 1, "norm": want["norm"] + 1}
     assert found == want
@@ -209,7 +209,7 @@ def test_a_step_leaves_the_cache_as_it_was(models):
     step = e2e.prepare(DECODE, *models["gta-1b"])
     first = step()
     assert first.shape == (2, 1, 256)
-    np.testing.assert_array_equal(step(), first)  # once more behind 9 tokens; behind 10 there would be no room
+    np.testing.assert_array_equal(step(), first)  # again after 9 tokens; after 10 there would be no room
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,4 +1,4 @@
-"""gta-ref bench lm: the peer computes the same model, and a wrong one is not timed."""
+"""gta-ref bench lm: the PyTorch model computes the same as ours, and one with wrong gradients is not timed."""
 
 import dataclasses
 import importlib.util

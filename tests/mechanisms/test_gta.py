@@ -1,7 +1,6 @@
 """GTA: the orders of computation agree, decoding continues what forward does, sizes and errors."""
 
 import dataclasses
-import math
 
 import ml_dtypes
 import numpy as np
@@ -41,72 +40,22 @@ def make(config, rng, batch=3, length=9, dtype="float64"):
     return params, rng.standard_normal((batch, length, config.hidden_size)).astype(dtype)
 
 
-def by_the_definition(params, x, c, mask):
-    """The layer as mechanism.md states it, one head and one token at a time, in plain loops.
-
-    Eq. 7: V_i(t, s) = (C_s W_P,i) ⊙ gate(x_t W_G,i + b_G,i), then Σ_s A(t, s) V_i(t, s).
-    """
-    batch, length, _ = x.shape
-    p = {**{f"b_{n}": 0.0 for n in "qkcg"}, **params}
-    heads_per_map = c.n_heads // c.n_q
-
-    def rope(v, position):
-        if c.rope_pairing == "none":
-            return v
-        turned = v.copy()
-        for t in range(c.head_dim // 2):
-            a, b = (t, t + c.head_dim // 2) if c.rope_pairing == "half" else (2 * t, 2 * t + 1)
-            angle = position * c.rope_theta ** (-2 * t / c.head_dim)
-            turned[a] = v[a] * math.cos(angle) - v[b] * math.sin(angle)
-            turned[b] = v[b] * math.cos(angle) + v[a] * math.sin(angle)
-        return turned
-
-    def activation(a):
-        s = 1 / (1 + np.exp(-a))
-        return {"sigmoid": s, "silu": a * s, "relu2": np.maximum(a, 0) ** 2, "none": np.ones_like(a)}[c.gate]
-
-    visible = np.broadcast_to(mask.to_dense(length, length), (batch, length, length))
-    starts = mask.resolve(batch, length, length)[1]
-    out = np.zeros_like(x)
-    for b in range(batch):
-        q, k, latent = (x[b] @ p[f"w_{n}"] + p[f"b_{n}"] for n in "qkc")
-        q = q.reshape(length, c.n_q, c.head_dim)
-        k = k.reshape(length, c.n_k, c.head_dim)
-        latent = latent.reshape(length, c.n_c, c.latent_dim)
-        gate = x[b] @ p["w_g"] + p["b_g"] if c.gate != "none" else np.zeros((length, c.n_heads * c.head_dim))
-        for t in range(length):
-            seen = np.flatnonzero(visible[b, t])
-            row = np.zeros(c.n_heads * c.head_dim)
-            for i in range(c.n_heads if seen.size else 0):
-                m = i // heads_per_map
-                query = rope(q[t, m], max(0, t - starts[b]))
-                key_head, latent_head = m // (c.n_q // c.n_k), m // (c.n_q // c.n_c)
-                scores = np.array([query @ rope(k[s, key_head], max(0, s - starts[b])) for s in seen])
-                weights = np.exp((scores - scores.max()) / math.sqrt(c.head_dim))
-                weights /= weights.sum()
-                within = slice((i % heads_per_map) * c.head_dim, (i % heads_per_map + 1) * c.head_dim)
-                w_p = params["w_p"][m]
-                if c.decoder_residual:
-                    w_p = w_p + np.tile(np.eye(c.latent_dim), w_p.shape[1] // c.latent_dim)
-                head = slice(i * c.head_dim, (i + 1) * c.head_dim)
-                g = activation(gate[t, head])
-                row[head] = sum(
-                    w * ((latent[s, latent_head] @ w_p[:, within]) * g) for w, s in zip(weights, seen, strict=True)
-                )
-            out[b, t] = row @ p["w_o"]
-    return out
-
-
 MASKS = {"causal": Mask(), "left padding": Mask(k_start=[0, 4, 9]), "ragged": Mask(k_stop=[9, 3, 0])}
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_three_orders_of_computation_agree(config, mask, rng):
-    """Eq. 8 (attend, then decode), Eq. 7 (decode, then attend), and plain loops."""
+def test_the_layer_is_its_definition(config, mask, rng):
+    """Eq. 8 (attend, then decode) against Eq. 7 (decode, then attend) in plain loops."""
     params, x = make(config, rng)
     out, _ = gta.forward(params, x, config, mask=mask)
     np.testing.assert_allclose(gta.forward_unabsorbed(params, x, config, mask=mask), out, **SAME)
-    np.testing.assert_allclose(by_the_definition(params, x, config, mask), out, **SAME)
+
+
+def test_the_definition_takes_positions(rng):
+    params, x = make(SMALL, rng)
+    positions = rng.integers(0, 100, x.shape[:2])
+    out, _ = gta.forward(params, x, SMALL, positions=positions)
+    np.testing.assert_allclose(gta.forward_unabsorbed(params, x, SMALL, positions=positions), out, **SAME)
 
 
 @pytest.mark.parametrize("chunks", [[1] * 9, [9], [4, 1, 3, 1], [0, 5, 0, 4]], ids=str)
@@ -141,13 +90,17 @@ def test_a_later_token_changes_nothing_before_it(config, rng):
 
 
 def test_the_gate_comes_from_the_query_alone(rng):
-    """Scaling another token's gate input has no effect here, and the gate is the stage that says so."""
+    """Another token changes the values that a query sees, and leaves the query's gate as it is."""
     params, x = make(SMALL, rng, batch=1)
-    trace = {}
-    gta.forward(params, x, SMALL, trace=trace)
-    want = 1 / (1 + np.exp(-(x @ params["w_g"] + params["b_g"])))
-    np.testing.assert_allclose(trace["gate"], want, rtol=1e-12)
-    np.testing.assert_allclose(trace["heads"], trace["values"] * want, rtol=1e-12)
+    before, after = {}, {}
+    gta.forward(params, x, SMALL, trace=before)
+    x[:, 3] *= 2
+    gta.forward(params, x, SMALL, trace=after)
+    others = [t for t in range(9) if t != 3]
+    np.testing.assert_array_equal(after["gate"][:, others], before["gate"][:, others])
+    assert np.abs(after["gate"][:, 3] - before["gate"][:, 3]).max() > 1e-3
+    assert np.abs(after["values"][:, 4:] - before["values"][:, 4:]).max(axis=-1).min() > 1e-3
+    np.testing.assert_array_equal(after["heads"], after["values"] * after["gate"])
 
 
 def test_fold_residual(rng):
