@@ -1,4 +1,4 @@
-"""What the README says works: its example runs, its links lead somewhere. Its commands: tests/docs/test_commands.py."""
+"""The README's example runs and its links lead somewhere; tests/docs/test_commands.py runs its commands."""
 
 import re
 import subprocess
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from gta_ref import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +30,17 @@ def test_links_lead_somewhere(page):
     for link in links:
         if not link.startswith(("http:", "https:", "#")):
             assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_output_of_the_tour_is_what_the_tour_prints(tmp_path):
+    """Line by line, with the digits of a rounding error left open."""
+
+    def opened(text):
+        return [re.sub(r"\d\.\de-\d+(?= \(|$)", "…", line.rstrip()) for line in text.splitlines()]
+
+    (shown,) = [text for language, text in BLOCKS if language == "text"]
+    printed = CliRunner().invoke(cli.app, ["tour", "--out", str(tmp_path)], env={"COLUMNS": "100"}).output
+    assert set(opened(shown)) - {"..."} <= set(opened(printed))
 
 
 def test_every_folder_of_the_map_exists():

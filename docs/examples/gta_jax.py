@@ -7,18 +7,18 @@ gta-ref verify --impl docs.examples.gta_jax:gta --arrays jax \
 import jax
 import jax.numpy as jnp
 
-# the CPU's products are float32 as they stand; on an accelerator ask for it
+# matrix products in full float32; this is the default on CPUs, but not on accelerators
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def attention(q, k, v, seen, scale):
-    """Grouped heads without a copy: the maps of a key head, or of a value head, stand together."""
+    """Attention that does not copy heads: the maps of a key head, or of a value head, form one group of rows."""
     (batch, n_q, n, d), m = q.shape, k.shape[2]
     used = jnp.swapaxes(seen.any(axis=2), 1, 2)[:, None]  # (B, 1, M, 1)
     k, v = jnp.where(used, k, 0), jnp.where(used, v, 0)
     grouped = q.reshape(batch, k.shape[1], n_q // k.shape[1], n, d)
     scores = jnp.einsum("bgrid,bgjd->bgrij", grouped, k).reshape(batch, n_q, n, m) * scale
-    # a row that sees nothing: softmax over everything, then nothing; else its gradient would be NaN
+    # in a row that sees nothing, take the softmax over all keys and set it to 0 afterwards; else its gradient is NaN
     blind = ~seen.any(axis=-1, keepdims=True)
     weights = jax.nn.softmax(jnp.where(seen | blind, scores, -jnp.inf), axis=-1) if m else scores
     weights = jnp.where(blind, 0, weights)
@@ -27,14 +27,14 @@ def attention(q, k, v, seen, scale):
 
 
 def visible(q_start, k_start, k_stop, n, m, causal=True):
-    """(B, 1, N, M): k_start <= j < k_stop and, if causal, j <= q_start + i."""
+    """Which query i sees which key j, (B, 1, N, M): k_start <= j < k_stop and, if causal, j <= q_start + i."""
     j, i = jnp.arange(m), jnp.arange(n)[:, None]
     seen = (j >= k_start[:, None, None]) & (j < k_stop[:, None, None]) & (i >= 0)
     return (seen & (j <= q_start[:, None, None] + i) if causal else seen)[:, None]
 
 
 def rope(x, angle, pairing):
-    """A rotation of each pair; angle is (B, 1, N, d/2)."""
+    """Rotate each pair of features by its angle; angle is (B, 1, N, d/2)."""
     if pairing == "none":
         return x
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
@@ -69,7 +69,7 @@ def layer(p, x, c, positions, k_start, k_stop):
 
 
 def gta(arrays, settings):
-    """What gta_ref calls: named arrays in, named arrays out."""
+    """The function that gta_ref calls: it accepts named arrays and returns named arrays."""
     if settings["level"] == "attention":
         q, k, v = (arrays[name] for name in "qkv")
         bounds = (arrays[name] for name in ("q_start", "k_start", "k_stop"))

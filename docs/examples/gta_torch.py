@@ -1,4 +1,4 @@
-"""GTA in PyTorch with autograd, checked with gta_ref: an implementation of somebody else's, in short.
+"""GTA in PyTorch with autograd, checked with gta_ref: a short example of an implementation outside the library.
 
 gta-ref verify --impl docs.examples.gta_torch:gta --arrays torch \
         --capabilities attention,layer,gta,backward,decode,padding,deterministic
@@ -11,7 +11,7 @@ import torch
 
 def attention(q, k, v, visible, scale):
     """q (B, n_q, N, d), k (B, n_k, M, d), v (B, n_v, M, d_v), visible (B, 1, N, M) → z; a blind row gives 0."""
-    used = visible.any(dim=2).transpose(1, 2)[:, None]  # (B, 1, M, 1): NaN in a slot that nobody sees stays out
+    used = visible.any(dim=2).transpose(1, 2)[:, None]  # (B, 1, M, 1): NaN in a slot that no query sees stays out
     k, v = (torch.where(used, x, 0.0).repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     bias = torch.zeros(visible.shape, dtype=torch.float32, device=q.device).masked_fill(~visible, -math.inf)
     scores = (q @ k.mT) * scale + bias.to(q.dtype)
@@ -29,7 +29,7 @@ def visible_keys(q_start, k_start, k_stop, n, m, causal=True):
 
 
 def rope(x, positions, theta, pairing):
-    """Turn the pairs of features of x (B, n, N, d)."""
+    """Rotate each pair of features of x (B, n, N, d) by its angle."""
     if pairing == "none":
         return x
     d = x.shape[-1]
@@ -46,7 +46,7 @@ ACTIVATIONS = {"sigmoid": torch.sigmoid, "silu": torch.nn.functional.silu, "relu
 
 
 def layer(p, x, c, positions, cache, start, k_start, k_stop):
-    """One GTA layer on tokens start … start + N − 1; `cache` is a list that collects k and the latent."""
+    """One GTA layer on tokens start … start + N − 1; `cache` is a list to which k and the latent are appended."""
 
     def heads(name, n):
         y = x @ p[f"w_{name}"] + p.get(f"b_{name}", 0.0)
@@ -59,7 +59,7 @@ def layer(p, x, c, positions, cache, start, k_start, k_stop):
     q_start = torch.full_like(k_start, start)
     seen = visible_keys(q_start, k_start, k_stop, x.shape[1], keys.shape[2])
     z = attention(q, keys, latents, seen, c["head_dim"] ** -0.5)  # (B, n_q, N, d_l)
-    values = z @ p["w_p"]  # one decoder a map
+    values = z @ p["w_p"]  # one decoder per map
     if c.get("decoder_residual"):
         values = values + z.repeat(1, 1, 1, values.shape[-1] // z.shape[-1])
     values = values.transpose(1, 2).flatten(2)
@@ -69,7 +69,7 @@ def layer(p, x, c, positions, cache, start, k_start, k_stop):
 
 
 def gta(arrays, settings):
-    """What gta_ref calls: named arrays in, named arrays out."""
+    """The function that gta_ref calls: it accepts named arrays and returns named arrays."""
     if settings["level"] == "attention":
         q, k, v = (arrays[name].requires_grad_() for name in "qkv")
         bounds = (arrays[name] for name in ("q_start", "k_start", "k_stop"))
