@@ -8,15 +8,16 @@ k(m) = m // (n_q/n_k) and b(m) = m // (n_q/s):
     O_i = A_{q(i)} V_{v(i)}    v(i) = b(q(i))·r + i mod r     n_v value heads
     Y   = ([O_0 … O_{n_h−1}] ⊙ gate(X W_G)) W_O               the gate is GTA's, default none
 
-Pairing: the value heads form s blocks of r; the n_q/s maps of a block all read its r heads, one output head
-for each. So all n_h pairs (q(i), v(i)) differ, although there are fewer maps than heads and fewer value heads
-than heads. The paper does not say which pairs it means; this choice makes a block one wide value head of r·d_h.
-s = 1 (n_v = r) crosses every map with every value head; s = n_q (n_v = n_h) is GVA; with n_q = n_h (r = 1) it
-is GQA where n_v = n_k, and MHA where all are n_h. Cached for a token: K and V, (n_k + n_v)·d_h elements.
+Pairing: the value heads form s blocks of r heads. Each of the n_q/s maps of a block reads all r value heads of the
+block and makes one output head from each. So all n_h pairs (q(i), v(i)) differ, although there are fewer maps and
+fewer value heads than output heads. The paper does not say which pairs it means; with this choice a block is one
+value head, r·d_h wide. s = 1 (n_v = r) crosses every map with every value head; s = n_q (n_v = n_h) is GVA; with
+n_q = n_h (r = 1) it is GQA where n_v = n_k, and MHA where all are n_h. Cached per token: K and V, (n_k + n_v)·d_h
+elements.
 
-Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), v (B, s, N, r·d_h),
-q, k (after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (only
-with one), heads (B, N, n_h·d_h), out (B, N, H). The backward's have d_ in front and come in reverse order.
+Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), v (B, s, N, r·d_h), q, k
+(after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (only if there is
+one), heads (B, N, n_h·d_h), out (B, N, H). The stages of the backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Config(HeadwiseConfig):
         Key heads; divides n_q.
     n_v : int
         Value heads; a multiple s·r of r = n_heads/n_q whose s divides n_q.
-    others : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
+    other parameters : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
     """
 
     mechanism: ClassVar[str] = "gha"

@@ -6,13 +6,13 @@ For output head i = 0 … n_h − 1, with k(i) = i // (n_h/n_k):
     A_i = softmax(Q_i K_{k(i)}ᵀ / √d_h + mask)                still n_h maps
     Y   = ([A_0 V_{k(0)} … A_{n_h−1} V_{k(n_h−1)}] ⊙ gate(X W_G)) W_O     the gate is GTA's, default none
 
-Pairing: head i has its own map; runs of n_h/n_k heads share a key head and the value head beside it. n_k = 1
-is multi-query attention (MQA; Shazeer, arXiv 1911.02150), n_k = n_h is MHA. Cached for a token: K and V,
-2 n_k·d_h elements.
+Pairing: head i has its own map; each run of n_h/n_k heads shares a key head and the value head of the same number.
+n_k = 1 is multi-query attention (MQA; Shazeer, arXiv 1911.02150), n_k = n_h is MHA. Cached per token: K and V, 2
+n_k·d_h elements.
 
-Stages that `trace` receives, in order: q_proj (B, n_h, N, d_h), k_proj and v (B, n_k, N, d_h), q, k (after
-RoPE), scores (scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only with one), heads
-(B, N, n_h·d_h), out (B, N, H). The backward's have d_ in front and come in reverse order.
+Stages that `trace` receives, in order: q_proj (B, n_h, N, d_h), k_proj and v (B, n_k, N, d_h), q, k (after RoPE),
+scores (scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only if there is one), heads (B,
+N, n_h·d_h), out (B, N, H). The stages of the backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Config(HeadwiseConfig):
     ----------
     n_k : int
         Key heads, and value heads; divides n_heads.
-    others : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
+    other parameters : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
     """
 
     mechanism: ClassVar[str] = "gqa"

@@ -12,8 +12,8 @@ from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
 from gta_ref.ops.gate import GATES
 from gta_ref.ops.rope import PAIRINGS
 
-# name: (H, n_h, n_q, n_k, n_c, d_l, residual); d_h is 64 in all of them. gta4's e would be 1/2, so that it
-# exists in the paper's decoder form only.
+# name: (H, n_h, n_q, n_k, n_c, d_l, residual); d_h is 64 in all of them. For gta4 e would be 1/2, so it
+# exists only in the paper's form of the decoder.
 _PUBLISHED = {
     "gta1-160m": (768, 12, 3, 1, 1, 128, True),
     "gta2-160m": (768, 12, 6, 1, 1, 128, True),
@@ -34,9 +34,9 @@ class Config:
     n_heads : int
         n_h, output heads.
     head_dim : int
-        d_h, width of a head, a query and a key; even where RoPE turns pairs.
+        d_h, width of a head, a query and a key; must be even if there is RoPE.
     n_q : int
-        Query heads, that is attention maps; divides n_heads.
+        Query heads, each with an attention map; divides n_heads.
     n_k : int
         Key heads; divides n_q.
     n_c : int
@@ -44,14 +44,16 @@ class Config:
     latent_dim : int
         d_l, width of a latent value head.
     rope_theta : float
-        RoPE's base.
+        Base of RoPE. Default 10000.
     rope_pairing : {"half", "interleaved", "none"}
+        Which features RoPE turns together, see :mod:`gta_ref.ops.rope`. "none": no RoPE. Default "half".
     gate : {"sigmoid", "silu", "relu2", "none"}
+        Activation of the gate. Default "sigmoid", the paper's choice.
     decoder_residual : bool
-        False: the paper's decoder. True: the released code's; e = n_heads·head_dim / (n_q·latent_dim)
-        has to be whole.
+        False, the default: the paper's decoder. True: the released code's, for which
+        e = n_heads·head_dim / (n_q·latent_dim) must be a whole number.
     bias : bool
-        Whether the projections to Q, K, C and the gate have one. The decoder and W_O never do.
+        Whether the projections to Q, K, C and the gate have a bias. The decoder and W_O never do. Default True.
 
     Raises
     ------
@@ -91,7 +93,7 @@ class Config:
                 f"got {self.n_heads}·{self.head_dim} / ({self.n_q}·{self.latent_dim}) "
                 f"= {self.decoder_width / self.latent_dim:g}"
             )
-        _ = self.shapes, self.scale  # worked out here, so that a call of the layer only reads them
+        _ = self.shapes, self.scale  # computed here, so that a call of the layer only reads them
 
     @property
     def decoder_width(self) -> int:
@@ -105,7 +107,7 @@ class Config:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter: :func:`param_shapes`, worked out once."""
+        """Name and shape of every parameter: :func:`param_shapes`, computed once."""
         return param_shapes(self)
 
     @cached_property
@@ -115,7 +117,7 @@ class Config:
 
     @classmethod
     def preset(cls, name: str) -> Config:
-        """A published configuration by name, in the released form where its e is whole.
+        """A published configuration by name, in the released form if its e is a whole number.
 
         Parameters
         ----------

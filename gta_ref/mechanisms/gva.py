@@ -7,12 +7,12 @@ For map m = 0 … n_q − 1 and output head i = 0 … n_h − 1, with r = n_h/n_
     Y   = ([A_{q(0)} V_0 … A_{q(n_h−1)} V_{n_h−1}] ⊙ gate(X W_G)) W_O     the gate is GTA's, default none
 
 Pairing: runs of r heads share a map; head i has value head i. The r value heads of a map lie side by side as
-one wide head of r·d_h. n_q = n_h is MHA. Cached for a token: K and V, n_q·d_h + n_h·d_h elements. The paper
+one wide head of r·d_h. n_q = n_h is MHA. Cached per token: K and V, n_q·d_h + n_h·d_h elements. The paper
 introduces the mechanism and does not evaluate it.
 
 Stages that `trace` receives, in order: q_proj and k_proj (B, n_q, N, d_h), v (B, n_q, N, r·d_h), q, k (after
-RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (only with one),
-heads (B, N, n_h·d_h), out (B, N, H). The backward's have d_ in front and come in reverse order.
+RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (only if there is one),
+heads (B, N, n_h·d_h), out (B, N, H). The stages of the backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Config(HeadwiseConfig):
     ----------
     n_q : int
         Query heads, that is attention maps, and key heads; divides n_heads.
-    others : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
+    other parameters : as in :class:`~gta_ref.mechanisms.headwise_config.HeadwiseConfig`
     """
 
     mechanism: ClassVar[str] = "gva"

@@ -1,16 +1,16 @@
 """What MHA, GQA, GVA and GHA have in common: values are cached head by head, and no decoder follows.
 
-A map serves r = n_h/n_q output heads, so that it needs r value heads. The n_v value heads form s = n_v/r
+One map serves r = n_h/n_q output heads, so it needs r value heads. The n_v value heads form s = n_v/r
 blocks V_b = [V_{b·r} … V_{b·r+r−1}] of r heads side by side; map m reads key head k(m) = m // (n_q/n_k) and
 block b(m) = m // (n_q/s):
 
     Q = X W_Q    K = X W_K    V = X W_V                       RoPE on Q and K, never on V
     A_m = softmax(Q_m K_{k(m)}ᵀ / √d_h + mask)                n_q maps
     Z_m = A_m V_{b(m)}                                        r·d_h wide: head i = m·r + j is A_m V_{b(m)·r+j}
-    Y   = ([Z_0 … Z_{n_q−1}] ⊙ gate(X W_G)) W_O               the gate is GTA's, and optional
+    Y   = ([Z_0 … Z_{n_q−1}] ⊙ gate(X W_G)) W_O               the gate is that of GTA, and optional
 
-To the attention core a block is one wide value head, so nothing is computed or stored twice. The mechanisms
-differ in their head counts alone:
+For the attention core a block is one wide value head, so nothing is computed or stored twice. The mechanisms
+differ only in their head counts:
 
     ======  ====  ====  ====  =========  ===========
             n_q   n_k   n_v   r          s
@@ -21,12 +21,12 @@ differ in their head counts alone:
     GHA     n_q   n_k   n_v   n_h/n_q    n_v·n_q/n_h
     ======  ====  ====  ====  =========  ===========
 
-Each mechanism's file offers the functions below with its own Config. Cached for a token: K and V,
+Each mechanism's file offers the functions below with its own Config. Cached per token: K and V,
 (n_k + n_v)·d_h elements.
 
-Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), v (B, s, N, r·d_h),
-q, k (after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (after
-its activation; only with a gate), heads (B, N, n_h·d_h; gated), out (B, N, H). The backward's have d_ in
+Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), v (B, s, N, r·d_h), q, k
+(after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (after its
+activation; only with a gate), heads (B, N, n_h·d_h; gated), out (B, N, H). The stages of the backward have d_ in
 front and come in reverse order.
 """
 
@@ -111,11 +111,11 @@ def forward(
     mask : Mask, optional
         Default ``Mask()``: causal.
     engine : str
-        See :func:`gta_ref.core.attention_forward`.
+        What computes the attention core; see :func:`gta_ref.core.attention_forward`. Default "auto".
     trace : dict, optional
         Receives every stage; "auto" is then the reference.
     need_saved : bool
-        False where no backward follows.
+        False if no backward follows. Default True.
 
     Returns
     -------
@@ -182,15 +182,15 @@ def decode(
 ) -> Array:
     """Append the tokens of x to the cache and let them attend to all that it holds.
 
-    One token or many: a first call with a whole prompt is the prefill, later ones continue. Equal to
-    :func:`forward` over the concatenation.
+    One token or many: a first call with a whole prompt is the prefill, later ones continue. The result equals
+    that of :func:`forward` over the concatenation.
 
     Parameters
     ----------
     params : dict of str to array
     x : (B, N_new, H)
     cache : KVCache
-        Made with ``structure(config).cached``; its `length` grows by N_new, or stays on an error.
+        Made with ``structure(config).cached``; its `length` grows by N_new, or stays as it was on an error.
     config : Config
     engine, trace : as in :func:`forward`
 

@@ -16,8 +16,8 @@ from gta_ref.ops.rope import PAIRINGS
 class HeadwiseConfig:
     """Sizes that MHA, GQA, GVA and GHA share, checked on construction.
 
-    A subclass has each of n_q, n_k and n_v as a field where it can be chosen and as a property where it
-    follows from the others.
+    In a subclass each of n_q, n_k and n_v is a field if it can be chosen, and a property if it follows from
+    the others.
 
     Parameters
     ----------
@@ -26,16 +26,17 @@ class HeadwiseConfig:
     n_heads : int
         n_h, output heads.
     head_dim : int
-        d_h, width of a head, a query, a key and a value; even where RoPE turns pairs.
+        d_h, width of a head, a query, a key and a value; must be even if there is RoPE.
     rope_theta : float
-        RoPE's base.
+        Base of RoPE. Default 10000.
     rope_pairing : {"half", "interleaved", "none"}
+        Which features RoPE turns together, see :mod:`gta_ref.ops.rope`. "none": no RoPE. Default "half".
     gate : {"sigmoid", "silu", "relu2", "none"}
-        GTA's output gate on the heads.
+        Activation of the gate on the heads, which is that of GTA. Default "none": no gate.
     bias : bool
-        Whether the projections to Q, K, V and the gate have one.
+        Whether the projections to Q, K, V and the gate have a bias. Default False.
     output_bias : bool
-        Whether W_O has one.
+        Whether W_O has a bias. Default False.
 
     Raises
     ------
@@ -59,7 +60,7 @@ class HeadwiseConfig:
 
         @property
         def n_q(self) -> int:
-            """Query heads, that is attention maps."""
+            """Query heads; each has an attention map."""
 
         @property
         def n_k(self) -> int:
@@ -70,7 +71,7 @@ class HeadwiseConfig:
             """Value heads of width d_h."""
 
     def __post_init__(self) -> None:
-        sizes = [f.name for f in fields(self) if f.default is MISSING]  # every size has to be given
+        sizes = [f.name for f in fields(self) if f.default is MISSING]  # every size must be given
         for name in sizes:
             object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
         object.__setattr__(self, "rope_theta", as_positive_float("rope_theta", self.rope_theta))
@@ -84,7 +85,7 @@ class HeadwiseConfig:
         check_divides("n_k", self.n_k, "n_q" if "n_q" in sizes else "n_heads", self.n_q)
         r = self.heads_per_map
         if self.n_v % r:
-            raise ValueError(f"n_v={self.n_v} must be a multiple of n_heads/n_q={r}: a map serves so many heads")
+            raise ValueError(f"n_v={self.n_v} must be a multiple of n_heads/n_q={r}: one map serves that many heads")
         if self.n_q % self.n_blocks:
             raise ValueError(
                 f"n_v={self.n_v} makes {self.n_blocks} blocks of n_heads/n_q={r} value heads; "

@@ -6,11 +6,11 @@ For output head i = 0 … n_h − 1:
     A_i = softmax(Q_i K_iᵀ / √d_h + mask)
     Y   = ([A_0 V_0 … A_{n_h−1} V_{n_h−1}] ⊙ gate(X W_G)) W_O     the gate is GTA's, default none
 
-Pairing: head i, map i, key head i, value head i. Cached for a token: K and V, 2 n_h·d_h elements.
+Pairing: head i, map i, key head i, value head i. Cached per token: K and V, 2 n_h·d_h elements.
 
-Stages that `trace` receives, in order: q_proj, k_proj, v, q, k (after RoPE; all (B, n_h, N, d_h)), scores
-(scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only with one), heads
-(B, N, n_h·d_h), out (B, N, H). The backward's have d_ in front and come in reverse order.
+Stages that `trace` receives, in order: q_proj, k_proj, v, q, k (after RoPE; all (B, n_h, N, d_h)), scores (scaled,
+before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only if there is one), heads (B, N, n_h·d_h), out
+(B, N, H). The stages of the backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ For token t and head i = 0 … n_h − 1, with n(·) an RMSNorm (or nothing, wit
 Without query compression (query_latent_dim None) q is x itself, and W_UQ is called W_Q.
 
 Two equal ways to run it, `absorb` in :func:`forward` and :func:`decode`, see
-:mod:`gta_ref.mechanisms.mla_ways`: False decompresses k_i and v_i of every token seen; True multiplies the
-query by W_UK,iᵀ and the attended latent by W_UV,i, so that all heads attend to one key [c ; k_rope] and one
-value c. Outputs and gradients agree to rounding. Both keep the same cache, the latent after its norm, ``c``
-(1, d_c), and the shared key after RoPE, ``k_rope`` (1, d_rope; not there where d_rope = 0), so that a cache
-filled in one way can be continued in the other.
+:mod:`gta_ref.mechanisms.mla_ways`: False decompresses k_i and v_i of every token that is seen; True multiplies
+the query by W_UK,iᵀ and the attended latent by W_UV,i, so that all heads attend to one key [c ; k_rope] and
+one value c. Outputs and gradients agree to rounding. Both keep the same cache, the latent after its norm, ``c``
+(1, d_c), and the shared key after RoPE, ``k_rope`` (1, d_rope; absent if d_rope = 0). A cache that was filled
+in one way can therefore be continued in the other.
 
 Parameters (each b_… only with bias=True):
 
@@ -32,10 +32,10 @@ Stages that `trace` receives, in order; those of the query's latent, of RoPE and
 c_q_proj (B, N, d_cq), c_q (after its norm), q_nope (B, n_h, N, d_nope), q_rope_proj (B, n_h, N, d_rope), c_proj
 (B, 1, N, d_c), c (after its norm), k_rope_proj (B, 1, N, d_rope), q_rope and k_rope (after RoPE); then with
 absorb=False k_nope (B, n_h, N, d_nope), v (B, n_h, N, d_v), q and k (B, n_h, N, d_nope + d_rope), or with
-absorb=True q_latent (B, n_h, N, d_c), q (B, n_h, N, d_c + d_rope), k (B, 1, N, d_c + d_rope); then scores
-(scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_v, or d_c if absorbed), values
-(B, N, n_h·d_v), gate (after its activation), heads (gated), out (B, N, H). The backward's have d_ in front and
-come in reverse order.
+absorb=True q_latent (B, n_h, N, d_c), q (B, n_h, N, d_c + d_rope), k (B, 1, N, d_c + d_rope); then scores (scaled,
+before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_v, or d_c if absorbed), values (B, N, n_h·d_v), gate (after
+its activation), heads (gated), out (B, N, H). The stages of the backward have d_ in front and come in reverse
+order.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ def forward(
     mask : Mask, optional
         Default ``Mask()``: causal.
     engine : str
-        See :func:`gta_ref.core.attention_forward`.
+        What computes the attention core; see :func:`gta_ref.core.attention_forward`. Default "auto".
     trace : dict, optional
         Receives every stage; "auto" is then the reference.
     need_saved : bool
-        False where no backward follows.
+        False if no backward follows. Default True.
     absorb : bool
-        False decompresses keys and values, True attends to the latent: the same result from a wider
-        attention core.
+        False, the default, decompresses keys and values. True attends to the latent: the same result from a
+        wider attention core.
 
     Returns
     -------
@@ -208,20 +208,20 @@ def decode(
 ) -> Array:
     """Append the tokens of x to the cache and let them attend to all that it holds.
 
-    One token or many: a first call with a whole prompt is the prefill, later ones continue. Equal to
-    :func:`forward` over the concatenation.
+    One token or many: a first call with a whole prompt is the prefill, later ones continue. The result equals
+    that of :func:`forward` over the concatenation.
 
     Parameters
     ----------
     params : dict of str to array
     x : (B, N_new, H)
     cache : KVCache
-        Made with ``structure(config).cached``; its `length` grows by N_new, or stays on an error.
+        Made with ``structure(config).cached``; its `length` grows by N_new, or stays as it was on an error.
     config : Config
     engine, trace : as in :func:`forward`
     absorb : bool
-        True attends to the cache as it is. False first decompresses keys and values of all tokens held, at
-        every call.
+        True, the default, attends to the cache as it is. False first decompresses keys and values of all tokens
+        in the cache, in every call.
 
     Returns
     -------

@@ -30,24 +30,25 @@ class Config:
     nope_dim : int
         d_nope, width of a head's query and key without position.
     rope_dim : int
-        d_rope, width of a head's query and of the shared key with RoPE; even where RoPE turns pairs. 0: no
-        part of the layer knows positions.
+        d_rope, width of a head's query and of the shared key with RoPE; must be even if there is RoPE. 0: no
+        part of the layer depends on positions.
     value_dim : int
         d_v, width of a head's value.
     query_latent_dim : int, optional
         d_cq, width of the latent that queries are made from. None: queries come from x.
     latent_norm : bool
-        Whether each latent goes through an RMSNorm.
+        Whether each latent passes through an RMSNorm. Default True.
     norm_eps : float
-        That RMSNorm's; 1e-6 in DeepSeek's code, whatever the rest of the model has.
+        ε of these RMSNorms. Default 1e-6, as in DeepSeek's code, whatever the rest of the model has.
     rope_theta : float
-        RoPE's base.
+        Base of RoPE. Default 10000.
     rope_pairing : {"half", "interleaved", "none"}
+        Which features RoPE turns together, see :mod:`gta_ref.ops.rope`. "none": no RoPE. Default "half".
     gate : {"sigmoid", "silu", "relu2", "none"}
-        GTA's output gate on the heads.
+        Activation of the gate on the heads, which is that of GTA. Default "none": no gate.
     bias : bool
-        Whether the projections from x, the gate's included, have one. The up-projections do not: absorbing
-        one needs a plain matrix. Neither does W_O.
+        Whether the projections from x, including that of the gate, have a bias. Default False. The
+        up-projections never do, because only a plain matrix can be absorbed; neither does W_O.
 
     Raises
     ------
@@ -148,16 +149,16 @@ def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
 def structure(config: Config, absorb: bool = False) -> Structure:
     """The layer's products, its attention core and what it caches, for one of the two ways to run it.
 
-    Both ways do the same products with the same number of multiply–accumulates, and cache the same. What
-    differs is the attention core, and how often W_UK and W_UV run:
+    Both ways have the same products with the same number of multiply–accumulates, and cache the same. They
+    differ in the attention core and in how often W_UK and W_UV are used:
 
     - absorb=False: they decompress the latent, (d_c → n_h·d_nope) and (d_c → n_h·d_v). Over whole sequences
-      that is once a token. In decoding every step does it again for all tokens that the cache holds, old and
-      new (`Product.held`): only the latent is kept. The core has n_h heads of keys d_nope + d_rope wide and
-      of values d_v wide.
-    - absorb=True: they run once for every new token, n_h products each, (d_nope → d_c) on its query and
-      (d_c → d_v) on its attended latent; no cached token is touched outside the core. The core has one key
-      head d_c + d_rope wide and one value head d_c wide, for all n_h maps.
+      this happens once per token. In decoding, every step does it again for all tokens in the cache, old and
+      new (`Product.held`), because only the latent is kept. The core has n_h key heads, d_nope + d_rope
+      wide, and n_h value heads, d_v wide.
+    - absorb=True: they are used once for every new token, as n_h products each, (d_nope → d_c) on its query
+      and (d_c → d_v) on its attended latent; no cached token is touched outside the core. The core has one
+      key head, d_c + d_rope wide, and one value head, d_c wide, for all n_h maps.
 
     All other products run once for every new token.
 
@@ -165,6 +166,7 @@ def structure(config: Config, absorb: bool = False) -> Structure:
     ----------
     config : Config
     absorb : bool
+        Default False.
 
     Returns
     -------

@@ -5,9 +5,9 @@ Head i's score without position, and its value, written with the latent c (d_c w
     decompress:  q_i · (c W_UK,i)       o_i = Σ_s A_i(s) (c_s W_UV,i)
     absorb:      (q_i W_UK,iᵀ) · c      o_i = (Σ_s A_i(s) c_s) W_UV,i
 
-Decompressing makes n_h keys and values for every token that is seen. Absorbing multiplies the new tokens'
-queries, and what they attended to, by the same matrices; all heads then share one key [c; k_rope] and one
-value c. The part with RoPE has no matrix between query and key, and is the same in both.
+Decompressing makes n_h keys and values for every token that is seen. Absorbing multiplies the queries of the
+new tokens, and the latents that they attended to, by the same matrices; all heads then share one key
+[c; k_rope] and one value c. The part with RoPE has no matrix between query and key, and is the same in both.
 
 Every forward takes (params, parts, mask, config, engine, need_saved, trace) and returns the values
 (B, N_q, n_h·d_v) and what its backward needs; every backward takes (d_values, saved, trace) and returns the
@@ -85,7 +85,7 @@ def decompressed_backward(d_values: Array, saved: WaySaved, trace: Trace | None)
     if trace is not None:
         trace |= {"d_k": d_k, "d_q": d_q, "d_v": d_v, "d_k_nope": d_k_nope}
     if d_k_rope is not None:
-        d_k_rope = narrow(sum_heads(widen(d_k_rope), 1), d_k.dtype)  # all heads used the one key
+        d_k_rope = narrow(sum_heads(widen(d_k_rope), 1), d_k.dtype)  # one key served all heads
     d_latent_k, d_w_uk, _ = linear_backward(merge_heads(d_k_nope), saved.product_k)
     d_latent_v, d_w_uv, _ = linear_backward(merge_heads(d_v), saved.product_v)
     d_c = split_heads(add(d_latent_k, d_latent_v), 1)  # (B, 1, N_k, d_c)
@@ -101,8 +101,8 @@ def absorbed_forward(
     need_saved: bool,
     trace: Trace | None,
 ) -> tuple[Array, WaySaved]:
-    """W_UK moves to the query and W_UV behind the attention. Stages q_latent, q, k, …, z, values."""
-    # one matrix a head, as in GTA's decoder
+    """W_UK moves to the query, and W_UV to the result of the attention. Stages q_latent, q, k, …, z, values."""
+    # one matrix per head, as in the decoder of GTA
     w_uk = _per_head(params["w_uk"], config.n_heads)  # (n_h, d_c, d_nope)
     w_uv = _per_head(params["w_uv"], config.n_heads)  # (n_h, d_c, d_v)
     q_flat, product_k = decoder_forward(parts.q_nope, w_uk.swapaxes(1, 2))  # (B, N_q, n_h·d_c)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Product:
-    """`count` matrix products (d_in → d_out) that every token goes through once.
+    """`count` matrix products (d_in → d_out) that every token passes through once.
 
     Attributes
     ----------
@@ -16,12 +16,12 @@ class Product:
         The parameter's name.
     d_in, d_out : int
     count : int
-        GTA's decoder has one product a map.
+        The decoder of GTA has one product per map.
     bias : bool
     held : bool
-        False: the product runs once, when its token is new. True: a decoding step runs it again for every
-        token held by the cache, the new ones included; so does MLA's decompression. Over whole sequences,
-        without a cache, it makes no difference.
+        False: the product is computed once, when its token is new. True: a decoding step computes it again for
+        every token in the cache, the new ones included, as MLA does when it decompresses. Over whole
+        sequences, without a cache, there is no difference.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Product:
 
     @property
     def macs(self) -> int:
-        """Multiply–accumulates a token."""
+        """Multiply–accumulates per token."""
         return self.count * self.d_in * self.d_out
 
     @property
@@ -64,12 +64,12 @@ class Structure:
     gate : str
         The gate's activation, or "none".
     gains : int
-        Features that an RMSNorm inside the layer scales, a token; each has one parameter.
+        Features per token that an RMSNorm inside the layer scales; each has one parameter.
     decoder_residual : bool
         Whether the decoded values get copies of the latent context added.
     kept : mapping of str to int
-        Elements a token that the layer keeps between forward and backward, by name, but for what depends on
-        the engine: the map, or z and lse.
+        Elements per token that the layer keeps between forward and backward, by name, except for what depends
+        on the engine: the map, or z and lse.
     """
 
     mechanism: str
@@ -99,12 +99,12 @@ class Structure:
 
     @property
     def linear_macs(self) -> int:
-        """Multiply–accumulates outside the attention core, a token of a pass over whole sequences."""
+        """Multiply–accumulates outside the attention core, per token of a pass over whole sequences."""
         return sum(product.macs for product in self.products)
 
     @property
     def held_macs(self) -> int:
-        """The part of `linear_macs` that a decoding step repeats for every token held by the cache.
+        """The part of `linear_macs` that a decoding step repeats for every token in the cache.
 
         A step that appends n tokens to L held ones takes (linear_macs − held_macs) n + held_macs (L + n).
         """
@@ -117,7 +117,7 @@ class Structure:
 
 
 def kept_by_output(width: int, gate: str) -> dict[str, int]:
-    """What the end of a layer keeps for its backward, a token: the input of W_O, and with a gate all it multiplies."""
+    """What the end of a layer keeps per token for its backward: the input of W_O, and all that a gate multiplies."""
     if gate == "none":
         return {"heads": width}
     return {"values": width, "gate_input": width, "gate": width, "heads": width}

@@ -1,6 +1,6 @@
-"""One body of tests for every engine: the attention core against loops over scalars, and its gradients.
+"""The same tests for every engine: the attention core against loops over scalars, and its gradients.
 
-The truth is computed here, in Python's own floats, from the definition; no engine takes part in it.
+The truth is computed here from the definition with Python's own floats, without any engine.
 """
 
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gta_ref.core import EngineError, Mask, attention_backward, attention_forward, engines
+from gta_ref.ops import softmax_lse_forward
 from gta_ref.verify.gradcheck import directional_error, elementwise_error
 
 AVAILABLE = [name for name in engines.MODULES if name != "cuda" and engines.why_not(name) is None]
@@ -21,8 +22,8 @@ def engine(request):
 
 
 def truth(q, k, v, mask, scale):
-    """z and lse by the definition, a scalar at a time."""
-    (batch, n_q, n_queries, d_k), (n_k, n_v, n_keys, d_v) = q.shape, (k.shape[1], *v.shape[1:])
+    """z and lse by the definition, one scalar at a time."""
+    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     visible = np.broadcast_to(mask.to_dense(n_queries, n_keys), (batch, n_queries, n_keys))
     z = np.zeros((batch, n_q, n_queries, d_v))
     lse = np.full((batch, n_q, n_queries), -np.inf)
@@ -68,7 +69,7 @@ def make(rng, sizes, dtype="float64"):
 
 
 def used(mask, batch, n_queries, n_keys):
-    """(B, N_k): slots inside [k_start, k_stop)."""
+    """Which slots are in use, that is, inside [k_start, k_stop); (B, N_k)."""
     _, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
     slot = np.arange(n_keys)
     return (k_start[:, None] <= slot) & (slot < k_stop[:, None])
@@ -80,7 +81,7 @@ def test_forward_is_the_definition(engine, case, rng):
     q, k, v = make(rng, sizes)
     z, lse, _ = attention_forward(q, k, v, mask=mask, engine=engine)
     want_z, want_lse = truth(q, k, v, mask, 1 / math.sqrt(q.shape[3]))
-    # sums of some tens of terms of size 1 in float64: 1e-14, with an exp of relative error 2e-16 in between
+    # float64 sums of some tens of terms of size 1 have an error of about 1e-14, and exp a relative error of 2e-16
     np.testing.assert_allclose(z, want_z, rtol=0, atol=1e-13)
     np.testing.assert_allclose(lse, want_lse, rtol=1e-13)
     blind = np.isneginf(want_lse)
@@ -89,7 +90,7 @@ def test_forward_is_the_definition(engine, case, rng):
 
 @pytest.mark.parametrize("case", CASES)
 def test_backward_is_the_gradient(engine, case, rng):
-    """Through z and through lse, along a random direction; blind rows of lse are constants."""
+    """The gradient through z and through lse along a random direction; lse is constant in rows that see nothing."""
     sizes, mask = CASES[case]
     q, k, v = make(rng, sizes)
     z, lse, saved = attention_forward(q, k, v, mask=mask, engine=engine)
@@ -143,13 +144,13 @@ def test_unused_slots_may_hold_anything(engine, poison, rng):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_huge_logits(engine, dtype, rng):
-    """Scores of ±1e4 and more: one key takes all, nothing overflows."""
+    """With scores of ±1e4 and more, one key has all the weight, and nothing overflows."""
     q, k, v = make(rng, (1, 2, 1, 1, 6, 6, 4, 3), dtype)
     q, k = q * np.array(300, dtype), k * np.array(300, dtype)
     z, lse, saved = attention_forward(q, k, v, engine=engine)
     want_z, want_lse = truth(q.astype(float), k.astype(float), v.astype(float), Mask(), 0.5)
     eps = np.finfo(dtype).eps
-    # a score of size S is off by S·d_k·eps, and a weight relatively by as much
+    # a score of size S has an error of S·d_k·eps, and its weight has the same relative error
     bound = 4 * np.abs(want_lse).max() * 4 * eps
     np.testing.assert_allclose(z, want_z, rtol=0, atol=bound)
     np.testing.assert_allclose(lse, want_lse, rtol=8 * eps)
@@ -199,7 +200,7 @@ def test_strides_do_not_matter_and_inputs_stay(engine, rng):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sixteen_bits_are_storage(engine, dtype, rng):
-    """Arithmetic is float32's on the widened inputs; each result is rounded once."""
+    """With 16-bit inputs, all arithmetic is in float32 on the widened inputs, and each result is rounded once."""
     low = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     sizes, mask = CASES["left padding"]
     arrays = [x.astype(low) for x in make(rng, sizes)]
@@ -213,10 +214,10 @@ def test_sixteen_bits_are_storage(engine, dtype, rng):
         (z, want),
         *zip(attention_backward(dz, saved), attention_backward(dz.astype(np.float32), want_saved), strict=True),
     ]
-    unit = 2.0 ** -(8 if dtype == "bfloat16" else 11)  # half a unit in the last place, relative
+    unit = 2.0 ** -(8 if dtype == "bfloat16" else 11)  # half a unit in the last place, as a relative error
     for got, expected in pairs:
         assert got.dtype == low
-        # one rounding, and float32's own error where it comes before it
+        # one rounding, plus the error of float32 before it
         bound = unit * np.abs(expected) + 1e-6 * np.abs(expected).max()
         assert (np.abs(got.astype(np.float32) - expected) <= bound).all()
 
@@ -259,6 +260,17 @@ def test_auto_takes_what_it_can(rng):
     z, _, saved = attention_forward(q, k, v, engine="auto")
     np.testing.assert_allclose(z, attention_forward(q, k, v, engine="reference")[0], rtol=0, atol=1e-13)
     assert saved.engine in AVAILABLE
+
+
+def test_the_definition_has_the_softmax_of_ops(rng):
+    """core/reference.py writes its softmax out; it is the operation of ops/, to the last bit."""
+    (shape, mask), trace = CASES["left padding"], {}
+    q, k, v = make(rng, shape)
+    _, lse, _ = attention_forward(q, k, v, mask=mask, engine="reference", trace=trace)
+    visible = mask.to_dense(q.shape[2], k.shape[2])
+    map_, want, _ = softmax_lse_forward(trace["scores"], visible if visible.ndim == 2 else visible[:, None])
+    np.testing.assert_array_equal(trace["map"], map_)
+    np.testing.assert_array_equal(lse, want)
 
 
 def test_an_engine_that_cannot_run_says_why(rng, monkeypatch):

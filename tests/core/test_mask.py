@@ -1,4 +1,4 @@
-"""The mask's one rule, against itself written as a loop, in all the uses that it serves."""
+"""The rule of the mask against the same rule written as a loop, in all the ways in which a mask can be used."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_wrong_bounds(arguments, message):
 @pytest.mark.parametrize(
     "mask, message",
     [
-        (Mask(k_start=[0, 1, 2]), r"k_start has shape \(3,\); expected \(2,\), one a sequence"),
+        (Mask(k_start=[0, 1, 2]), r"k_start has shape \(3,\); expected \(2,\), one per sequence"),
         (Mask(k_start=[0, -1]), "k_start=-1 of sequence 1 must be a whole number of at least 0"),
         (Mask(k_stop=[4, 5]), "k_stop=5 of sequence 1 must be between 0 and N_k=4"),
         (Mask(k_stop=-1), "k_stop=-1 of sequence 0 must be between 0 and N_k=4"),

@@ -1,8 +1,9 @@
-"""What is particular to the engine "numba": tiles, chunks, storage types, strides, NaN. The truth is "reference" in float64.
+"""What only the engine "numba" has: tiles, chunks, storage types, strides, NaN. The truth is "reference" in float64.
 
-An error may be TIMES as large as that of "reference" in float32 (for float64: smaller as the numbers are finer), which
-also rounds after every step but adds in another order, and ROUNDINGS of the largest term besides: dP − δ, which
-"reference" gets by subtracting numbers that share their rounding, is here a difference of two sums of products dz·v.
+An error may be TIMES as large as that of "reference" in float32, which also rounds after every step but adds in another
+order; for float64, that error is scaled down by the ratio of the precisions. In addition, ROUNDINGS of the largest term
+are allowed, because dP − δ is a difference of two sums of products dz·v here, while "reference" subtracts numbers that
+share their rounding.
 """
 
 import ml_dtypes
@@ -38,7 +39,7 @@ def assert_right(arrays, mask=None, scale=None):
         assert error <= TIMES * known + ROUNDINGS * eps * largest, f"{name}: {error:.1e}, reference {known:.1e}"
 
 
-# 96 positions make a tile of 5 maps, and 128 keys; 12 rows are the last that go without BLAS; a chunk has 2048 keys
+# a tile has 96 positions with 5 maps, and 128 keys; up to 12 rows are computed without BLAS; a chunk has 2048 keys
 CASES = {
     "one key": ((1, 2, 1, 1, 1, 1, 7, 9), None),
     "a tile and a row": ((1, 5, 1, 1, 97, 97, 64, 128), None),
@@ -86,7 +87,7 @@ def test_as_exact_as_reference(rng, case, dtype):
     ],
 )
 def test_huge_logits(rng, sizes):
-    # a backward whose scores differ from the forward's in the last bit has another map here, off by 1e-3
+    # if the scores of the backward differed from those of the forward in the last bit, its map would be off by 1e-3
     assert_right(random_inputs(rng, sizes, stretch=1000.0))
 
 
@@ -109,7 +110,7 @@ def test_half_precision_is_float32_rounded_once(rng, dtype, sizes):
 @pytest.mark.parametrize("queries", [1, 20], ids=["rows", "BLAS"])
 @pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
 def test_every_half_precision_number_is_read_right(dtype, queries):
-    # with a single key z is v; 2^16 − 1 columns end in a remainder
+    # with a single key, z equals v; 2^16 − 1 columns leave a remainder
     v = np.arange(2**16 - 1, dtype=np.uint16).view(dtype).reshape(1, 1, 1, -1)
     q, k = np.ones((1, 1, queries, 3), dtype), np.ones((1, 1, 1, 3), dtype)
     z, _, _ = attention_forward(q, k, v, mask=Mask(causal=False), engine="numba")
@@ -138,7 +139,7 @@ def test_any_strides(rng, layout, sizes):
     arrays = random_inputs(rng, sizes)
     moved = [STRIDES[layout](x) if x.ndim == 4 else x for x in arrays]
     for x, y in zip(both_passes(moved), both_passes(arrays), strict=True):
-        # BLAS may take another path with another distance of rows
+        # BLAS may use another code path if rows have another distance
         np.testing.assert_allclose(x, y, rtol=0, atol=16 * np.finfo(np.float32).eps * np.abs(y).max())
 
 
@@ -146,7 +147,7 @@ def test_one_row_for_all_keys(rng):
     q, k, v, dz, dlse = random_inputs(rng, (1, 4, 1, 1, 40, 140, 16, 16))
     k, v = (np.broadcast_to(x[:, :, :1], x.shape) for x in (k, v))
     z, lse, *_ = both_passes((q, k, v, dz, dlse), Mask(causal=False))
-    # 140 equal terms, each sum rounded
+    # 140 equal terms, with each partial sum rounded
     np.testing.assert_allclose(z, np.broadcast_to(v[:, :, :1], z.shape), rtol=140 * np.finfo(np.float32).eps)
     assert np.isfinite(lse).all()
 
@@ -193,7 +194,7 @@ def test_nan_and_infinity_show_where_they_show_in_reference(rng, where, value, q
     with np.errstate(invalid="ignore"):
         got, want = (attention_forward(q, k, v, engine=name)[:2] for name in ("numba", "reference"))
     for x, y in zip(got, want, strict=True):
-        # a row before key 115 does not see it; whether 0 · ∞ is added there is nobody's promise
+        # a row before key 115 does not see it; it is unspecified whether 0 · ∞ is added there
         x, y = x[:, :, min(queries, 15) - 1 :], y[:, :, min(queries, 15) - 1 :]
         np.testing.assert_array_equal(np.isnan(x), np.isnan(y))
         np.testing.assert_array_equal(np.isinf(x), np.isinf(y))
@@ -250,13 +251,13 @@ def test_items_and_pieces_cover_every_visible_pair_once(rng, case):
         count = np.zeros((batch, n_q, n_queries, n_keys), int)
         for b, m, first, stop, k_first, k_last, _ in items:
             count[b, m : m + plan.sizes.maps, first:stop, k_first:k_last] += 1
-        # an item spans the keys that its last row sees, and none outside the sequence
+        # an item covers the keys that its last row sees, and none outside the sequence
         slot = np.arange(n_keys)
         used = (k_start[:, None] <= slot) & (slot < k_stop[:, None])
         assert (count[~np.broadcast_to(used[:, None, None], count.shape)] == 0).all()
         visible = np.broadcast_to(mask.to_dense(n_queries, n_keys), (batch, n_queries, n_keys))
         assert (count[np.broadcast_to(visible[:, None], count.shape)] == 1).all()
-    # every map of an item reads the same heads
+    # all maps of an item read the same heads
     for m in plan.items[:, plans.MAP]:
         for per in (n_q // n_k, n_q // n_v):
             assert m // per == (m + plan.sizes.maps - 1) // per

@@ -1,4 +1,4 @@
-"""The engine "numba" and the process around it: forks, imports, the cache of compiled code, memory, "auto"; and exp2."""
+"""The engine "numba" in its process: forks, imports, the cache of compiled code, memory, "auto"; and its exp2."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def default_threads():
 
 
 def python(code, **environment):
-    """Run code in a process of its own; its stdout and stderr."""
+    """Run code in a separate process and return its stdout and stderr."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", textwrap.dedent(code)],
         env={**os.environ, **environment},
@@ -77,7 +77,7 @@ def test_import_and_small_problems_do_without_numba():
 
 
 def test_no_folder_to_cache_in(tmp_path):
-    # a folder in the place of a file, or below one, can be made by nobody, not even by root
+    # a folder with the path of a file, or below a file, cannot be made by any user, not even by root
     package = shutil.copytree(
         Path(gta_ref.__file__).parent, tmp_path / "gta_ref", ignore=shutil.ignore_patterns("__py*")
     )
@@ -101,7 +101,7 @@ def test_no_folder_to_cache_in(tmp_path):
 
 
 def test_a_change_of_source_is_noticed(tmp_path):
-    """The same stamp finds the compiled code in the cache, another stamp compiles anew."""
+    """With the same stamp, the compiled code is found in the cache; with another stamp, it is compiled again."""
     code = """
         from gta_ref.core.cpu import compiling
         compiling.STAMP = {stamp}

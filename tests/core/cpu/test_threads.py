@@ -1,4 +1,4 @@
-"""The engine "numba" inside a larger program: its threads, other people's threads, and BLAS."""
+"""The engine "numba" inside a larger program: its own threads, the program's threads, and BLAS."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from gta_ref.core import Mask, attention_forward
 from gta_ref.core.cpu import engine as engine
 from tests.support import both_passes, random_inputs
 
-SIZES = (1, 5, 1, 1, 400, 400, 32, 64)  # more work than one thread keeps for itself
+SIZES = (1, 5, 1, 1, 400, 400, 32, 64)  # enough work to be divided among threads
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_blas_is_restored_after_an_error(rng, monkeypatch):
 
 
 class Library:
-    """Stands for a BLAS."""
+    """A stand-in for a BLAS library."""
 
     def __init__(self, n):
         self.n = n
