@@ -58,13 +58,14 @@ interop: .venv/installed-test .venv/installed-interop
 
 # a setting that makes OpenBLAS take another CPU's kernel would be measured instead of the machine
 bench: .venv/installed-bench
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/gta-ref bench core --against torch $(BENCH_ARGS)
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/gta-ref bench core --against torch --goals tests/bench/goals.json $(BENCH_ARGS)
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python notebooks/build.py --check
+	$(BIN)/python docs/prose.py
 
 format: .venv/installed-lint
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""What the kernels want to know about arrays: pointers, strides, alignment, and the mask's bounds."""
+"""What the kernels need from arrays: pointers, strides, alignment, and the mask's bounds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import Array, array_module
 
 
-def pointer(x: Array) -> Any:
-    """What a kernel gets for `x`: the address of its first element; in the simulator the memory as a flat array."""
+def pointer(x: Any) -> Any:
+    """The argument that stands for `x` in a launch: the address of its first element, in the simulator a flat array."""
     if not SIMULATED:
         return x.data.ptr
     flat = x.view(np.uint16) if x.dtype.name == "bfloat16" else x
@@ -22,12 +22,12 @@ def pointer(x: Array) -> Any:
 
 
 def strides(x: Array) -> tuple[int, ...]:
-    """From an element to the next along every axis, in elements."""
+    """The distance between neighbouring elements along each axis, in elements."""
     return tuple(stride // x.itemsize for stride in x.strides)
 
 
 def rows(x: Array) -> Array:
-    """`x` itself where its rows are contiguous, as those of a cache's view are; else a copy."""
+    """`x` itself if its rows are contiguous, as they are in a view of a cache; otherwise a contiguous copy."""
     ascending = all(stride >= 0 for stride in x.strides)
     if ascending and (x.shape[-1] == 1 or x.strides[-1] == x.itemsize):
         return x
@@ -35,7 +35,7 @@ def rows(x: Array) -> Array:
 
 
 def is_wide(*arrays: Array) -> bool:
-    """Whether all rows of all arrays begin at, and consist of, whole groups of 16 bytes."""
+    """Whether every row of every array begins at a multiple of 16 bytes and has a length that is one."""
     return all(
         _address(x) % 16 == 0 and x.shape[-1] * x.itemsize % 16 == 0 and all(s % 16 == 0 for s in x.strides[:-1])
         for x in arrays
@@ -47,9 +47,9 @@ def _address(x: Array) -> int:
 
 
 def bounds(mask: Mask, batch: int, n_queries: int, n_keys: int, like: Array, stream: int) -> Array:
-    """The mask's q_start, k_start and k_stop, one after the other, int32 (3·B,), where `like` is."""
+    """The mask's q_start, k_start and k_stop, concatenated, as int32 (3·B,) on the device of `like`."""
     resolved = np.stack(mask.resolve(batch, n_queries, n_keys))
-    # beyond these values nothing changes, and they keep 32-bit sums of them from overflowing
+    # clipping changes no result and keeps sums of these numbers within 32 bits
     resolved[0] = resolved[0].clip(-n_queries, n_keys)
     resolved[1:] = resolved[1:].clip(0, n_keys)
     packed = resolved.astype(np.int32).ravel()
@@ -60,14 +60,14 @@ def bounds(mask: Mask, batch: int, n_queries: int, n_keys: int, like: Array, str
 
 @lru_cache(maxsize=256)
 def _on_device(packed: bytes, device: int, stream: int) -> Array:
-    """Copied once for a mask, device and stream: a training loop asks for the same ones again and again."""
+    """The bounds on the GPU, copied once per mask, device and stream: training uses the same ones in every step."""
     import cupy
 
     return cupy.asarray(np.frombuffer(packed, np.int32))
 
 
 def current_stream(like: Array) -> int:
-    """Handle of CuPy's current stream, on which everything is launched."""
+    """Handle of CuPy's current stream, on which all kernels are launched; 0 in the simulator."""
     if isinstance(like, np.ndarray):
         return 0
     import cupy
@@ -76,5 +76,5 @@ def current_stream(like: Array) -> int:
 
 
 def multiprocessors(like: Array) -> int:
-    """Of the GPU that `like` is on; 1 in the simulator."""
+    """Number of multiprocessors of the GPU that `like` is on; 1 in the simulator."""
     return 1 if isinstance(like, np.ndarray) else like.device.attributes["MultiProcessorCount"]

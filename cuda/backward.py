@@ -1,6 +1,6 @@
-"""The engine's float32 backward: three kernels, no atomics, the same sums in the same order at every run.
+"""The engine's float32 backward: three kernels without atomics, which add in the same order in every run.
 
-With P = exp(S − lse), which is the map again, because lse was kept:
+The forward keeps lse, so the map can be recomputed as P = exp(S − lse). Then:
 
     delta_i = Σ_d dz[i, d] z[i, d] − dlse_i              (``make_delta``)
     dS = P ⊙ (dZ Vᵀ − delta)       dQ = scale · dS K     (``make_backward_queries``: a block owns 64 queries)
@@ -8,11 +8,15 @@ With P = exp(S − lse), which is the map again, because lse was kept:
 
 delta replaces rowsum(P ⊙ dP): Σ_j P[i, j] Σ_d dz[i, d] v[j, d] = Σ_d dz[i, d] z[i, d].
 
-A block that owns keys serves one *run*: the maps that share both their key head and their value head. In GTA with one
-key head and one latent head that is all of them, and K and V's gradients are complete. Where several runs share a
-head, each writes its own sum and ``launch`` adds them.
-S and dP are computed twice, by both kernels: 7 products in place of the 5 that atomic additions to dQ would allow.
+A *run* is a set of maps that share both their key head and their value head. A block that owns keys serves one run. In
+GTA with one key head and one latent head, all maps are one run, and the block's sums are the gradients of K and V. If
+several runs share a head, each run writes its own sum and ``launch`` adds them.
+
+Both kernels compute S and dP. This takes 7 products in total, where 5 would be enough with atomic additions to dQ.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ from gta_cuda.tiles import TILE, Memory, Tile, make_accumulate, make_load, make_
 
 
 def make_delta(d_v: int, warps: int) -> Callable:
-    """delta (rows,) of contiguous z and dz (rows, d_v): a warp a row. Grid (rows / warps,)."""
+    """Make the kernel for delta (rows,) of contiguous z and dz (rows, d_v): one warp per row. Grid (rows / warps,)."""
 
     def delta_f32(z, dz, dlse, delta, n_rows, has_dlse):
         t = int32(cuda.threadIdx.x)
@@ -48,7 +52,7 @@ def make_delta(d_v: int, warps: int) -> Callable:
 
 
 def make_backward_queries(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
-    """dQ. Grid (B·n_q, tiles of queries, parts of d_k)."""
+    """Make the kernel for dQ. Grid (B·n_q, tiles of queries, parts of d_k)."""
     part, chunks = tile.part(d_k), tile.chunks(d_k)
     memory = Memory.plan(tile, (d_k, d_v), part)
     total, y_at, values_at = memory.total, memory.y, memory.values
@@ -104,7 +108,7 @@ def make_backward_queries(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> 
         for j0 in range(k_start, stop, int32(columns)):
             product_k(scores, shared, queries, first, keys, j0)
             product_v(d_map, shared, cotangents, first, values, j0)
-            cuda.syncthreads()  # the values are read out: their place takes dS
+            cuda.syncthreads()  # the values have been read: dS is stored in their place
             load_k(shared, values_at, keys, j0, left)
             for i in range(height):
                 last = k_stop - 1
@@ -125,7 +129,10 @@ def make_backward_queries(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> 
 
 
 def make_backward_keys(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
-    """dK and dV of every run. Grid (B·runs, tiles of keys, parts of d_k and d_v, whichever has more)."""
+    """Make the kernel for dK and dV of every run.
+
+    Grid (B·runs, tiles of keys, parts of d_k or of d_v, whichever has more).
+    """
     part_k, part_v, chunks_k, chunks_v = tile.part(d_k), tile.part(d_v), tile.chunks(d_k), tile.chunks(d_v)
     memory = Memory.plan(tile, (d_k, d_v), max(part_k, part_v))
     total, y_at, values_at = memory.total, memory.y, memory.values
@@ -171,7 +178,7 @@ def make_backward_keys(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Cal
         if causal:  # the first query that sees a key of this tile
             begin = int32(max(0, max(first, k_start) - q_start))
         if first >= k_stop or first + rows <= k_start:
-            begin = n_queries  # no key here is used: the gradients are 0
+            begin = n_queries  # no key of this tile is in use: its gradients are 0
 
         for i in range(n_k_results):
             result_k[i] = zero
@@ -182,7 +189,7 @@ def make_backward_keys(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Cal
             queries = (q, b * strides[0] + m * strides[1], strides[2], 0, n_queries)
             cotangents = (dz, start * d_v, int64(d_v), 0, n_queries)
             for i0 in range(begin, n_queries, int32(columns)):
-                product_k(scores, shared, keys, first, queries, i0)  # Sᵀ: rows are keys here
+                product_k(scores, shared, keys, first, queries, i0)  # Sᵀ, whose rows are keys
                 product_v(d_map, shared, values, first, cotangents, i0)
                 for j in range(each):
                     query = i0 + g + groups * j

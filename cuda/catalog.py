@@ -1,4 +1,4 @@
-"""All kernels at the widths of GTA-1B, as the engine uses them there: what is compiled and measured."""
+"""All kernels at the widths of GTA-1B, as the engine launches them: the list that ``resources`` compiles."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from gta_cuda.decode_bf16 import most_warps
 from gta_cuda.forward_bf16 import Tile
 from gta_cuda.kernels import Kernel
 
-D_K, D_V, N_Q = 64, 128, 5  # one key head and one latent head: all five maps are rows of a decode
+D_K, D_V, N_Q = 64, 128, 5  # with one key head and one latent head, a decode has all five maps as its rows
 
 
 def engine_kernels(d_k: int = D_K, d_v: int = D_V, *, wide: bool = True, rows: int = N_Q) -> list[Kernel]:
-    """What the engine launches for arrays of these widths; decode for `rows` rows."""
+    """The kernels that the engine launches for arrays of these widths; the decode kernel is made for `rows` rows."""
     warps = most_warps(d_k, d_v)
     return [
         launch.forward_kernel(d_k, d_v, wide),
@@ -28,7 +28,7 @@ def engine_kernels(d_k: int = D_K, d_v: int = D_V, *, wide: bool = True, rows: i
 
 
 def catalog() -> list[Kernel]:
-    """The engine's kernels, and before them the ladder's first steps."""
+    """The kernels of the ladder's first three steps, then the engine's."""
     from gta_cuda.ladder import first_steps
 
     return [*first_steps(D_K, D_V), *engine_kernels()]

@@ -1,20 +1,24 @@
-"""The engine's float32 decode: few queries, many keys, so what counts is to read K and V once and with every core.
+"""The engine's float32 decode, for few queries and many keys. It reads K and V once, with all multiprocessors.
 
-A block serves up to 8 rows, a row being a query of a map, of maps that share both heads: the five maps of GTA-1B read
-one K and one C together. The keys are cut into *splits*, a block each, or one sequence would occupy one
-multiprocessor of a hundred. Every split leaves its own z and lse, and ``make_merge`` adds them up:
+A *row* is a query of one map. A block serves up to 8 rows of maps that share both heads: the five maps of GTA-1B
+read one K and one C together. The keys are cut into *splits*, one per block; without splits a single sequence would
+occupy one multiprocessor of about a hundred. Each split produces its own z and lse, and ``make_merge`` combines them:
 
     lse = log Σ_s exp(lse_s)        z = Σ_s exp(lse_s − lse) z_s
 
-Inside a block its warps walk over the split's keys on their own, 8 or more at a step, each with an online softmax of
-its own, and are merged by the same rule at the end. A key is read by as many threads as it has groups of 4 columns:
+Within a block, each warp loops over its share of the split's keys, 8 or more per step, with an online softmax of its
+own. The results of the warps are combined by the same rule at the end. A key is read by as many threads as it has
+groups of 4 columns:
 
-    d_k 64: 16 threads a key, 2 keys by one instruction of the warp; the 16 partial sums of a score meet by shuffles
-    d_v 128: 32 threads a value; each adds weight · 4 columns for every row
+    d_k 64: 16 threads per key, 2 keys per instruction of the warp; shuffles add the 16 partial sums of a score
+    d_v 128: 32 threads per value; each adds weight · 4 columns for every row
 
-The arithmetic runs on the CUDA cores, one multiply–add of every row for an element of K or V. An element of bfloat16
-comes in half the time, in which they would not be done; there ``decode_bf16`` uses the tensor cores.
+The arithmetic runs on the CUDA cores: each element of K or V needs one multiply–add per row. In bfloat16 an element
+arrives in half the time, too little for these multiply–adds, so ``decode_bf16`` uses the tensor cores.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -29,38 +33,38 @@ from gta_cuda.intrinsics import bf16_bits, div, exp2, inverse, log2, shfl_xor, w
 from gta_cuda.tiles import make_load4
 
 MOST_ROWS = 8
-REGISTERS = 76  # of a thread for what grows with the rows; the rest of its 255 is for loads under way and addresses
+REGISTERS = 76  # per thread, for data that grows with the rows; the rest of its 255 hold loads under way and addresses
 
 
 class Lanes(NamedTuple):
     """How the 32 threads of a warp share the rows of K, or of V."""
 
-    lanes: int  # threads on one row
-    chunks: int  # groups of 4 columns of a thread
-    at_once: int  # rows by one instruction of the warp
+    lanes: int  # threads per row
+    chunks: int  # groups of 4 columns per thread
+    at_once: int  # rows per instruction of the warp
 
     @classmethod
     def of(cls, width: int) -> Lanes:
-        """As many threads to a row as it has groups of 4 columns, at most all."""
+        """As many threads per row as it has groups of 4 columns, rounded up to a power of two, at most 32."""
         quads = -(-width // 4)
         lanes = min(32, 1 << (quads - 1).bit_length())
         return cls(lanes, -(-quads // lanes), 32 // lanes)
 
 
 def step_keys(d_k: int, d_v: int) -> int:
-    """Keys of a warp's step."""
+    """Number of keys that a warp processes per step."""
     return max(8, Lanes.of(d_k).at_once, Lanes.of(d_v).at_once)
 
 
 def most_rows(d_k: int, d_v: int) -> int:
-    """Rows that a block can serve with these widths; 0 where they are too wide for this kernel."""
+    """Number of rows that a block can serve at these widths; 0 if they are too large for this kernel."""
     on_k, on_v = Lanes.of(d_k), Lanes.of(d_v)
     a_row = step_keys(d_k, d_v) // on_k.at_once + 4 * on_k.chunks + 4 * on_v.chunks + 3
     return min(MOST_ROWS, REGISTERS // a_row)
 
 
 def make_decode(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Callable:
-    """The kernel for these widths and `rows` rows a block. Grid (B·runs, blocks of rows, splits)."""
+    """Make the kernel for these widths and `rows` rows per block. Grid (B·runs, blocks of rows, splits)."""
     lanes_k, chunks_k, at_once_k = Lanes.of(d_k)
     lanes_v, chunks_v, at_once_v = Lanes.of(d_v)
     keys = step_keys(d_k, d_v)
@@ -99,7 +103,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Ca
         v_base = b * strides[6] + div(run * maps, maps_v) * strides[7]
 
         for r in range(rows):
-            row = int32(cuda.blockIdx.y) * rows + r  # of the run: map row // n_queries of it, query row % n_queries
+            row = int32(cuda.blockIdx.y) * rows + r  # row of the run: its map row // n_queries, query row % n_queries
             u = div(row, n_queries)
             i = row - u * n_queries
             last[r] = -1
@@ -134,7 +138,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Ca
                         s = cuda.fma(x1, query[o + 1], s)
                         s = cuda.fma(x2, query[o + 2], s)
                         scores[n * rows + r] = cuda.fma(x3, query[o + 3], s)
-            warp_sync()  # the weights of the last step are read out
+            warp_sync()  # the weights of the last step have been read
             for r in range(rows):
                 top = largest[r]
                 for n in range(loads_k):
@@ -182,7 +186,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Ca
                         result[o + 2] = cuda.fma(w, x2, result[o + 2])
                         result[o + 3] = cuda.fma(w, x3, result[o + 3])
 
-        for r in range(rows):  # what the threads of a warp have of the same row and column
+        for r in range(rows):  # add what the threads of a warp hold of the same row and column
             seen = total[r]
             step = 16
             while step >= lanes_k:
@@ -203,10 +207,10 @@ def make_decode(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Ca
                         outputs[(warp * rows + r) * d_v + column] = x
         cuda.syncthreads()
         first_row = int32(cuda.blockIdx.y * rows)
-        here = int32(min(rows, maps * n_queries - first_row))  # rows that there are
-        # rows of all maps of all sequences in order; a run's maps stand together
+        here = int32(min(rows, maps * n_queries - first_row))  # rows that exist
+        # the results hold the rows of all maps of all sequences in order; the maps of a run are neighbours
         start = int64(cuda.blockIdx.z) * n_rows + int64(cuda.blockIdx.x) * maps * n_queries + first_row
-        for e in range(t, int32(here * d_v), int32(32 * warps)):  # what the warps have of it
+        for e in range(t, int32(here * d_v), int32(32 * warps)):  # combine the results of the warps
             r, column = int32(e // d_v), int32(e % d_v)
             top = states[r * 2]
             for w in range(1, warps):
@@ -231,7 +235,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Ca
 
 
 def make_merge(d_v: int, to_bf16: bool, threads: int = 128) -> Callable:
-    """z and lse from those of the splits. Grid (rows,)."""
+    """Make the kernel that combines the z and lse of the splits. Grid (rows,)."""
     zero, lowest, to_log2, to_ln = float32(0), float32(-math.inf), float32(LOG2_E), float32(LN_2)
 
     def merge(z_parts, lse_parts, z, lse, n_rows, splits):

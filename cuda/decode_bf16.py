@@ -1,20 +1,23 @@
 """The engine's bfloat16 decode: ``decode`` on tensor cores, with both products transposed.
 
-A decode step of GTA-1B has five rows, a query of each map, and the tensor cores multiply by no fewer than 8 columns.
-So the rows become the columns, padded to 8, and the long sides become the rows:
+A decode step of GTA-1B has five rows, one query of each map, but the tensor cores multiply by at least 8 columns. So
+the five rows become columns, padded to 8, and the long sides become the rows:
 
-    Sᵀ = K Qᵀ        (16 keys, 8 rows) a step of a warp; Qᵀ stays in registers
-    Zᵀ = Vᵀ Pᵀ       (16 columns of V, 8 rows) for every 16 of d_v; ldmatrix transposes V on the way
+    Sᵀ = K Qᵀ        (16 keys, 8 rows) per step of a warp; Qᵀ stays in registers
+    Zᵀ = Vᵀ Pᵀ       (16 columns of V, 8 rows) for every 16 columns of d_v; ldmatrix transposes V while loading it
 
-In the accumulator of Sᵀ a thread holds two neighbouring *rows* of a key, and as the operand of the next product it
-must hold two neighbouring *keys* of a row: ``transpose8x8`` turns the one into the other without shared memory.
-In both accumulators a thread has the rows 2(t mod 4) and the next, so what the online softmax knows of a row stays
-in one place: two maxima, two sums a thread.
+In the accumulator of Sᵀ, a thread holds two neighbouring *rows* for one key. As an operand of the next product, it has
+to hold two neighbouring *keys* for one row. ``transpose8x8`` converts one layout into the other without shared memory.
+In both accumulators thread t holds the rows 2(t mod 4) and the next one, so it also keeps the state of the online
+softmax for these rows: two maxima and two sums per thread.
 
-A warp walks alone: 16 keys a step, the copy of its next 16 under way meanwhile, merged with the other warps at the
-end and with other splits by ``decode.make_merge``. The arithmetic of both products is 2·8·(d_k + d_v) operations a
-key, far below what the tensor cores do in the time that memory takes to deliver it.
+Each warp works on its own: it processes 16 keys per step while its next 16 are being copied. Its results are combined
+with those of the other warps at the end, and with those of other splits by ``decode.make_merge``. Both products
+together take 2·8·(d_k + d_v) operations per key, far fewer than the tensor cores can do while memory delivers a key.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -45,22 +48,25 @@ from gta_cuda.intrinsics import (
 from gta_cuda.kernels import MOST_SHARED
 from gta_cuda.tiles_bf16 import make_columns_fragment, make_load, make_rows_fragment, multiply, padded
 
-ROWS, KEYS = 8, 16  # of an mma; the keys are those of a warp's step
-MOST_HELD = 100  # registers of a thread for queries and results; the rest of its 255 is for fragments and addresses
+ROWS, KEYS = 8, 16  # of one mma; a warp processes this many keys per step
+MOST_HELD = 100  # registers per thread for queries and results; the rest of its 255 hold fragments and addresses
 wait_all, wait_but_one = cp_async_wait
 
 
 def most_warps(d_k: int, d_v: int) -> int:
-    """Warps of a block whose two steps fit into shared memory, at most 4; 0 where the widths are too large."""
+    """Warps per block: as many as shared memory has room for, two steps each; at most 4, 0 if widths are too large."""
     held = padded(d_k) // 8 + padded(d_v) // 4
     return min(4, MOST_SHARED // (4 * KEYS * (padded(d_k) + padded(d_v)))) if held <= MOST_HELD else 0
 
 
 def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Callable:
-    """The kernel for these widths. Grid (B·runs, blocks of 8 rows, splits); to_bf16: z is the result, not a part."""
+    """Make the kernel for these widths. Grid (B·runs, blocks of 8 rows, splits).
+
+    With to_bf16, z is the final result in bfloat16; without it, z is one split's part in float32.
+    """
     columns, width = padded(d_k), padded(d_v)
     stage, values_at = KEYS * (columns + width), KEYS * columns
-    outputs = warps * ROWS * d_v  # float32 in the end, at the place of the tiles, and two states of every row
+    outputs = warps * ROWS * d_v  # float32 results, stored in the place of the tiles; two numbers per row follow
     total = max(2 * stage * warps, 2 * (outputs + 2 * warps * ROWS))
     load_k, load_v = make_load(KEYS, columns, d_k, wide, 32), make_load(KEYS, width, d_v, wide, 32)
     key_fragment, value_fragment = make_rows_fragment(columns), make_columns_fragment(width)
@@ -99,7 +105,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Ca
         values = (v, b * strides[6] + div(run * maps, maps_v) * strides[7], strides[8], low, high)
         to_log2 = scale * log2_e
 
-        row = first_row + lane // 4  # of the run: map row // n_queries of it, query row % n_queries
+        row = first_row + lane // 4  # row of the run: its map row // n_queries, query row % n_queries
         exists = row < maps * n_queries
         u = div(row, n_queries)
         at = b * strides[0] + (run * maps + min(u, maps - 1)) * strides[1] + (row - u * n_queries) * strides[2]
@@ -109,7 +115,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Ca
             query[2 * d + 1] = query_pair(q, at, column + 8, exists)
         for i in range(n_results):
             result[i] = zero
-        # of the thread's two rows, the first (e) and the next (o)
+        # suffixes for the thread's two rows: the even one (e) and the odd one after it (o)
         row = int32(first_row + lane % 4 * 2)
         last_e = last_o = high - 1
         if causal:
@@ -136,7 +142,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Ca
             for d in range(depth):
                 a0, a1, a2, a3 = key_fragment(shared, tile, 0, d * 16, lane)
                 multiply(scores, 0, a0, a1, a2, a3, query[2 * d], query[2 * d + 1])
-            for i in range(2):  # keys lane // 4 and 8 further
+            for i in range(2):  # keys lane // 4 and lane // 4 + 8
                 key = base_key + lane // 4 + 8 * i
                 scores[2 * i] *= to_log2
                 scores[2 * i + 1] *= to_log2
@@ -172,7 +178,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Ca
                 result[4 * n + 3] *= shrink_o
                 a0, a1, a2, a3 = value_fragment(shared, tile + values_at, 0, n * 16, lane)
                 multiply(result, 4 * n, a0, a1, a2, a3, b0, b1)
-            warp_sync()  # until nobody reads this tile: the next copy goes there
+            warp_sync()  # wait until all threads have read this tile, which the next copy overwrites
             here = int32(stage - here)
         wait_all()
         step = 4
@@ -181,7 +187,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Ca
             sum_o += shfl_xor(sum_o, step)
             step *= 2
 
-        cuda.syncthreads()  # all warps are done with their tiles
+        cuda.syncthreads()  # all warps have finished with their tiles
         for n in range(strips):
             for i in range(4):
                 column = n * 16 + lane // 4 + 8 * (i // 2)
@@ -194,7 +200,7 @@ def make_decode(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Ca
                 st_pair(shared, place, float_bits(top_e if i == 0 else top_o))
                 st_pair(shared, place + 2, float_bits(sum_e if i == 0 else sum_o))
         cuda.syncthreads()
-        there = int32(min(ROWS, maps * n_queries - first_row))  # rows that there are
+        there = int32(min(ROWS, maps * n_queries - first_row))  # rows that exist
         start = int64(cuda.blockIdx.z) * n_rows + int64(cuda.blockIdx.x) * maps * n_queries + first_row
         for e in range(t, int32(there * d_v), int32(32 * warps)):
             r, column = int32(e // d_v), int32(e % d_v)

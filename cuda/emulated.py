@@ -1,13 +1,16 @@
-# ruff: noqa: D103 (what each function does is said once, in ptx.py)
-"""The twins of ``ptx`` for Numba's simulator: the same results, written out in Python.
+# ruff: noqa: D103 (ptx.py describes what each function does)
+"""Python versions of the functions of ``ptx`` for Numba's simulator, with the same results.
 
-What a warp does together waits for the whole block here: every thread of a block must come by, and as often. The
-kernels keep to that. The simulator runs one block at a time, so the arrays through which its threads meet are made
-once, with a place for every thread.
+Operations of a warp wait for the whole block here. So every thread of a block has to reach them, and equally often; the
+kernels do so. The simulator runs one block at a time. The arrays through which its threads exchange data are therefore
+created once, with one element per thread.
 
-They are stricter than a GPU where it would go wrong only at times: a wide access at an odd place is an error, and
-what an asynchronous copy is to bring is NaN until somebody waits for it.
+These versions are stricter than a GPU about faults that a GPU would show only sometimes: a wide access at an
+unaligned index is an error, and the target of an asynchronous copy holds NaN until the thread has waited for the copy.
 """
+
+# like the functions of ptx, these accept arguments of many types
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ def warp_sync():
 
 def bf16_bits(x):
     if x != x:
-        return 0x7FFF  # NaN, as the instruction gives it; rounding its bits could make a number of it
+        return 0x7FFF  # the instruction returns this NaN; rounding a NaN's bits could turn it into a number
     bits = int(np.float32(x).view(np.uint32))
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
 
@@ -96,7 +99,7 @@ def pair(low, high):
 
 
 class Copies(threading.local):
-    """A thread's asynchronous copies, by group; the last group is still open."""
+    """The asynchronous copies of a thread, in groups; the last group is still open."""
 
     def __init__(self):
         self.groups = [[]]
@@ -109,7 +112,7 @@ def cp_async16(shared, to, array, index, valid):
     assert to % 8 == index % 8 == 0, "not a multiple of 16 bytes"
     values = [array[index + i] if valid else 0 for i in range(8)]
     for i in range(8):
-        shared[to + i] = NAN  # until the copy has arrived, nothing can be read there
+        shared[to + i] = NAN  # until the copy has arrived, reading gives NaN
     COPIES.groups[-1].append((shared, to, values))
 
 
@@ -119,7 +122,7 @@ def cp_async_commit():
 
 def _wait(n):
     def wait():
-        """Copies arrive here and not before, so that a missing wait shows."""
+        """Let the copies arrive. They do not arrive earlier, so a missing wait shows."""
         while len(COPIES.groups) > n + 1:
             for shared, to, values in COPIES.groups.pop(0):
                 for i in range(8):
@@ -181,12 +184,12 @@ def mma_bf16(c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
     t = cuda.threadIdx.x
     FRAGMENTS[t] = a0, a1, a2, a3, b0, b1
     cuda.syncthreads()
-    if t % 32 == 0:  # one thread multiplies for its warp
+    if t % 32 == 0:  # the first thread of each warp multiplies for the warp
         warp = FRAGMENTS[t : t + 32].reshape(8, 4, 6)  # (g, p/2, register)
         corners = [_floats(warp[:, :, i]) for i in range(6)]  # (8, 8) each; B's are transposed
         a = np.block([[corners[0], corners[2]], [corners[1], corners[3]]])  # (16, 16)
         b = np.concatenate([corners[4], corners[5]], axis=1).T  # (16, 8)
-        c = (a.astype(np.float64) @ b).reshape(2, 8, 4, 2)  # (upper or lower, g, p/2, of the pair)
+        c = (a.astype(np.float64) @ b).reshape(2, 8, 4, 2)  # (upper or lower half, g, p/2, element of the pair)
         PRODUCTS[t : t + 32] = c.transpose(1, 2, 0, 3).reshape(32, 4)
     cuda.syncthreads()
     d0, d1, d2, d3 = PRODUCTS[t]

@@ -1,15 +1,15 @@
 """Engine "cuda": the attention core on a GPU, with CuPy's arrays and on CuPy's current stream.
 
-The protocol is that of ``gta_ref.core.engines``. Nothing is copied where rows are contiguous, and views of a cache
-are read where they lie. Which kernel takes what:
+The module has the functions that ``gta_ref.core.engines`` expects of an engine. Arrays with contiguous rows are not
+copied, and views of a cache are read in place. The kernels depend on the dtype:
 
-    float32     forward, decode and backward in float32
-    bfloat16    forward and decode on tensor cores, weights rounded to bfloat16 before they meet the values; d_k up to
-                256. The backward widens its inputs to float32, computes there and rounds its results once.
-    float16     widened to float32 and rounded once
+    float32     forward, decode and backward compute in float32
+    bfloat16    forward and decode use tensor cores, for d_k up to 256; weights are rounded to bfloat16 before they are
+                multiplied by the values. The backward widens its inputs to float32 and rounds its results once.
+    float16     inputs are widened to float32, and results are rounded once
 
-The forward is the decode kernel where there are few queries. This module imports neither CuPy nor Numba until an
-array has to be computed.
+A forward with few queries uses the decode kernel. This module imports neither CuPy nor Numba before a call has to be
+computed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,17 +29,16 @@ from gta_ref.core.engines import EngineError
 from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
 
-MOVE_NUMPY = False
-"""Set it to True to have NumPy arrays moved to the GPU and results back, at every call."""
+_numpy_accepted: ContextVar[bool] = ContextVar("numpy_accepted", default=False)
 
 DTYPES = ("float32", "bfloat16", "float16")
-LEAST_CAPABILITY = (8, 0)  # bfloat16 tensor cores and asynchronous copies
-MOST_LENGTH = 65535 * 64  # rows of the tiles that a grid has room for
-MOST_DECODE_ROWS = 16  # queries times maps that share a key; from more on, the forward's tiles are better filled
+LEAST_CAPABILITY = (8, 0)  # the first with bfloat16 tensor cores and asynchronous copies
+MOST_LENGTH = 65535 * 64  # the most tiles of a grid times the rows of a tile
+MOST_DECODE_ROWS = 16  # queries times maps that share a key; more rows fill the forward's tiles better
 
 
 class State(NamedTuple):
-    """What the backward needs: inputs and results. The map is computed again."""
+    """What the backward needs: inputs and results. It recomputes the map."""
 
     q: Array  # (B, n_q, N_q, d_k)
     k: Array  # (B, n_k, N_k, d_k)
@@ -52,9 +54,10 @@ _can_run = False
 
 
 def why_not() -> str | None:
-    """Why this engine cannot run here, in one line; None where it can.
+    """Why this engine cannot run here, in one line; None if it can.
 
-    Every call of the engine asks. That it can is found out once in a process; what is missing is looked for again.
+    Every call of the engine asks this. A process remembers that the engine can run; if something is missing, the next
+    call looks for it again.
     """
     global _can_run
     reason = None if _can_run else _look()
@@ -64,7 +67,7 @@ def why_not() -> str | None:
 
 def _look() -> str | None:
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates a GPU, for tests of the kernels alone"
+        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates a GPU, which serves only to test the kernels"
     if (reason := missing("numba_cuda", "cupy")) is not None:
         return reason
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -85,7 +88,10 @@ def _look() -> str | None:
 
 
 def check(q: Array, k: Array, v: Array) -> None:
-    """Raise EngineError unless the arrays are CuPy's (or MOVE_NUMPY is set) and of a dtype that the kernels take."""
+    """Raise EngineError unless the arrays are CuPy arrays whose dtype and sizes the kernels support.
+
+    Within ``with accept_numpy():``, NumPy arrays are accepted too.
+    """
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_place(name, x)
     if q.dtype.name not in DTYPES:
@@ -105,15 +111,33 @@ def _check_place(name: str, x: Any) -> None:
         if x.device.id:
             raise EngineError(
                 f"{name} is on GPU {x.device.id}; engine 'cuda' takes arrays on GPU 0: "
-                "choose which one that is by CUDA_VISIBLE_DEVICES"
+                "choose that GPU with CUDA_VISIBLE_DEVICES"
             )
         return
-    if MOVE_NUMPY and isinstance(x, np.ndarray):
+    if _numpy_accepted.get() and isinstance(x, np.ndarray):
         return
     raise EngineError(
         f"{name} is a {type(x).__module__}.{type(x).__name__}; engine 'cuda' takes CuPy arrays: "
-        f"move it with cupy.asarray({name}), or set gta_cuda.engine.MOVE_NUMPY = True to have it moved at every call"
+        f"move it with cupy.asarray({name}), or call within `with gta_cuda.engine.accept_numpy():`, "
+        "which copies it at every call"
     )
+
+
+@contextmanager
+def accept_numpy() -> Iterator[None]:
+    """Let the engine accept NumPy arrays within a block: it copies them to the GPU, and its results back.
+
+    Every call copies, in every layer of a model, so this is for trying the engine out. The block applies only to the
+    thread that opened it. A backward returns NumPy arrays if its forward received some, inside and outside the block.
+
+    >>> with accept_numpy():
+    ...     z, lse, saved = attention_forward(q, k, v, engine="cuda")
+    """
+    before = _numpy_accepted.set(True)
+    try:
+        yield
+    finally:
+        _numpy_accepted.reset(before)
 
 
 def forward(
@@ -124,13 +148,13 @@ def forward(
     scale: float,
     *,
     need_saved: bool = True,
-    trace: dict | None = None,
+    trace: dict[str, Any] | None = None,
 ) -> tuple[Array, Array, State | None]:
-    """z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`. `trace` receives nothing."""
+    """Compute z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`. `trace` receives nothing."""
     import cupy
 
     to_numpy = isinstance(q, np.ndarray)
-    with cupy.cuda.Device(0):  # what is allocated comes to lie where the arrays are
+    with cupy.cuda.Device(0):  # new arrays are allocated on the GPU that holds the inputs
         q, k, v = (cupy.asarray(x) for x in (q, k, v))
         z, lse = run(q, k, v, mask, scale)
         state = State(q, k, v, z, lse, mask, scale, to_numpy) if need_saved else None
@@ -138,9 +162,9 @@ def forward(
 
 
 def backward(
-    dz: Array, state: State, dlse: Array | None = None, *, trace: dict | None = None
+    dz: Array, state: State, dlse: Array | None = None, *, trace: dict[str, Any] | None = None
 ) -> tuple[Array, Array, Array]:
-    """The gradient through z and lse; see :func:`gta_ref.core.attention_backward`. `trace` receives nothing."""
+    """Compute the gradient through z and lse; see :func:`gta_ref.core.attention_backward`. `trace` receives nothing."""
     import cupy
 
     if not state.to_numpy:
@@ -153,7 +177,7 @@ def backward(
 
 
 def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, Array]:
-    """The forward by the kernel that suits the case; arrays of CuPy, or in the simulator of NumPy."""
+    """Run the forward with the kernel that suits the case, on CuPy arrays, or on NumPy arrays in the simulator."""
     from gta_cuda import arrays, launch
 
     (batch, n_q, n_queries, d_k), (n_keys, d_v) = q.shape, v.shape[2:]
@@ -161,7 +185,7 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
         xp = array_module(q)
         shape = (batch, n_q, n_queries)
         lse = xp.full(shape, -np.inf, np.float32)
-        if d_v == 0 and n_keys:  # lse is still a number then
+        if d_v == 0 and n_keys:  # lse exists even without values
             lse = run(q, k, xp.zeros((*v.shape[:3], 4), v.dtype), mask, scale)[1]
         return xp.zeros((*shape, d_v), q.dtype), lse
     dtype = q.dtype
@@ -178,7 +202,7 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
 
 
 def run_backward(dz: Array, state: State, dlse: Array | None) -> tuple[Array, Array, Array]:
-    """The backward in float32; arrays of CuPy, or in the simulator of NumPy."""
+    """Run the backward in float32, on CuPy arrays, or on NumPy arrays in the simulator."""
     from gta_cuda import arrays, launch
 
     q, k, v, z, lse, mask, scale, _ = state
@@ -197,5 +221,5 @@ def run_backward(dz: Array, state: State, dlse: Array | None) -> tuple[Array, Ar
     return narrow(dq, q.dtype), narrow(dk, k.dtype), narrow(dv, v.dtype)
 
 
-def _back(x: Array, to_numpy: bool) -> Array:
+def _back(x: Any, to_numpy: bool) -> Array:
     return x.get() if to_numpy else x

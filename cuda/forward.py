@@ -1,15 +1,18 @@
 """Step 4 of the ladder, and the engine's float32 forward: register tiles and 16-byte accesses.
 
-Changed against step 3 (``step3_online``): a thread holds 4 × 2 scores and 4 × 8 results in registers instead of one
-row, and reads shared memory 16 bytes at a time. Step 3 spends its time on reading operands; here an operand read
-once serves 2 to 8 multiply–adds. The threads of a row agree on its maximum by shuffles, without shared memory.
+Change from step 3 (``step3_online``): a thread holds 4 × 2 scores and 4 × 8 results in registers instead of one
+row, and reads shared memory 16 bytes at a time. In step 3 every multiply–add reads its operands; here an operand that
+is read once serves 2 to 8 multiply–adds. The threads of a row find its maximum by shuffles, without shared memory.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder forward
 
-A block computes 64 queries of one map. It walks over the keys that any of them may see, 32 at a time, with the
-online softmax: m is the largest score so far, l the sum of exp(s − m), z the sum of exp(s − m) v; when m grows by δ,
-l and z are multiplied by exp(−δ). At the end z/l is the result and m + log l the lse.
+A block computes 64 queries of one map. It loops over the keys that any of them may see, 32 at a time, with the
+online softmax: m is the largest score so far, l the sum of exp(s − m), z the sum of exp(s − m) v. When m grows by δ,
+l and z are multiplied by exp(−δ). At the end, z/l is the result and m + log l is the lse.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ LOG2_E, LN_2 = 1.4426950408889634, 0.6931471805599453
 
 
 def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
-    """The kernel for these widths.
+    """Make the kernel for these widths.
 
     Grid (B·n_q, tiles of queries, parts of d_v); see ``launch`` for the arguments.
     """
@@ -33,7 +36,7 @@ def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
     chunks = tile.chunks(d_v)
     memory = Memory.plan(tile, (d_k,), part)
     total, x_at, y_at = memory.total, memory.x, memory.y
-    resident = slab(d_k) >= d_k  # then the queries are loaded once
+    resident = slab(d_k) >= d_k  # if so, the queries are loaded only once
     load_q = make_load(tile, tile.rows, slab(d_k), slab(d_k) + 4, d_k, wide)
     load_v = make_load(tile, tile.columns, part, part, d_v, wide)
     values_at = memory.values
@@ -62,7 +65,7 @@ def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
         g, top = int32(t % groups), int32(t // groups * height)
         batch, b = div(cuda.gridDim.x, n_q), div(cuda.blockIdx.x, n_q)
         m = int32(cuda.blockIdx.x - b * n_q)
-        # with a causal mask the last tiles have most to do: they come first
+        # with a causal mask the last tiles have the most work, so they start first
         first = int32((cuda.gridDim.y - 1 - cuda.blockIdx.y) * rows)
         left = int32(cuda.blockIdx.z) * part
         q_start, k_start, k_stop = bounds[b], bounds[batch + b], bounds[2 * batch + b]
@@ -82,7 +85,7 @@ def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Callable:
             result[i] = zero
         for j0 in range(k_start, stop, int32(columns)):
             product(scores, shared, queries, first, keys, j0)
-            cuda.syncthreads()  # the keys are read out: their place takes the weights
+            cuda.syncthreads()  # the keys have been read: the weights are stored in their place
             load_v(shared, values_at, values, j0, left)
             for i in range(height):
                 last = k_stop - 1

@@ -1,16 +1,20 @@
 """Step 5 of the ladder, and the engine's bfloat16 forward: tensor cores.
 
-Changed against step 4 (``forward``): the products are ``mma`` instructions, in which a warp multiplies (16, 16) by
-(16, 8) matrices that its 32 threads hold together in registers; K and V are copied to shared memory asynchronously,
-the next tile while this one is used; the weights never leave the registers. Inputs are bfloat16, all sums float32.
+Changes from step 4 (``forward``): the products are ``mma`` instructions, in which a warp multiplies (16, 16) by
+(16, 8) matrices that its 32 threads hold together in registers. K and V are copied to shared memory asynchronously:
+the next tile arrives while this one is in use. The weights never leave the registers. Inputs are bfloat16, and all sums
+are float32.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder forward_bf16
 
-A warp owns 16 queries; the accumulator of Q Kᵀ (16 queries, 8 keys) has a layout in which thread t holds row t // 4
-and columns 2(t mod 4) and the next, and the same 8 rows further down. Two of these, rounded and packed, are exactly
-the operand A of the next product, weights times V: no data moves between the two products. The maximum and the sum
-of a row are spread over 4 threads only, so two shuffles bring them together.
+A warp owns 16 queries. In the accumulator of Q Kᵀ (16 queries, 8 keys), thread t holds columns 2(t mod 4) and the next
+one, in row t // 4 and in the row 8 further down. Two such accumulators, rounded and packed, are exactly the operand A
+of the next product, weights times V, so no data moves between the two products. Only 4 threads hold parts of the
+maximum and of the sum of a row, so two shuffles combine them.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -49,29 +53,29 @@ wait_all, wait_but_one = cp_async_wait
 
 
 class Tile(NamedTuple):
-    """Queries of a block, 16 a warp, and keys of a step."""
+    """Queries of a block, 16 per warp, and keys per step."""
 
     rows: int
     keys: int
 
     @classmethod
     def of(cls, d_k: int) -> Tile:
-        """The largest that fits into shared memory (two steps of keys and values) and into registers."""
+        """The largest tile that fits into registers and, with two steps of keys and values, into shared memory."""
         return cls(128, 64) if d_k <= 64 else cls(128, 32) if d_k <= 128 else cls(64, 16)
 
     @property
     def threads(self) -> int:
-        """Of a block."""
+        """Threads per block."""
         return self.rows * 2
 
 
 def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile) -> Callable:
-    """The kernel for these widths. Grid (B·n_q, tiles of queries, parts of d_v)."""
+    """Make the kernel for these widths. Grid (B·n_q, tiles of queries, parts of d_v)."""
     columns, part = padded(d_k), min(PART, padded(d_v))
     rows, keys, threads = tile.rows, tile.keys, tile.threads
-    stage = keys * (columns + part)  # a tile of keys and, behind it, one of values
+    stage = keys * (columns + part)  # a tile of keys followed by one of values
     values_at = keys * columns
-    total = max(2 * stage, rows * columns)  # the queries pass through the same memory first
+    total = max(2 * stage, rows * columns)  # the queries are loaded through the same memory first
     assert 2 * total <= MOST_SHARED
     load_q = make_load(rows, columns, d_k, wide, threads)
     load_k = make_load(keys, columns, d_k, wide, threads)
@@ -124,7 +128,7 @@ def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile) -> Callable:
         cuda.syncthreads()
         for i in range(n_results):
             result[i] = zero
-        # of the thread's two rows, the upper (u) and the one 8 below it (w)
+        # suffixes for the thread's two rows: the upper one (u) and the one 8 below it (w)
         row = int32(first + warp * 16 + lane // 4)
         last_u = last_w = k_stop - 1
         if causal:
@@ -200,7 +204,7 @@ def make_forward(d_k: int, d_v: int, wide: bool, tile: Tile) -> Callable:
                     multiply(result, n * 8 + 4, a0, a1, a2, a3, b2, b3)
             cuda.syncthreads()
             here = int32(stage - here)
-        wait_all()  # where no key was seen, the first tile's copies are still under way
+        wait_all()  # if the loop made no step, the copies of the first tile are still under way
 
         sum_u += shfl_xor(sum_u, 1)
         sum_u += shfl_xor(sum_u, 2)

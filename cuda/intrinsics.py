@@ -1,10 +1,10 @@
-"""What the kernels use beyond Numba's own language: the instructions, or their twins in the simulator.
+"""Instructions that Numba CUDA does not offer, or their Python versions in the simulator.
 
 Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``) runs a kernel as Python threads. It has no shuffles and no tensor
-cores, so ``emulated`` writes them out in Python; on a GPU, and when a kernel is compiled, ``ptx`` emits them.
-The kernels import from here and do not know the difference.
+cores, so ``emulated`` implements them in Python. On a GPU, and when a kernel is compiled, ``ptx`` emits the real
+instructions. The kernels import from this module and work with both.
 
-Both need numba-cuda: what Numba itself has under the name ``numba.cuda`` is older and lacks the pointers' types.
+Both need numba-cuda: the ``numba.cuda`` that comes with Numba itself is older and lacks the types of pointers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if (reason := missing("numba_cuda")) is not None:
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
-# of shared arrays, in bytes; without it an array has the alignment of its elements, and a load of 16 bytes may fail
+# alignment of shared arrays in bytes; with only that of its elements, an array might not allow loads of 16 bytes
 ALIGNMENT = None if SIMULATED else 16
 
 if SIMULATED:

@@ -1,15 +1,15 @@
-"""The same forward five times, each step with one more idea.
+"""The ladder: the same forward five times, each step with one more idea.
 
-Read them in this order:
+Read the steps in this order (name of the step, file, idea):
 
-    naive         step1_naive    the definition, a thread a query
+    naive         step1_naive    the definition, one thread per query
     tiles         step2_tiles    keys and values in shared memory
     online        step3_online   one pass, by the online softmax
     forward       forward        register tiles and 16-byte accesses: the engine's float32 kernel
     forward_bf16  forward_bf16   tensor cores: the engine's bfloat16 kernel
 
-Run one, or all of them, and compare with the definition: on a GPU at GTA-1B's widths with the time of a launch, in
-Numba's simulator at a small size.
+Each of these commands runs one step, or all of them, and compares the results with the definition: on a GPU at GTA-1B's
+widths, with the time of a call; in Numba's simulator at a small size.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder naive
     python -m gta_cuda.ladder
@@ -27,7 +27,7 @@ import numpy as np
 from gta_cuda.needs import missing
 
 if __name__ == "__main__" and (reason := missing("numba_cuda")) is not None:
-    print(reason, file=sys.stderr)  # in one line, before the kernels' import says it with a traceback
+    print(reason, file=sys.stderr)  # one line, instead of the traceback of the imports below
     sys.exit(2)
 
 from gta_cuda import arrays, forward_bf16, launch, step1_naive, step2_tiles, step3_online
@@ -51,7 +51,7 @@ def first_steps(d_k: int, d_v: int) -> list[Kernel]:
 
 @lru_cache(maxsize=16)
 def first_step(name: str, d_k: int, d_v: int, **measures: int) -> Kernel:
-    """One of steps 1 to 3, made once for its widths: a kernel is compiled when it is first launched."""
+    """One of steps 1 to 3, made once per combination of widths; it is compiled when it is first launched."""
     function = FIRST[name].make_forward(d_k, d_v, **measures)
     return Kernel(name, function, ARGUMENTS, measures.get("threads", FIRST[name].THREADS))
 
@@ -59,7 +59,10 @@ def first_step(name: str, d_k: int, d_v: int, **measures: int) -> Kernel:
 def run_first(
     name: str, q: Array, k: Array, v: Array, mask: Mask, scale: float, **measures: int
 ) -> tuple[Array, Array]:
-    """z and lse by one of the first three steps, float32. measures: its threads, and keys from step 2 on."""
+    """Compute z and lse in float32 by one of the first three steps.
+
+    measures: `threads` per block and, in steps 2 and 3, `keys` per tile; by default those of the step's file.
+    """
     xp = array_module(q)
     (batch, n_q, n_queries, d_k), (_, n_v, n_keys, d_v) = q.shape, v.shape
     z = xp.empty((batch, n_q, n_queries, d_v), np.float32)
@@ -79,7 +82,7 @@ def run_first(
 
 
 def steps() -> dict[str, Callable[..., tuple[Array, Array]]]:
-    """Every step as a function of q, k, v, mask and scale, with measures that suit the place it runs in."""
+    """Every step as a function of q, k, v, mask and scale, with smaller blocks in the simulator."""
     threads, tile, tile_bf16 = (32, Tile(8, 8, 4, 4), forward_bf16.Tile(16, 16)) if SIMULATED else (128, None, None)
     found: dict[str, Callable[..., Any]] = {
         name: lambda *a, name=name: run_first(name, *a, threads=threads) for name in FIRST
@@ -89,8 +92,8 @@ def steps() -> dict[str, Callable[..., tuple[Array, Array]]]:
     return found
 
 
-def show(name: str, function: Callable[..., tuple[Array, Array]]) -> None:
-    """Run one step, and print its distance from the definition in float64."""
+def show(name: str, function: Callable[..., Any]) -> None:
+    """Run one step, and print its error relative to the definition in float64."""
     n_queries, n_keys, d_k, d_v = (10, 21, 16, 16) if SIMULATED else (2048, 2048, 64, 128)
     dtype = as_dtype("bfloat16" if name.endswith("bf16") else "float32")
     rng = np.random.default_rng(0)
@@ -117,7 +120,7 @@ def show(name: str, function: Callable[..., tuple[Array, Array]]) -> None:
 
 
 def main(names: list[str]) -> int:
-    """Run the named steps, or all."""
+    """Run the named steps, or all steps if there are no names; return the exit status."""
     from gta_cuda.engine import why_not
 
     known = steps()

@@ -1,7 +1,7 @@
-"""From arrays to launched kernels: which kernel, which grid, where its results go. The engine stands on this.
+"""Launching kernels on arrays: which kernel is used, with which grid, and where the results go. The engine calls this.
 
-The functions take CuPy arrays; in the simulator NumPy arrays, and smaller tiles. Arrays that a caller may not see
-changed are never written. Every kernel is made once for its widths.
+The functions take CuPy arrays, or NumPy arrays and smaller tiles in the simulator. They never write to the arrays that
+a caller passes. Each kernel is made once per combination of widths.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from gta_ref.ops.heads import sum_heads
 
 @lru_cache(maxsize=64)
 def forward_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
-    """float32 forward."""
+    """The kernel of the float32 forward."""
     arguments = (FLOATS,) * 5 + (INTS, STRIDES, NUMBER) + (COUNT,) * 5
-    blocks = 2 if d_k <= SLAB else 1  # wider: addresses of more slabs take registers
+    blocks = 2 if d_k <= SLAB else 1  # for larger widths, addresses of more slabs take registers
     return Kernel("forward", make_forward(d_k, d_v, wide, tile), arguments, tile.threads, blocks)
 
 
 def forward(q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: Tile = TILE) -> tuple[Array, Array]:
-    """z (B, n_q, N_q, d_v) and lse (B, n_q, N_q) of float32 arrays with contiguous rows."""
+    """Compute z (B, n_q, N_q, d_v) and lse (B, n_q, N_q) of float32 arrays with contiguous rows."""
     xp = array_module(q)
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     z = xp.empty((batch, n_q, n_queries, d_v), np.float32)
@@ -61,7 +61,7 @@ def forward(q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: Tile =
 
 @lru_cache(maxsize=64)
 def forward_bf16_kernel(d_k: int, d_v: int, wide: bool, tile: TileBf16) -> Kernel:
-    """bfloat16 forward."""
+    """The kernel of the bfloat16 forward."""
     arguments = (HALVES,) * 4 + (FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 5
     function = make_forward_bf16(d_k, d_v, wide, tile)
     return Kernel("forward_bf16", function, arguments, tile.threads, tensor_cores=True)
@@ -70,7 +70,7 @@ def forward_bf16_kernel(d_k: int, d_v: int, wide: bool, tile: TileBf16) -> Kerne
 def forward_bf16(
     q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: TileBf16 | None = None
 ) -> tuple[Array, Array]:
-    """As :func:`forward`, of bfloat16 arrays with d_k up to MOST_D_K; lse is float32."""
+    """Compute the same as :func:`forward` of bfloat16 arrays with d_k up to MOST_D_K; lse is float32."""
     xp = array_module(q)
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     tile = TileBf16.of(d_k) if tile is None else tile
@@ -91,20 +91,20 @@ def forward_bf16(
 
 @lru_cache(maxsize=64)
 def delta_kernel(d_v: int, warps: int = 4) -> Kernel:
-    """float32 backward, the part that both others need."""
+    """The kernel of the float32 backward for delta, which the other two kernels need."""
     return Kernel("backward: delta", make_delta(d_v, warps), (FLOATS,) * 4 + (COUNT, COUNT), 32 * warps)
 
 
 @lru_cache(maxsize=64)
 def backward_queries_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
-    """float32 backward, dQ."""
+    """The kernel of the float32 backward for dQ."""
     arguments = (FLOATS,) * 7 + (INTS, STRIDES, NUMBER) + (COUNT,) * 5
     return Kernel("backward: dQ", make_backward_queries(d_k, d_v, wide, tile), arguments, tile.threads)
 
 
 @lru_cache(maxsize=64)
 def backward_keys_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
-    """float32 backward, dK and dV."""
+    """The kernel of the float32 backward for dK and dV."""
     arguments = (FLOATS,) * 8 + (INTS, STRIDES, NUMBER) + (COUNT,) * 7
     return Kernel("backward: dK, dV", make_backward_keys(d_k, d_v, wide, tile), arguments, tile.threads)
 
@@ -121,11 +121,11 @@ def backward(
     scale: float,
     tile: Tile = TILE,
 ) -> tuple[Array, Array, Array]:
-    """dq, dk and dv of float32 arrays; z, lse, dz and dlse contiguous, the others with contiguous rows."""
+    """Compute dq, dk and dv of float32 arrays: z, lse, dz and dlse contiguous, the others with contiguous rows."""
     xp = array_module(q)
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     maps_k, maps_v = n_q // n_k, n_q // n_v
-    maps = math.gcd(maps_k, maps_v)  # of a run: they share both heads
+    maps = math.gcd(maps_k, maps_v)  # per run; the maps of a run share both heads
     wide = arrays.is_wide(q, k, v, dz)
     stream = arrays.current_stream(q)
     on_device = arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream))
@@ -169,14 +169,14 @@ def backward(
 
 @lru_cache(maxsize=64)
 def decode_kernel(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Kernel:
-    """float32 decode."""
+    """The kernel of the float32 decode."""
     arguments = (FLOATS,) * 5 + (INTS, STRIDES, NUMBER) + (COUNT,) * 7
     return Kernel("decode", make_decode(d_k, d_v, wide, rows, warps), arguments, 32 * warps, 2)
 
 
 @lru_cache(maxsize=64)
 def merge_kernel(d_v: int, to_bf16: bool, threads: int = 128) -> Kernel:
-    """Sum of the splits of a decode."""
+    """The kernel that combines the splits of a decode."""
     z = HALVES if to_bf16 else FLOATS
     return Kernel(
         "merge to bf16" if to_bf16 else "merge",
@@ -188,7 +188,7 @@ def merge_kernel(d_v: int, to_bf16: bool, threads: int = 128) -> Kernel:
 
 @lru_cache(maxsize=64)
 def decode_bf16_kernel(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool) -> Kernel:
-    """bfloat16 decode; its parts, like its sums, are float32."""
+    """The kernel of the bfloat16 decode; its sums, and the z of a split, are float32."""
     arguments = (HALVES,) * 3 + (HALVES if to_bf16 else FLOATS, FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 7
     function = make_decode_bf16(d_k, d_v, wide, warps, to_bf16)
     return Kernel(
@@ -199,9 +199,10 @@ def decode_bf16_kernel(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool
 def decode(
     q: Array, k: Array, v: Array, mask: Mask, scale: float, splits: int | None = None, warps: int = 4
 ) -> tuple[Array, Array]:
-    """As :func:`forward` and :func:`forward_bf16`, for few queries.
+    """Compute the same as :func:`forward` and :func:`forward_bf16`, for few queries.
 
-    splits: how many blocks share a sequence's keys; by default the GPU's size says. warps: at most, of a block.
+    splits: number of blocks that share a sequence's keys; by default it depends on the size of the GPU.
+    warps: most warps per block; default 4.
     """
     xp = array_module(q)
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
@@ -242,7 +243,7 @@ def decode(
 
 
 def merge(z_parts: Array, lse_parts: Array, z: Array, lse: Array, stream: int, threads: int) -> None:
-    """Write to z and lse what z_parts (splits, rows, d_v) and lse_parts (splits, rows) come to."""
+    """Combine z_parts (splits, rows, d_v) and lse_parts (splits, rows) and write the results to z and lse."""
     splits, n_rows, d_v = z_parts.shape
     merge_kernel(d_v, z.dtype.name == "bfloat16", threads).launch(
         (n_rows, 1, 1),
@@ -254,22 +255,22 @@ def merge(z_parts: Array, lse_parts: Array, z: Array, lse: Array, stream: int, t
 
 
 def balanced(total: int, most: int) -> int:
-    """Rows of a block, so that the fewest blocks have as even a share as can be: 10 rows by at most 8 are 5 and 5."""
+    """Rows per block such that as few blocks as possible share them evenly: 10 rows with at most 8 give 5 and 5."""
     return -(-total // -(-total // most))
 
 
 def choose_splits(blocks: int, n_keys: int, step: int, like: Array) -> int:
-    """So many that every multiprocessor has two blocks to run, as long as a split has four steps to make."""
+    """Enough splits to give each multiprocessor two blocks, if every split has at least four steps; at most 128."""
     return max(1, min(-(-2 * arrays.multiprocessors(like) // max(blocks, 1)), n_keys // (4 * step), 128))
 
 
 def takes_bf16(d_k: int) -> bool:
-    """Whether bfloat16 keys of this width go through the tensor cores; wider ones have to be widened."""
+    """Whether the tensor cores can process bfloat16 keys of width d_k; if not, the inputs are widened to float32."""
     return d_k <= MOST_D_K
 
 
 def takes_decode(q: Array, k: Array, v: Array, most: int) -> bool:
-    """Whether the decode kernel takes the widths, and has no more than `most` rows to a key."""
+    """Whether the decode kernel supports these widths and at most `most` rows read the same key."""
     (_, n_q, n_queries, d_k), d_v = q.shape, v.shape[3]
     maps = math.gcd(n_q // k.shape[1], n_q // v.shape[1])
     fits = most_warps(d_k, d_v) if q.dtype.name == "bfloat16" else most_rows(d_k, d_v)
@@ -277,5 +278,5 @@ def takes_decode(q: Array, k: Array, v: Array, most: int) -> bool:
 
 
 def all_strides(q: Array, k: Array, v: Array) -> tuple[np.int64, ...]:
-    """The kernels' `strides`: of q, k and v, from a sequence, a head and a row to the next."""
+    """The `strides` argument of the kernels: for q, k and v, the distances to the next sequence, head and row."""
     return tuple(np.int64(stride) for x in (q, k, v) for stride in arrays.strides(x)[:3])

@@ -1,4 +1,4 @@
-"""What has to be installed beside gta_ref for the kernels, and how to install it. Imports none of it."""
+"""Which packages the kernels need besides gta_ref, and how to install them. None of them is imported here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PACKAGES = {
 
 
 def missing(*modules: str) -> str | None:
-    """The first of these modules (names of PACKAGES) that is not there and how to install it, in one line, or None."""
+    """One line that names the first missing one of these modules (keys of PACKAGES) and how to install it, or None."""
     for module in modules:
         try:
             found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:  # the package around it is missing
+        except ModuleNotFoundError:  # its parent package is missing
             found = None
         if found is None:
             extras = "pip install 'gta-ref[cuda13]', or [cuda12] for older drivers"

@@ -1,9 +1,12 @@
-"""The instructions that Numba CUDA has no name for, as intrinsics that emit PTX or a wide load.
+"""The instructions that Numba CUDA does not offer, as intrinsics that emit PTX or a wide load.
 
-Each function says what one thread, or the 32 threads of a warp together, get from it; ``emulated`` holds a twin of
-every one, in Python. An array is a pointer or a flat (1-D) array, an index counts elements. The names of the
-instructions are those of NVIDIA's PTX ISA, where the layouts of the fragments are drawn.
+Each docstring describes the effect for one thread, or for the 32 threads of a warp together. ``emulated`` has a Python
+version of each function. An array is a pointer or a flat (1-D) array, and an index counts elements. The names of the
+instructions are those of NVIDIA's PTX ISA, whose documentation draws the layouts of the fragments.
 """
+
+# Numba calls these functions with the objects of its compiler, which have no types
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ VECTOR4 = ir.VectorType(FLOAT, 4)
 def _assembly(
     builder: Any, result: Any, arguments: list, text: str, constraints: str, *, effect: bool = False, warp: bool = False
 ) -> Any:
-    """Inline PTX. With `effect` it is never dropped or moved; with `warp` the warp executes it together."""
+    """Call inline PTX. With `effect`, it is never removed or moved; with `warp`, all threads of the warp execute it."""
     kind = ir.FunctionType(result, [a.type for a in arguments])
     attributes = ("convergent",) if effect or warp else ()
     return builder.call(ir.InlineAsm(kind, text, constraints, side_effect=effect), arguments, attrs=attributes)
@@ -42,12 +45,12 @@ def _tuple(context: Any, builder: Any, signature: Any, struct: Any, n: int) -> A
     return context.make_tuple(builder, signature.return_type, [builder.extract_value(struct, i) for i in range(n)])
 
 
-# ---- float32: 16-byte accesses. Plain indexing would become four loads of 4 bytes.
+# ---- float32: 16-byte accesses. Plain indexing would give four loads of 4 bytes.
 
 
 @intrinsic
 def ld4(typing, array, index):
-    """``array[index : index + 4]`` by one load; the address must be a multiple of 16 bytes."""
+    """Read ``array[index : index + 4]`` with one load; the address must be a multiple of 16 bytes."""
     signature = types.UniTuple(types.float32, 4)(array, index)
 
     def generate(context, builder, signature, arguments):
@@ -61,7 +64,7 @@ def ld4(typing, array, index):
 
 @intrinsic
 def st4(typing, array, index, a, b, c, d):
-    """``array[index : index + 4] = a, b, c, d`` by one store; the address must be a multiple of 16 bytes."""
+    """Set ``array[index : index + 4] = a, b, c, d`` with one store; the address must be a multiple of 16 bytes."""
     value = types.float32
     signature = types.void(array, index, value, value, value, value)
 
@@ -87,7 +90,7 @@ def _unary(text: str) -> Any:
     return function
 
 
-# One instruction each, relative error about 2⁻²²; exp2(−∞) = 0 and log2(0) = −∞ hold, which the kernels rely on.
+# One instruction each, with a relative error of about 2⁻²². The kernels rely on exp2(−∞) = 0 and log2(0) = −∞.
 exp2 = _unary("ex2.approx.ftz.f32 $0,$1;")
 log2 = _unary("lg2.approx.ftz.f32 $0,$1;")
 inverse = _unary("rcp.approx.ftz.f32 $0,$1;")
@@ -95,8 +98,10 @@ inverse = _unary("rcp.approx.ftz.f32 $0,$1;")
 
 @intrinsic
 def div(typing, a, b):
-    """a // b of whole numbers from 0 to 2³¹ − 1, in 32 bits. Numba's // is 64 bits wide: a subroutine of a hundred
-    instructions, and while it runs every register of the caller has to be kept.
+    """a // b in 32 bits, for whole numbers from 0 to 2³¹ − 1.
+
+    Numba's // works in 64 bits: it calls a subroutine of about a hundred instructions, during which all registers of
+    the caller have to be kept.
     """
 
     def generate(context, builder, signature, arguments):
@@ -108,7 +113,7 @@ def div(typing, a, b):
 
 @intrinsic
 def shfl_xor(typing, value, mask):
-    """The `value` of the thread whose number in the warp differs in the bits of `mask`."""
+    """The `value` of the thread whose number in the warp is this thread's number xor `mask`."""
 
     def generate(context, builder, signature, arguments):
         mask = context.cast(builder, arguments[1], signature.args[1], types.int32)
@@ -120,16 +125,16 @@ def shfl_xor(typing, value, mask):
 
 @cuda.jit(device=True)
 def warp_sync():
-    """Wait for the warp: what its threads wrote to shared memory is then visible to all of it."""
+    """Wait for the warp; all its threads then see what any of them wrote to shared memory."""
     cuda.syncwarp()
 
 
-# ---- bfloat16: a uint16 in memory, two of them in a uint32 register, the lower half first
+# ---- bfloat16: stored as uint16 in memory; a uint32 register holds two, the first in its lower half
 
 
 @intrinsic
 def pack_bf16(typing, low, high):
-    """Round two float32 to nearest even and pack them."""
+    """Round two float32 numbers to the nearest bfloat16, ties to even, and pack them."""
 
     def generate(context, builder, signature, arguments):
         # the instruction names the upper half first
@@ -140,13 +145,13 @@ def pack_bf16(typing, low, high):
 
 @cuda.jit(device=True)
 def bf16_bits(x):
-    """Round a float32 to the bits of a bfloat16."""
+    """The bits of a float32 rounded to bfloat16."""
     return types.uint16(pack_bf16(x, types.float32(0)) & 0xFFFF)
 
 
 @intrinsic
 def st_pair(typing, array, index, pair):
-    """Store two packed bfloat16 to an even `index` of an array aligned to 4 bytes."""
+    """Store two packed bfloat16 at an even `index` of an array aligned to 4 bytes."""
 
     def generate(context, builder, signature, arguments):
         pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], signature.args[1])
@@ -179,7 +184,7 @@ def bits_float(typing, low, high):
 
 @intrinsic
 def pair(typing, low, high):
-    """Pack two bfloat16 that are in memory's form."""
+    """Pack two bfloat16 that are given as uint16, as they are stored in memory."""
 
     def generate(context, builder, signature, arguments):
         low, high = (builder.zext(x, INT32) for x in arguments)
@@ -188,12 +193,12 @@ def pair(typing, low, high):
     return types.uint32(types.uint16, types.uint16), generate
 
 
-# ---- shared memory: asynchronous copies into it, fragments out of it
+# ---- shared memory: asynchronous copies to it, loading fragments from it
 
 
 @intrinsic
 def cp_async16(typing, shared, to, array, index, valid):
-    """Start to copy 8 bfloat16 (16 bytes, aligned) to shared memory; zeros, and no read, where not `valid`."""
+    """Start copying 8 bfloat16 (16 bytes, aligned) to shared memory. If not `valid`, write zeros and read nothing."""
 
     def generate(context, builder, signature, arguments):
         to = _shared_address(context, builder, signature, arguments)
@@ -211,7 +216,7 @@ def cp_async16(typing, shared, to, array, index, valid):
 
 @intrinsic
 def cp_async_commit(typing):
-    """Close the group of copies started since the last one."""
+    """Close the current group: all copies that this thread has started since the previous group was closed."""
 
     def generate(context, builder, signature, arguments):
         _assembly(builder, ir.VoidType(), [], "cp.async.commit_group;", "~{memory}", effect=True)
@@ -232,7 +237,7 @@ def _wait(n: int) -> Any:
     return function
 
 
-# cp_async_wait[n](): wait until at most n of this thread's groups are still under way
+# cp_async_wait[n](): wait until at most n of this thread's groups of copies are still under way
 cp_async_wait = (_wait(0), _wait(1))
 
 
@@ -250,15 +255,15 @@ def _ldmatrix(text: str) -> Any:
     return function
 
 
-# Four 8 × 8 matrices of bfloat16 at once. Thread 8m + r gives the index of row r of matrix m; thread t receives of
-# every matrix the elements 2(t mod 4) and the next of row t // 4. The second form transposes each matrix first.
+# Load four 8 × 8 matrices of bfloat16 at once. Thread 8m + r passes the index of row r of matrix m. Thread t receives
+# elements 2(t mod 4) and the next one in row t // 4 of each matrix. The second form transposes each matrix first.
 ldmatrix4 = _ldmatrix("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3},[$4];")
 ldmatrix4_t = _ldmatrix("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3},[$4];")
 
 
 @intrinsic
 def transpose8x8(typing, pair):
-    """Transpose an 8 × 8 matrix of bfloat16 that a warp holds in registers, in ldmatrix' layout."""
+    """Transpose an 8 × 8 matrix of bfloat16 that a warp holds in registers, in the layout of ldmatrix."""
 
     def generate(context, builder, signature, arguments):
         text = "movmatrix.sync.aligned.m8n8.trans.b16 $0,$1;"
@@ -272,9 +277,10 @@ def transpose8x8(typing, pair):
 
 @intrinsic
 def mma_bf16(typing, c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
-    """C + A B by a warp: A (16, 16) and B (16, 8) bfloat16, C (16, 8) float32; returns this thread's four of C.
+    """C + A B, computed by a warp: A (16, 16) and B (16, 8) bfloat16, C (16, 8) float32.
 
-    With g = t // 4 and p = 2(t mod 4) of thread t, and a pair being two neighbours:
+    A thread passes its elements of A, B and C, and receives its four elements of the result. For thread t, with
+    g = t // 4 and p = 2(t mod 4), these are (a and b are pairs of neighbours):
     a0 = A[g, p:p+2], a1 = A[g+8, p:p+2], a2 = A[g, p+8:p+10], a3 = A[g+8, p+8:p+10];
     b0 = B[p:p+2, g], b1 = B[p+8:p+10, g]; c0, c1 = C[g, p:p+2]; c2, c3 = C[g+8, p:p+2].
     """

@@ -1,10 +1,10 @@
-"""What the kernels need of a multiprocessor, found by compiling them to machine code; no GPU takes part.
+"""The resources that the kernels need on a multiprocessor, found by compiling them to machine code; this needs no GPU.
 
     gta-ref doctor --kernels
 
-Registers of a thread and shared memory of a block decide how many blocks a multiprocessor holds at once. Spills and
-stack are traffic with memory that the source does not show: a kernel of the engine has none. HMMA are the
-instructions of the tensor cores, LDL and STL the ones of spills and stack.
+The registers per thread and the shared memory per block limit how many blocks a multiprocessor holds at once. Spills
+and stack cause memory traffic that is not visible in the source; the engine's kernels have none. HMMA is the
+instruction of the tensor cores; LDL and STL are those of spills and stack.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ from typing import Any
 from gta_cuda.needs import missing
 
 CAPABILITIES = ((8, 0), (9, 0))
-# what every launch has on sm_90 besides what the kernel asks for; the linker counts it in
+# bytes of shared memory that the system adds to every block on sm_90; the linker's number includes them
 SYSTEM_SHARED = {(8, 0): 0, (9, 0): 1024}
 
 
 def why_not() -> str | None:
-    """Why kernels cannot be compiled here, in one line; None where they can."""
+    """Why kernels cannot be compiled here, in one line; None if they can."""
     if (reason := missing("numba_cuda", "cuda.core", "cuda.bindings")) is not None:
         return reason
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates and does not compile"
+        return "NUMBA_ENABLE_CUDASIM=1 is set: Numba simulates kernels instead of compiling them"
     return None
 
 
 def table(capabilities: tuple[tuple[int, int], ...] = CAPABILITIES) -> list[dict[str, Any]]:
-    """One dict for every kernel of ``catalog`` and every capability; see :func:`measure`."""
+    """The resources of every kernel of ``catalog`` for every capability, one dict each; see :func:`measure`."""
     from gta_cuda.catalog import catalog
 
     return [measure(kernel, capability) for kernel in catalog() for capability in capabilities]
 
 
 def measure(kernel: Any, capability: tuple[int, int]) -> dict[str, Any]:
-    """Compile one kernel.
+    """Compile one kernel and report its resources.
 
     Parameters
     ----------
     kernel : gta_cuda.kernels.Kernel
     capability : (int, int)
-        One of CAPABILITIES; (9, 0) for sm_90.
+        Compute capability, one of CAPABILITIES; (9, 0) is sm_90.
 
     Returns
     -------
     resources : dict
-        kernel, arch, threads, registers (of a thread), spills, stack (bytes of a thread), shared (bytes of a block,
-        without the system's), blocks (that a multiprocessor's registers and threads allow), hmma and local (LDL and
-        STL), the last two None where nvdisasm is not installed.
+        ``kernel`` and ``arch`` (names), ``threads`` (per block), ``registers`` (per thread), ``spills`` and ``stack``
+        (bytes per thread), ``shared`` (bytes per block, without the system's), ``blocks`` (most blocks that the
+        registers and threads of a multiprocessor allow), ``hmma`` and ``local`` (numbers of HMMA and of LDL and STL
+        instructions; None if nvdisasm is not installed).
     """
     if capability not in SYSTEM_SHARED:
         raise ValueError(f"capability={capability} must be one of {', '.join(map(str, CAPABILITIES))}")
@@ -81,7 +82,7 @@ def measure(kernel: Any, capability: tuple[int, int]) -> dict[str, Any]:
 
 
 def compile_kernel(kernel: Any, capability: tuple[int, int]) -> tuple[bytes, str]:
-    """Machine code of a kernel, and what the linker has to say about it."""
+    """Machine code of a kernel, and the linker's log."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
     from numba import cuda
 
@@ -101,7 +102,7 @@ def compile_kernel(kernel: Any, capability: tuple[int, int]) -> tuple[bytes, str
 
 
 def instructions(binary: bytes) -> Counter | None:
-    """How often each instruction stands in machine code; None where nvdisasm is not installed."""
+    """How often each instruction occurs in machine code; None if nvdisasm is not installed."""
     tool = shutil.which("nvdisasm")
     if tool is None:
         wheel = Path(sysconfig.get_paths()["purelib"]) / "nvidia"
@@ -117,7 +118,7 @@ def instructions(binary: bytes) -> Counter | None:
 
 @contextmanager
 def _compiling_for(capability: tuple[int, int]) -> Iterator[None]:
-    """Numba asks the current GPU for its capability when it compiles a device function: answer in its place."""
+    """Let Numba compile device functions without a GPU: answer its question for the current GPU's capability."""
     from numba.cuda import dispatcher
 
     original = dispatcher.get_current_device

@@ -1,11 +1,14 @@
-"""Step 1 of the ladder: the definition, a thread a query.
+"""Step 1 of the ladder: the definition, with one thread per query.
 
-A thread reads all its keys from global memory three times: for the maximum, for the sum, for the result. It recomputes
-every score in each pass and keeps z in global memory. Neighbouring threads are neighbouring queries, so at one moment
-they read the same key, which is the only thing this kernel does well.
+A thread reads all its keys from global memory three times: for the maximum, for the sum and for the result. It
+recomputes every score in each pass and keeps z in global memory. Neighbouring threads compute neighbouring queries, so
+they read the same key at the same time; this is the only memory access that the kernel does well.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder naive
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ THREADS = 128
 
 
 def make_forward(d_k: int, d_v: int, threads: int = THREADS) -> Callable:
-    """The kernel for these widths; arguments as in ``forward``. Grid (B·n_q, blocks of queries, 1)."""
+    """Make the kernel for these widths; its arguments are those of ``forward``. Grid (B·n_q, blocks of queries, 1)."""
 
     def naive_f32(q, k, v, z, lse, bounds, strides, scale, n_q, maps_k, maps_v, n_queries, causal):
         batch, b = cuda.gridDim.x // n_q, cuda.blockIdx.x // n_q

@@ -1,12 +1,15 @@
 """Step 2 of the ladder: tiles in shared memory.
 
-Changed against step 1 (``step1_naive``): the block copies 32 keys and values at a time to shared memory, where all
-its queries read them; neighbouring threads copy neighbouring columns, so the copies are whole cache lines. A pass
-reads global memory once a block instead of once a query. Still three passes over the keys, and every multiply–add
-reads two operands from shared memory.
+Change from step 1 (``step1_naive``): the block copies 32 keys or values at a time to shared memory, where all its
+queries read them. Neighbouring threads copy neighbouring columns, so the copies are whole cache lines. A pass reads
+global memory once per block instead of once per query. There are still three passes over the keys, and every
+multiply–add reads two operands from shared memory.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder tiles
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ THREADS, KEYS = 128, 32
 
 
 def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -> Callable:
-    """The kernel for these widths; arguments as in ``forward``. Grid (B·n_q, blocks of queries, 1)."""
+    """Make the kernel for these widths; its arguments are those of ``forward``. Grid (B·n_q, blocks of queries, 1)."""
     widest = max(d_k, d_v)
     total_floats = keys * widest
     check_shared(d_k, d_v, 4 * total_floats)
 
     @cuda.jit(device=True)
     def load(tile, array, start, stride, width, first, stop):
-        cuda.syncthreads()  # until nobody reads the last tile
+        cuda.syncthreads()  # wait until all threads have read the last tile
         for e in range(cuda.threadIdx.x, keys * width, threads):
             j, d = e // width, e % width
             if first + j < stop:
@@ -50,8 +53,8 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
         m = cuda.blockIdx.x - b * n_q
         i = int32(cuda.blockIdx.y * threads + cuda.threadIdx.x)
         first, stop = bounds[batch + b], bounds[2 * batch + b]
-        live = i < n_queries  # the others help to copy
-        last = stop - 1 if live else -1  # of this thread's query; stop is the block's
+        live = i < n_queries  # the other threads only help to copy
+        last = stop - 1 if live else -1  # last key that this thread's query sees; stop is for the whole block
         if causal:
             last = min(last, bounds[b] + i)
             stop = min(stop, bounds[b] + min(n_queries, (cuda.blockIdx.y + 1) * threads))

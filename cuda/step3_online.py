@@ -1,14 +1,17 @@
-"""Step 3 of the ladder: one pass, by the online softmax.
+"""Step 3 of the ladder: one pass, with the online softmax.
 
-Changed against step 2 (``step2_tiles``): maximum, sum and result are carried along together. When a tile brings a
-larger maximum, sum and result so far are multiplied by exp(old − new): every score is computed once instead of three
-times, every key read once. The result stays in the thread until the end. It has d_v elements and a thread has 255
-registers, so most of it, like the query, lies in local memory; ``gta-ref doctor --kernels`` shows the stack.
+Change from step 2 (``step2_tiles``): maximum, sum and result are updated together. When a tile contains a new maximum,
+the sum and result so far are multiplied by exp(old − new). Every score is then computed once instead of three times,
+and every key is read once. The result stays in the thread until the end. It has d_v elements, and a thread has 255
+registers, so most of the result and of the query is kept in local memory; ``gta-ref doctor --kernels`` shows the stack.
 
     NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder online
 
-What is left for step 4 (``forward``): a multiply–add still needs two operands out of memory.
+What remains for step 4 (``forward``): every multiply–add still reads two operands from memory.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ THREADS, KEYS = 128, 32
 
 
 def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -> Callable:
-    """The kernel for these widths; arguments as in ``forward``. Grid (B·n_q, blocks of queries, 1)."""
+    """Make the kernel for these widths; its arguments are those of ``forward``. Grid (B·n_q, blocks of queries, 1)."""
     floats_k, floats_v = keys * d_k, keys * d_v
     check_shared(d_k, d_v, 4 * (floats_k + floats_v))
 
@@ -44,8 +47,8 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
         m = cuda.blockIdx.x - b * n_q
         i = int32(cuda.blockIdx.y * threads + cuda.threadIdx.x)
         first, stop = bounds[batch + b], bounds[2 * batch + b]
-        live = i < n_queries  # the others help to copy
-        last = stop - 1 if live else -1  # of this thread's query; stop is the block's
+        live = i < n_queries  # the other threads only help to copy
+        last = stop - 1 if live else -1  # last key that this thread's query sees; stop is for the whole block
         if causal:
             last = min(last, bounds[b] + i)
             stop = min(stop, bounds[b] + min(n_queries, (cuda.blockIdx.y + 1) * threads))
@@ -61,7 +64,7 @@ def make_forward(d_k: int, d_v: int, threads: int = THREADS, keys: int = KEYS) -
 
         largest, total = float32(-math.inf), float32(0)
         for j0 in range(first, stop, keys):
-            cuda.syncthreads()  # until nobody reads the last tile
+            cuda.syncthreads()  # wait until all threads have read the last tile
             load(tile_k, k, at_k, strides[5], d_k, j0, stop)
             load(tile_v, v, at_v, strides[8], d_v, j0, stop)
             cuda.syncthreads()

@@ -1,19 +1,22 @@
-"""What the float32 kernels are made of: rows into shared memory, tile times tile into registers.
+"""The building blocks of the float32 kernels: loading rows into shared memory, multiplying tiles into registers.
 
-A block owns ``rows`` rows of one side (queries, or keys) and walks over the other side, ``columns`` of its rows at a
-time. Its threads stand in a grid, ``groups`` side by side; thread (g, h) holds ``height`` rows from h·height on, and
-of every matrix that is ``columns`` wide the columns g, g + groups, …
+A block owns ``rows`` rows of one side (queries or keys) and loops over the rows of the other side, ``columns`` at a
+time. Its threads form a grid, ``groups`` side by side. Thread (g, h) holds ``height`` rows from h·height on; in a
+matrix of width ``columns``, it holds columns g, g + groups, …
 
     product      S = X Yᵀ       X (rows, width), Y (columns, width) streamed through shared memory in slabs
     accumulate   Z += W X       W (rows, columns) and X (columns, part) both in shared memory
 
-What this saves is reading: with 4 × 2 results to a thread, 6 loads of 16 bytes from shared memory feed 32
-multiply–adds in `product`, and 12 loads feed 128 of them in `accumulate` when its part is 128 columns wide.
+This saves reads: with 4 × 2 results per thread, 6 loads of 16 bytes from shared memory serve 32 multiply–adds in
+`product`, and 12 loads serve 128 of them in `accumulate` if its part is 128 columns wide.
 
-A *view* is a tuple (array, start, stride, low, high): row r lies from element start + r·stride on, and exists iff
-low <= r < high. Rows that do not exist, and columns past the width, are zeros in shared memory and are never read:
-whatever unused slots of a cache hold, it does not come in here.
+A *view* is a tuple (array, start, stride, low, high): row r begins at element start + r·stride, and it exists iff
+low <= r < high. Rows that do not exist and columns past the width are never read; shared memory holds zeros for them.
+So the contents of a cache's unused slots cannot reach a result.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from numba import cuda, float32, int32
 
 from gta_cuda.intrinsics import ld4, st4
 
-SLAB = 64  # columns of d_k or d_v that are in shared memory at once
-PART = 128  # columns of the result that a block computes at most; wider results are cut between blocks
+SLAB = 64  # most columns of d_k or d_v that are in shared memory at once
+PART = 128  # most columns of the result that a block computes; wider results are divided among blocks
 
 
 class Tile(NamedTuple):
-    """The measures of a block. The simulator, where a thread is slow, takes smaller ones."""
+    """The sizes of a block. The simulator, whose threads are slow, uses smaller ones."""
 
     rows: int = 64
     columns: int = 32
@@ -38,7 +41,7 @@ class Tile(NamedTuple):
 
     @property
     def threads(self) -> int:
-        """Of a block."""
+        """Threads per block."""
         return self.rows // self.height * self.groups
 
     @property
@@ -48,15 +51,15 @@ class Tile(NamedTuple):
 
     @property
     def pitch(self) -> int:
-        """Between the rows of weights; 4 more than their number keeps threads off each other's memory banks."""
+        """Distance between rows of weights in shared memory: 4 more than their width, to avoid bank conflicts."""
         return self.columns + 4
 
     def chunks(self, width: int) -> int:
-        """How many groups of 4 columns a thread holds of a result, so that all threads together have the width."""
+        """Groups of 4 columns of a result that a thread holds, so that all threads together cover the width."""
         return -(-min(width, PART) // (4 * self.groups))
 
     def part(self, width: int) -> int:
-        """Columns of the result that a block computes."""
+        """Columns of the result that a block computes, a multiple of 4 · groups."""
         return self.chunks(width) * 4 * self.groups
 
 
@@ -64,14 +67,15 @@ TILE = Tile()
 
 
 def slab(width: int) -> int:
-    """Columns of a slab: at most SLAB, a multiple of 4."""
+    """Columns of a slab: the width rounded up to a multiple of 4, at most SLAB."""
     return min(SLAB, -(-width // 4) * 4)
 
 
 def make_load4(width: int, wide: bool) -> Callable:
-    """Device function: columns [column, column + 4) of the row at `at` - column, zeros past the width.
+    """Make the device function that returns columns [column, column + 4) of a row, with zeros past the width.
 
-    wide: every row starts at a multiple of 16 bytes and its width is a multiple of 4.
+    Its argument `at` is the index of the element in the first of these columns.
+    wide: every row starts at a multiple of 16 bytes, and its width is a multiple of 4.
     """
 
     @cuda.jit(device=True)
@@ -94,10 +98,10 @@ def make_load4(width: int, wide: bool) -> Callable:
 
 
 def make_load(tile: Tile, rows: int, columns: int, pitch: int, width: int, wide: bool) -> Callable:
-    """Device function: `rows` rows of a view, columns [left, left + columns), into shared memory."""
+    """Make the device function that loads `rows` rows of a view, columns [left, left + columns), into shared memory."""
     load4 = make_load4(width, wide)
     quads = columns // 4
-    lanes = min(1 << (quads - 1).bit_length(), tile.threads)  # threads side by side; the others go down the rows
+    lanes = min(1 << (quads - 1).bit_length(), tile.threads)  # threads on one row; the others take further rows
     down = tile.threads // lanes
     zero = float32(0)
 
@@ -105,7 +109,7 @@ def make_load(tile: Tile, rows: int, columns: int, pitch: int, width: int, wide:
     def load(shared, to, view, first, left):
         array, start, stride, low, high = view
         t = int32(cuda.threadIdx.x)
-        # every thread goes round as often as the others: what is equal for a warp, the compiler wants to see
+        # all threads make equally many iterations, so that the compiler can see that a warp does not diverge
         for n in range(-(-quads // lanes)):
             c = int32(t % lanes + n * lanes)
             column = int32(left + 4 * c)
@@ -124,9 +128,10 @@ def make_load(tile: Tile, rows: int, columns: int, pitch: int, width: int, wide:
 
 
 def make_product(tile: Tile, width: int, wide: bool, x_at: int, y_at: int, resident: bool = False) -> Callable:
-    """Device function: out = X Yᵀ of rows first_x… of view x and first_y… of view y, over all columns.
+    """Make the device function for out = X Yᵀ: X has rows first_x… of view x, Y has rows first_y… of view y.
 
-    x_at, y_at: where their slabs lie in shared memory. resident: x is there already (and its width is one slab).
+    The sums run over all columns. x_at, y_at: the places of their slabs in shared memory.
+    resident: x is in shared memory already, and its width is one slab.
     """
     columns = slab(width)
     pitch = columns + 4
@@ -141,7 +146,7 @@ def make_product(tile: Tile, width: int, wide: bool, x_at: int, y_at: int, resid
         for i in range(height * each):
             out[i] = float32(0)
         for left in range(0, width, columns):
-            cuda.syncthreads()  # until nobody reads what lay there
+            cuda.syncthreads()  # wait until all threads have read the previous slabs
             if not resident:
                 load_x(shared, x_at, x, first_x, left)
             load_y(shared, y_at, y, first_y, left)
@@ -160,7 +165,7 @@ def make_product(tile: Tile, width: int, wide: bool, x_at: int, y_at: int, resid
 
 
 def make_accumulate(tile: Tile, chunks: int, weights_at: int, values_at: int) -> Callable:
-    """Device function: out += W X, of which a thread holds `height` rows and `chunks` times 4 columns."""
+    """Make the device function for out += W X, of which a thread holds `height` rows and `chunks` · 4 columns."""
     groups, height, columns, pitch = tile.groups, tile.height, tile.columns, tile.pitch
     part = chunks * 4 * groups
     held = 4 * chunks
@@ -188,8 +193,9 @@ def make_accumulate(tile: Tile, chunks: int, weights_at: int, values_at: int) ->
 
 
 def make_store(tile: Tile, chunks: int, width: int) -> Callable:
-    """Device function: this thread's rows of a result, row i times factors[i], to columns [left, …) of a contiguous
-    array.
+    """Make the device function that stores a thread's part of a result, with row i multiplied by factors[i].
+
+    The target is a contiguous array, from column `left` on.
     """
     groups, height = tile.groups, tile.height
     held = 4 * chunks
@@ -222,16 +228,16 @@ def make_store(tile: Tile, chunks: int, width: int) -> Callable:
 
 
 class Memory(NamedTuple):
-    """Where things lie in a block's shared memory, in floats. Weights are written when the slab of y is read out."""
+    """Places in a block's shared memory, counted in floats. Weights replace the slab of y once it has been read."""
 
     x: int
-    y: int  # and the weights
+    y: int  # also the place of the weights
     values: int
     total: int
 
     @classmethod
     def plan(cls, tile: Tile, widths: tuple[int, ...], part: int) -> Memory:
-        """For slabs of all these widths, and a tile of `part` columns of values."""
+        """The places for slabs of all these widths and a tile of values with `part` columns."""
         pitch = max(slab(width) for width in widths) + 4
         y = tile.rows * pitch
         values = y + max(tile.columns * pitch, tile.rows * tile.pitch)

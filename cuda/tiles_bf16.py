@@ -1,12 +1,15 @@
-"""What the bfloat16 kernels are made of: rows into swizzled shared memory, and the fragments that mma takes from it.
+"""The building blocks of the bfloat16 kernels: loading rows into swizzled shared memory, and fragments for mma.
 
-A tile of rows lies in shared memory row after row, in groups of 8 columns (16 bytes). ``ldmatrix`` reads the same
-group of 8 rows at once, and 8 rows of 128 bytes all begin in the same memory bank: so group c of row r is stored in
-place c xor (r mod 8), and the 8 reads fall into different banks. With fewer than 8 groups to a row the xor is
-limited to as many bits as keep it inside the row.
+A tile is stored in shared memory row after row, in groups of 8 columns (16 bytes). ``ldmatrix`` reads the same group
+from 8 rows at once, and 8 rows of 128 bytes all begin in the same memory bank. Therefore group c of row r is stored in
+place c xor (r mod 8), which spreads the 8 reads over different banks. If a row has fewer than 8 groups, the xor uses
+only as many bits as keep the place within the row.
 
-Rows that do not exist, and columns past the width, are zeros and are never read, as in ``tiles``.
+Rows that do not exist and columns past the width are never read; shared memory holds zeros for them, as in ``tiles``.
 """
+
+# Numba infers the types of the kernels and of their parts when it compiles them
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -16,34 +19,35 @@ from numba import cuda, int32
 
 from gta_cuda.intrinsics import cp_async16, ldmatrix4, ldmatrix4_t, mma_bf16
 
-PART = 128  # columns of the result that a block computes at most
+PART = 128  # most columns of the result that a block computes
 
 
 def padded(width: int) -> int:
-    """The next multiple of 16, the depth of one mma."""
+    """The width rounded up to a multiple of 16, the depth of one mma."""
     return -(-width // 16) * 16
 
 
 def swizzle(columns: int) -> int:
-    """The bits of a row's number that are xor-ed into its groups' places."""
+    """Mask of the bits of a row's number that are xor-ed into the places of its groups."""
     groups = columns // 8
     return min(8, groups & -groups) - 1
 
 
 def make_load(rows: int, columns: int, width: int, wide: bool, threads: int) -> Callable:
-    """Device function: `rows` rows of a view (see ``tiles``), columns [left, left + columns), into shared memory.
+    """Make the device function that loads rows of a view (see ``tiles``), columns [left, …), into shared memory.
 
-    wide: every row starts at a multiple of 16 bytes and its width is a multiple of 8; the copies are asynchronous
-    then, else they are made element by element. thread: this thread's number among `threads`.
+    It loads `rows` rows and `columns` columns. Its argument `thread` is the thread's number among `threads`.
+    wide: every row starts at a multiple of 16 bytes, and its width is a multiple of 8. The copies are then
+    asynchronous; otherwise they are made element by element.
     """
     groups, bits = columns // 8, swizzle(columns)
-    lanes = min(1 << (groups - 1).bit_length(), threads)  # threads side by side; the others go down the rows
+    lanes = min(1 << (groups - 1).bit_length(), threads)  # threads on one row; the others take further rows
     down = threads // lanes
 
     @cuda.jit(device=True)
     def load(shared, to, view, first, left, thread):
         array, start, stride, low, high = view
-        # every thread goes round as often as the others: what is equal for a warp, the compiler wants to see
+        # all threads make equally many iterations, so that the compiler can see that a warp does not diverge
         for n in range(-(-groups // lanes)):
             c = int32(thread % lanes + n * lanes)
             column = int32(left + c * 8)
@@ -55,7 +59,7 @@ def make_load(rows: int, columns: int, width: int, wide: bool, threads: int) -> 
                     exists = low <= row < high and column < width
                     place = int32(to + r * columns + (c ^ (r & bits)) * 8)
                     if wide:
-                        # where nothing is read, it is still an address that may be
+                        # the address has to be valid even if nothing is read
                         cp_async16(shared, place, array, at if exists else start, exists)
                     else:
                         for i in range(8):
@@ -68,7 +72,7 @@ def make_load(rows: int, columns: int, width: int, wide: bool, threads: int) -> 
 
 
 def make_rows_fragment(columns: int) -> Callable:
-    """Device function: A's fragment (16, 16) of rows top… and columns left… of a tile: four registers."""
+    """Make the device function for A's fragment (16, 16): rows top… and columns left… of a tile, in four registers."""
     bits = swizzle(columns)
 
     @cuda.jit(device=True)
@@ -80,7 +84,7 @@ def make_rows_fragment(columns: int) -> Callable:
 
 
 def make_columns_fragment(columns: int) -> Callable:
-    """Device function: A's fragment (16, 16) of the tile's transpose: rows are its columns left…, top… its rows."""
+    """Make the device function for A's fragment (16, 16) of Xᵀ: rows top… and columns left… of tile X."""
     bits = swizzle(columns)
 
     @cuda.jit(device=True)
@@ -92,7 +96,10 @@ def make_columns_fragment(columns: int) -> Callable:
 
 
 def make_keys_fragment(columns: int) -> Callable:
-    """Device function: two of B's fragments (16, 8) of Xᵀ, rows top…+7 and top+8… of the tile, columns from left on."""
+    """Make the device function for two of B's fragments (16, 8) of Xᵀ.
+
+    They are rows top… and top+8…, columns left… of tile X.
+    """
     bits = swizzle(columns)
 
     @cuda.jit(device=True)
@@ -104,7 +111,10 @@ def make_keys_fragment(columns: int) -> Callable:
 
 
 def make_values_fragment(columns: int) -> Callable:
-    """Device function: two of B's fragments (16, 8) of X itself: from row top on, columns left…+7 and left+8 on."""
+    """Make the device function for two of B's fragments (16, 8) of X.
+
+    They are rows top…, columns left… and left+8… of tile X.
+    """
     bits = swizzle(columns)
 
     @cuda.jit(device=True)

@@ -1,6 +1,6 @@
-"""Check a built site: links inside, formulas, and that no page needs anything from another host.
+"""Check a built site: internal links, formulas, texts for images, and that no page loads anything from another host.
 
-python docs/check_site.py docs/_build/html
+Usage: python docs/check_site.py docs/_build/html
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-TEX = re.compile(r"\\[A-Za-z]{2,}|\\[()\[\]]|\$\$")  # what is left of a formula that was not converted
+TEX = re.compile(r"\\[A-Za-z]{2,}|\\[()\[\]]|\$\$")  # the remains of a formula that was not converted
 VERBATIM = {"pre", "code", "script", "style", "math"}
-# what a browser fetches by itself; a link in the text is followed by its reader alone
+# attributes with addresses that a browser fetches by itself, unlike a link in the text
 FETCHED = {
     "img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src",
     "object": "data", "link": "href",
@@ -25,7 +25,7 @@ VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "met
 
 @dataclass
 class Page(HTMLParser):
-    """What one page holds."""
+    """The content of one page that is checked."""
 
     path: Path
     ids: set[str] = field(default_factory=set)
@@ -36,12 +36,12 @@ class Page(HTMLParser):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.open: list[tuple[str, bool]] = []  # the elements around this place, and whether one holds a formula
+        self.open: list[tuple[str, bool]] = []  # the open elements, and whether each must contain a formula
         self.feed(self.path.read_text(encoding="utf-8"))
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note ids, links, and what is fetched."""
+        """Record ids, links, and addresses that a browser fetches."""
         values = {name: value or "" for name, value in attrs}
         self.ids |= {values[name] for name in ("id", "name") if values.get(name)}
         classes = values.get("class", "").split()
@@ -49,6 +49,8 @@ class Page(HTMLParser):
             self.links.append(values["href"])
         if tag in FETCHED and not NOT_FETCHED & set(values.get("rel", "").split()):
             self.fetched.append(values.get(FETCHED[tag], ""))
+        if tag == "img" and not described(values):
+            self.faults.append(f"an image without an alternative text: {values.get('src', '')[:80]!r}")
         if tag == "math":
             self.formulas += 1
             self.open = [(name, False) for name, _ in self.open]
@@ -58,7 +60,7 @@ class Page(HTMLParser):
             self.open.append((tag, "math" in classes and tag in ("span", "div")))
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave an element."""
+        """Close elements up to the one of this tag, and report a missing formula."""
         while self.open:
             name, waits = self.open.pop()
             if waits:
@@ -67,18 +69,24 @@ class Page(HTMLParser):
                 break
 
     def handle_data(self, data: str) -> None:
-        """Look for TeX in what is read."""
+        """Look for TeX in the text that a reader sees."""
         if not VERBATIM & {name for name, _ in self.open} and (found := TEX.search(data)):
             self.faults.append(f"raw TeX: {data[max(0, found.start() - 20) : found.end() + 20].strip()!r}")
 
 
+def described(image: dict[str, str]) -> bool:
+    """Whether an <img> has an alternative text; if a page gives none, Sphinx writes the file's name instead."""
+    alt, source = image.get("alt", "").strip(), unquote(image.get("src", ""))
+    return bool(alt) and alt.rpartition("/")[2] != source.rpartition("/")[2]
+
+
 def faults(site: Path) -> tuple[list[str], dict[str, int]]:
-    """Everything that is wrong, a line each, and what was looked at.
+    """Return one line of text per fault, and the numbers of pages, links and formulas that were checked.
 
     Raises
     ------
     ValueError
-        Where there is no page.
+        If the folder has no page.
     """
     pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
     if not pages:
@@ -100,7 +108,7 @@ def faults(site: Path) -> tuple[list[str], dict[str, int]]:
 
 
 def _missing(path: Path, link: str, pages: dict[Path, Page]) -> list[str]:
-    """What is wrong with a link inside, if anything."""
+    """The faults of an internal link."""
     file, anchor = urldefrag(link)
     target = (path.parent / unquote(urlsplit(file).path)).resolve() if file else path
     if not target.exists():
@@ -111,7 +119,7 @@ def _missing(path: Path, link: str, pages: dict[Path, Page]) -> list[str]:
 
 
 def main() -> int:
-    """The command."""
+    """Run the check as a command and return its exit status."""
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Sphinx's settings. `make docs` builds docs/_build/html without a network; the pages need none either."""
+"""The settings of Sphinx. `make docs` builds docs/_build/html without a network, and the pages need none either."""
 
 import sys
 import warnings
@@ -9,7 +9,7 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
 
 from gta_ref import __version__  # noqa: E402
 
-warnings.filterwarnings("ignore", "Unknown section Args")  # in a docstring of numba's, which is not shown
+warnings.filterwarnings("ignore", "Unknown section Args")  # caused by a docstring of numba that is not shown
 
 project = "gta_ref"
 author = "the authors of gta_ref"
@@ -26,17 +26,19 @@ extensions = [
     "modules",
     "commands",
     "notebooks",
+    "alt",
+    "tables",
 ]
 exclude_patterns = ["_build", "_ext", "examples", "**/.ipynb_checkpoints"]
 
 # pages and notebooks
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"  # `make notebooks` executes them; the outputs they hold are shown
-nb_ipywidgets_js = {}  # the default comes from another host
+nb_execution_mode = "off"  # `make notebooks` executes the notebooks; the site shows the outputs stored in them
+nb_ipywidgets_js = {}  # the default would be loaded from another host
 nb_merge_streams = True
 
-# API reference: the docstrings give the types, with shapes; a signature gives names and defaults
+# API reference: docstrings state the types and shapes, signatures only names and defaults
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
@@ -45,7 +47,7 @@ numpydoc_show_class_members = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 nitpicky = True
-default_role = "code"  # `name` in a docstring
+default_role = "code"  # the role of `name` in a docstring
 
 html_theme = "furo"
 html_title = f"gta_ref {version}"

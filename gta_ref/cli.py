@@ -1,19 +1,40 @@
-"""The command gta-ref. Exit status: 0 all well, 1 a check failed, 2 wrong usage."""
+"""The command gta-ref. Its exit status is 0 for success, 1 if a check failed and 2 for wrong usage."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from gta_ref import process
+from gta_ref import __version__, process
 from gta_ref.commands import bench, costs, doctor, generate, maps, study, tour, train, vectors, verify
 
 app = typer.Typer(
-    help="GTA, Grouped-head latenT Attention (arXiv 2506.17286): the reference implementation.",
+    help="The reference implementation of GTA, Grouped-head latenT Attention (arXiv 2506.17286).",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gta_ref {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version of the package and exit."
+        ),
+    ] = False,
+) -> None:
+    """The options of the command itself."""
+
+
 app.command()(tour.tour)
 app.add_typer(costs.app, name="costs")
 app.command()(generate.generate)
@@ -29,7 +50,7 @@ app.command()(doctor.doctor)
 def main() -> None:
     """Entry point."""
     process.set_up()
-    app()
+    app(prog_name="gta-ref")
 
 
 if __name__ == "__main__":

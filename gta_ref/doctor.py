@@ -1,4 +1,4 @@
-"""What is installed, and which engines can run here: the facts behind ``gta-ref doctor``."""
+"""What is installed, and which engines can run here: the facts that ``gta-ref doctor`` prints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gta_ref.packages import OPTIONAL, REQUIRED, version
 
 
 def examine() -> dict[str, Any]:
-    """Collect versions, cores, BLAS and the state of every engine.
+    """Collect versions, the number of CPU cores, the BLAS library and the state of every engine.
 
     Returns
     -------
     facts : dict
-        python, platform, cores, gta_ref, packages (name → version or None), blas (a list of dicts),
-        engines (name → None where it can run, else the reason).
+        Keys: gta_ref, python, platform, cores (those this process may use), packages (name → version or None), blas
+        (a list of dicts), engines (name → None if the engine can run here, else the reason why not).
     """
     import numpy  # noqa: F401  loads the BLAS that is to be described
     from threadpoolctl import threadpool_info
@@ -45,11 +45,12 @@ def kernels() -> list[dict[str, Any]]:
     Raises
     ------
     ValueError
-        Where what compiles them is not installed; the message says how to install it.
+        If the packages that compile them are not installed; the message says how to install them.
     """
     from gta_cuda import resources
 
     reason = resources.why_not()
     if reason is not None:
         raise ValueError(f"the kernels cannot be compiled here: {reason}")
-    return resources.table()
+    found: list[dict[str, Any]] = resources.table()
+    return found

@@ -1,4 +1,4 @@
-"""Checks of arguments. Every message gives the name, what came and what was expected."""
+"""Argument checks. Every message states the argument's name, the value received and what was expected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 
 
 def as_int(name: str, value: SupportsIndex, *, at_least: int | None = None) -> int:
-    """Return `value` as an int; a bool, a float or a number below `at_least` is a ValueError."""
+    """Return `value` as an int; raise ValueError for a bool, a float or a number below `at_least`."""
     bound = "" if at_least is None else f" of at least {at_least}"
     if isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number{bound}")
@@ -22,7 +22,7 @@ def as_int(name: str, value: SupportsIndex, *, at_least: int | None = None) -> i
 
 
 def as_positive_float(name: str, value: Any) -> float:
-    """Return `value` as a float; what is not a finite number above zero is a ValueError."""
+    """Return `value` as a float; raise ValueError unless it is a finite number above 0."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_shape(name: str, array: Any, expected: tuple[int | str, ...]) -> None:
-    """Raise ValueError unless `array` has the shape `expected`; a str there stands for any size."""
+    """Raise ValueError unless `array` has the shape `expected`, in which a str allows any size."""
     shape = getattr(array, "shape", None)
     if shape is None:
         raise ValueError(f"{name} is a {type(array).__name__}; expected an array")
@@ -64,7 +64,7 @@ def check_shape(name: str, array: Any, expected: tuple[int | str, ...]) -> None:
 
 
 def check_names(what: str, got: Collection[str], expected: Collection[str]) -> None:
-    """Raise ValueError naming what is missing from `got` and what is unknown there."""
+    """Raise ValueError unless `got` holds the names in `expected` and no others; list the missing and the unknown."""
     missing = sorted(set(expected) - set(got))
     unknown = sorted(set(got) - set(expected))
     if missing or unknown:
@@ -74,12 +74,12 @@ def check_names(what: str, got: Collection[str], expected: Collection[str]) -> N
 
 
 def check_params(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: Any) -> None:
-    """Raise ValueError unless `params` holds exactly the arrays `shapes` names, all of `dtype`.
+    """Raise ValueError unless `params` holds exactly the arrays that `shapes` names, all of `dtype`.
 
-    One dtype for everything is what keeps a float32 run in float32: NumPy would silently widen.
+    One dtype for all arrays keeps a float32 run in float32; with mixed dtypes, NumPy would silently widen.
     """
     check_names("params", params, shapes)
     for name, shape in shapes.items():
         check_shape(f"params[{name!r}]", params[name], shape)
         if params[name].dtype != dtype:
-            raise ValueError(f"params[{name!r}] has dtype {params[name].dtype}; expected {dtype}, as the input")
+            raise ValueError(f"params[{name!r}] has dtype {params[name].dtype}; expected {dtype}, as the input has")

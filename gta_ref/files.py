@@ -1,4 +1,4 @@
-"""Files, whole or not at all: written under a temporary name and renamed, read completely or refused."""
+"""Reading and writing whole files: a new file gets its name when it is complete, and incomplete files are refused."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  makes the dtype bfloat16 known to NumPy, and so to safetensors
+import ml_dtypes  # noqa: F401  registers the dtype bfloat16 with NumPy, and so with safetensors
 import numpy as np
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` when the block ends, delete it when it raises.
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends, delete it if the block raises.
 
-    Whoever reads `path` sees the old file or the whole new one, never half.
+    A program that reads `path` sees the old file or the complete new one, never a part of it.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -26,7 +26,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are readable by their owner alone
+        temporary.chmod(0o666 & ~_umask())  # mkstemp creates files that only their owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ def _umask() -> int:
     return mask
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as JSON, indented."""
     text = json.dumps(content, indent=2) + "\n"
     with atomic_path(path) as temporary:
@@ -46,7 +46,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def write_tensors(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write arrays to a safetensors file.
 
@@ -54,18 +54,18 @@ def write_tensors(
     ----------
     path : str or path
     tensors : mapping of str to array
-        Any strides; bfloat16 is ml_dtypes' type.
+        The arrays may have any strides. For bfloat16 the dtype is that of ml_dtypes.
     metadata : mapping of str to str, optional
     """
     from safetensors.numpy import save_file
 
-    # the library writes the memory behind an array, which of a transposed view is another matrix
+    # safetensors writes an array's memory as it is, which for a transposed view would be another matrix
     packed = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(packed, temporary, dict(metadata or {}))
 
 
-def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read all arrays and the metadata of a safetensors file.
 
     Returns
@@ -76,8 +76,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     Raises
     ------
     FileNotFoundError
+        If there is no such file.
     ValueError
-        Where the file is truncated, corrupted or of another format; the message names the file.
+        If the file is truncated, corrupted or of another format; the message names the file.
     """
     from safetensors import SafetensorError, safe_open
 

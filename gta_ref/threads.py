@@ -1,8 +1,8 @@
-"""The worker threads of the fused engine and of training, and BLAS held to one thread while they run.
+"""The worker threads of the engine "numba" and of training, and BLAS held to one thread while they run.
 
-Workers are plain threads in kernels that let go of the GIL: Numba's own `prange` aborts the process when two
-Python threads are in it at once. Who does what is decided before the work starts, so a result does not depend
-on which thread was faster.
+Workers are plain Python threads, and the kernels that they run release the GIL. Numba's own `prange` is not used,
+because it aborts the process when two Python threads are in it at once. The work of each thread is fixed before any of
+them starts, so results do not depend on which thread is faster.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ _pool_size = 0
 
 
 def set_threads(n: int | None) -> None:
-    """Let the fused engine and training use `n` threads; None goes back to the default."""
+    """Set the number of threads that the engine "numba" and training use; None restores the default."""
     global _chosen
     _chosen = None if n is None else as_int("n", n, at_least=1)
 
 
 def chosen() -> int | None:
-    """What set_threads was last given."""
+    """The number that was last passed to set_threads, or None for the default."""
     return _chosen
 
 
 def get_threads() -> int:
-    """How many threads the fused engine and training use: set_threads, else NUMBA_NUM_THREADS, else the cores allowed.
+    """Number of threads that the engine "numba" and training use.
 
-    Inside :func:`run`, where every core has its work already, it is one.
+    It is the number passed to set_threads, else NUMBA_NUM_THREADS, else the number of cores that the process may use.
+    Within :func:`run`, where every core already has work, it is 1.
     """
     if getattr(_local, "working", False):
         return 1
@@ -53,7 +54,7 @@ def get_threads() -> int:
 
 
 def run(count: int, work: Callable[[int], None]) -> None:
-    """Do work(0) … work(count − 1) at the same time, the first of them in this thread; return when all are done."""
+    """Run work(0) … work(count − 1) at the same time, work(0) in the calling thread; return when all have finished."""
     if count == 1:
         work(0)
         return
@@ -61,21 +62,21 @@ def run(count: int, work: Callable[[int], None]) -> None:
     try:
         _work(work, 0)
     finally:
-        # whatever went wrong, nobody writes into a caller's arrays once this has returned
+        # even after an error, no worker may write to the caller's arrays once this function has returned
         for other in others:
             other.exception()
     for other in others:
         other.result()
 
 
-def _submit(count: int, work: Callable[[int], None]) -> list[Future]:
+def _submit(count: int, work: Callable[[int], None]) -> list[Future[None]]:
     global _pool, _pool_size
-    with _lock:  # nobody replaces the pool between looking it up and using it
+    with _lock:  # no other thread may replace the pool between looking it up and using it
         if _pool is None or _pool_size < count:
             if _pool is not None:
-                _pool.shutdown(wait=False)  # what it has been given, it still does
+                _pool.shutdown(wait=False)  # it still finishes the work that it has received
             _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="gta_ref"), count
-        # NumPy's errstate belongs to the context of the thread that set it
+        # NumPy keeps errstate in the context of a thread: copy it to the workers
         return [_pool.submit(copy_context().run, _work, work, i + 1) for i in range(count)]
 
 
@@ -89,7 +90,7 @@ def _work(work: Callable[[int], None], i: int) -> None:
 
 
 def workspace(n: int, dtype: Any) -> np.ndarray:
-    """Scratch memory of this thread, kept for its next call: n numbers, not cleared, on a cache line's boundary."""
+    """Scratch memory of this thread for n numbers, aligned to a cache line, not cleared, and kept for the next call."""
     size = n * np.dtype(dtype).itemsize + 64
     held = getattr(_local, "memory", None)
     if held is None or held.size < size:
@@ -101,8 +102,8 @@ def workspace(n: int, dtype: Any) -> np.ndarray:
 class BlasGuard:
     """Holds every BLAS of the process to one thread while at least one user is inside.
 
-    threadpool_limits alone remembers one number a user: of two users whose stays overlap, the last to leave
-    restores the limit that the first had set. Here the first to come remembers and the last to leave restores.
+    threadpool_limits alone remembers one number per user. If two users overlap, the last to leave would restore the
+    limit that the first had set. Here the first to enter remembers the number, and the last to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class BlasGuard:
 
     @contextmanager
     def one_thread(self) -> Iterator[None]:
-        """Limit BLAS inside the block."""
+        """Limit BLAS to one thread within the block."""
         self._enter()
         try:
             yield
@@ -123,8 +124,8 @@ class BlasGuard:
     def _enter(self) -> None:
         with self._lock:
             if self._users == 0:
-                if self._libraries is None:  # looking through the loaded libraries takes milliseconds
-                    import scipy.linalg  # noqa: F401 - its BLAS, the kernels' own, has to be there to be found
+                if self._libraries is None:  # searching the loaded libraries takes milliseconds
+                    import scipy.linalg  # noqa: F401 - the kernels call its BLAS, which can be found only once it is loaded
                     from threadpoolctl import ThreadpoolController
 
                     self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -144,7 +145,7 @@ class BlasGuard:
             library.set_num_threads(threads)
 
     def forget(self) -> None:
-        """In a forked child, where the users of the parent do not exist: restore and start again."""
+        """Restore the settings and start again in a forked child, where the users of the parent do not exist."""
         self._lock = threading.Lock()
         if self._users:
             self._users = 0
@@ -155,7 +156,7 @@ blas = BlasGuard()
 
 
 def _after_fork() -> None:
-    """Threads do not come along into a child, and a lock may be held there by nobody."""
+    """Start again in a forked child: it has none of the threads, and a lock that one of them held would stay locked."""
     global _lock, _pool, _pool_size
     _lock, _pool, _pool_size = threading.Lock(), None, 0
     blas.forget()

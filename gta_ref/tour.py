@@ -23,6 +23,7 @@ from gta_ref.costs.model import Model
 from gta_ref.files import write_json
 from gta_ref.mechanisms import gta
 from gta_ref.ops import as_dtype, linear_forward
+from gta_ref.ops.arrays import normal
 from gta_ref.ops.heads import split_heads
 from gta_ref.verify.gradcheck import directional_error
 
@@ -77,7 +78,7 @@ def start(source: str, text: bytes, seed: int) -> Tour:
     embedding /= np.sqrt((embedding**2).mean(axis=-1, keepdims=True))
     params = gta.init(CONFIG, rng, "float64")
     for name in ("b_q", "b_k", "b_c", "b_g"):  # if the biases were 0, one that the code forgets would not show
-        params[name] = 0.1 * rng.standard_normal(params[name].shape)
+        params[name] = normal(rng, params[name].shape, 0.1, params[name].dtype)
     return Tour(source, text, params, embedding[np.frombuffer(text, np.uint8)][None], rng)
 
 

@@ -13,11 +13,11 @@
 # %% [markdown]
 # # 1. Shared attention maps
 #
-# Afterwards you will know
+# By the end you will know
 #
 # * how to get from multi-head attention to *one* attention map for several heads, one step at a time (MHA, GQA, GVA,
 #   GHA, GTA);
-# * how alike the maps of a real model's heads are, and how much of that is only the first token;
+# * how similar the attention maps of a real model's heads are, and how much of that is due to the first token alone;
 # * what sharing saves in operations, and why similar maps do not prove that sharing costs nothing.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks,pretrained]'`, and for the
@@ -50,14 +50,14 @@ rng = np.random.default_rng(1)
 # %% [markdown]
 # ## MHA: every head has a map
 #
-# A map says, for each token as a query, how much it takes from each token before it. In multi-head attention each of
-# the $n_h$ heads has its own:
+# An attention map says how much each token, as a query, takes from itself and from each token before it. In multi-head
+# attention each of the $n_h$ heads has its own map:
 #
 # $$A_i = \mathrm{softmax}\big(Q_i K_i^\top / \sqrt{d_h} + \text{mask}\big), \qquad O_i = A_i V_i, \qquad
 #   Y = [O_0 \cdots O_{n_h-1}]\, W_O$$
 #
-# Eight heads of width 16, twelve tokens. A dictionary given as `trace` receives every stage by name. Look at the shape
-# of the map: (batch, heads, queries, keys).
+# Our example has eight heads of width 16 and twelve tokens. A dictionary passed as `trace` receives every intermediate
+# stage under its name. Look at the shape of the map: (batch, heads, queries, keys).
 
 # %%
 H, n_h, d_h, N = 128, 8, 16, 12
@@ -70,7 +70,7 @@ for name in ("q", "k", "v", "map", "heads", "out"):
     print(f"{name:6}{stages[name].shape}")
 
 # %% [markdown]
-# The same by hand, from the queries and keys on. `hidden` is true where a query would look at a later token.
+# Now the same by hand, starting from the queries and keys. `hidden` is true where a query would look at a later token.
 
 # %%
 hidden = ~np.tri(N, dtype=bool)
@@ -91,10 +91,11 @@ np.testing.assert_allclose(A, stages["map"], atol=1e-14)
 np.testing.assert_allclose(y, y_mha, atol=1e-13)
 
 # %% [markdown]
-# ## GQA: fewer keys, but as many maps
+# ## GQA: fewer keys, but just as many maps
 #
-# Grouped-query attention keeps $n_k < n_h$ keys (and values); a run of $n_h/n_k$ heads reads the same one. That makes
-# the *cache* smaller. Compare the shapes with those above: which became smaller, and which did not?
+# Grouped-query attention keeps only $n_k < n_h$ key heads (and value heads); each run of $n_h/n_k$ consecutive heads
+# reads the same one. That makes the *cache* smaller. Compare the shapes with those above: which became smaller, and
+# which did not?
 
 # %%
 config = gqa.Config(H, n_h, d_h, n_k=2)
@@ -108,9 +109,9 @@ np.testing.assert_allclose(A, stages["map"], atol=1e-14)
 print("largest difference between the maps of heads 0 and 1:", np.abs(A[0, 0] - A[0, 1]).max().round(3))
 
 # %% [markdown]
-# Still eight maps. Heads 0 to 3 read one key head, but each asks with a query of its own, so the scores differ. A map
-# needs a query *and* a key: to share a map is to share both. If head 1 gets head 0's query weights, the two have one
-# map between them, and computing it twice is waste:
+# There are still eight maps. Heads 0 to 3 read the same key head, but each has a query of its own, so the scores
+# differ. A map needs a query *and* a key: to share a map is to share both. If head 1 gets head 0's query weights, the
+# two heads have the same map, and computing it twice is waste:
 
 # %%
 w_q = params["w_q"].reshape(H, n_h, d_h).copy()
@@ -124,9 +125,9 @@ np.testing.assert_allclose(A[0], A[1], atol=1e-14)
 # %% [markdown]
 # ## Do real heads look alike?
 #
-# The GTA paper's reason to share maps is that "attention maps across heads display high similarity". It shows no
-# figure for that, so look at one: SmolLM2-135M, a small language model with 30 layers of 9 heads over 3 key heads
-# (GQA). The next cell says which model you have. The numbers in the text are SmolLM2's.
+# The GTA paper's reason to share maps is that "attention maps across heads display high similarity". The paper shows no
+# figure for that, so we measure it in a real model: SmolLM2-135M, a small language model with 30 layers of 9 heads over
+# 3 key heads (GQA). The next cell says which model you have. The numbers in the text are SmolLM2's.
 
 # %%
 missing = pretrained.why_not()
@@ -143,11 +144,11 @@ else:
     encode, decode = lambda s: list(s.encode()), lambda ids: bytes(ids).decode(errors="replace")
     print("the real model is", missing)
 n_q, n_k = lm.attention.n_q, lm.attention.n_k
-print(f"{name}: {lm.n_layers} layers, {n_q} heads, as many maps, over {n_k} key heads")
+print(f"{name}: {lm.n_layers} layers, {n_q} heads with one map each, over {n_k} key heads")
 
 # %% [markdown]
-# It reads four passages of 128 tokens, two of prose and two of code, from what every Python brings along. The model
-# gives the maps of one layer after the other.
+# The model reads four passages of 128 tokens, two of prose and two of code, taken from Python's own documentation and
+# standard library. `layer_maps` yields the maps of one layer at a time.
 
 # %%
 windows = passages.standard(encode, 128, 4)
@@ -161,7 +162,8 @@ print(", ".join(window.name for window in windows))
 print(f"{len(layers) * n_q} maps for each passage; a map has {shown[0].size:,} entries")
 
 # %% [markdown]
-# The middle layer on the first 20 tokens. Before you read on: what do the maps have in common, and what not?
+# Here are the maps of the middle layer on the first 20 tokens of the first passage. Before you read on: what do the
+# maps have in common, and where do they differ?
 
 # %%
 first = 20
@@ -169,17 +171,18 @@ tokens = [decode([i]) for i in ids[0, :first].tolist()]
 plots_maps.attention_maps(shown[:, :first, :first], tokens, title=f"{name}, layer {sample}, its {n_q} maps")
 
 # %% [markdown]
-# All have a bright first column: whatever the query is, much weight goes to the very first token. Such a key is called
-# an *attention sink*. To the right of it the heads differ: head 6 looks at little else, head 5 comes back to
-# "abstraction", head 2 to "are", then to the full stop and "All".
+# All have a bright first column: whatever the query is, much of the weight goes to the very first token. Such a key is
+# called an *attention sink*. To the right of that column the heads differ: head 6 looks at little besides the first
+# token, head 5 keeps returning to "abstraction", and head 2 to "are", later to the full stop and "All".
 #
-# ## A number for it
+# ## Measuring the similarity
 #
-# Compare heads $i$ and $j$ query by query, and take the mean over the queries:
+# Compare heads $i$ and $j$ query by query, and take the mean of the cosine over the queries:
 #
 # $$C_{ij} = \frac{1}{N-1} \sum_{t \geq 1} \frac{\langle A_{i,t},\, A_{j,t} \rangle}{\|A_{i,t}\|\, \|A_{j,t}\|}$$
 #
-# By hand and by the library, for heads 0 and 1 of this layer. (Query 0 sees only itself and would always agree.)
+# The next cell computes it by hand and with the library, for heads 0 and 1 of this layer. (Query 0 is left out: it sees
+# only itself, so all heads agree on it.)
 
 # %%
 a, b = shown[0, 1:].astype("float64"), shown[1, 1:].astype("float64")  # (N − 1, N)
@@ -190,11 +193,11 @@ print(f"cosine of heads 0 and 1: {by_hand:.4f} by hand, {by_library:.4f} by the 
 np.testing.assert_allclose(by_hand, by_library, rtol=1e-4)
 
 # %% [markdown]
-# A cosine alone says little: two *even* rows have cosine 1, whatever the heads do. So there are two baselines.
-# **Another text**: head $j$ reads a different passage, so only what position alone makes alike is left. **Shuffled**:
-# the keys of each row are permuted, so only how concentrated rows are is left. And there are three views: all keys,
-# without the first key, and without the first key and all other sinks. The means over all layers and all pairs of
-# heads:
+# A cosine alone says little: two *uniform* rows have cosine 1, whatever the heads do. So we add two baselines.
+# **Another text**: head $j$ reads a different passage, which leaves only the similarity that comes from position.
+# **Shuffled**: the keys of each row are permuted, which leaves only the similarity that comes from how concentrated the
+# rows are. And we take three views: all keys, without the first key, and without the first key and all other sinks. The
+# table shows the means over all layers and all pairs of heads:
 
 # %%
 print(f"{'cosine of two heads':32}{'same text':>10}{'another':>10}{'shuffled':>10}")
@@ -209,25 +212,27 @@ if missing is None:
     assert mean["without_first", "same"] > mean["without_first", "other"] > mean["without_first", "shuffled"]
 
 # %% [markdown]
-# The first row confirms the paper's sentence: 0.72 for SmolLM2. But most of it, 0.58, is there when the two heads read
-# *different texts*. Without the first key 0.53 are left, against 0.32 by position. So: the claim holds as stated, a
-# large part of it is the first token, and what remains is real and moderate. (The full run, with longer and more
-# passages, gives 0.69, 0.54 and 0.52, 0.28: `docs/maps.md`, `gta-ref maps`.) Layer by layer:
+# The first row confirms the paper's sentence: the mean cosine is 0.72 for SmolLM2. But most of it, 0.58, is there even
+# when the two heads read *different texts*. Without the first key 0.53 is left, compared with 0.32 for different texts.
+# So the claim holds as stated, a large part of it is due to the first token, and what remains is real but moderate.
+# (The full run, `gta-ref maps`, has longer and more passages. It gives 0.69 and 0.54 with all keys, 0.52 and 0.28
+# without the first: see `docs/maps.md`.) Layer by layer:
 
 # %%
 plots_maps.similarity_by_layer(layers, name)
 
 # %% [markdown]
-# The black line is the weight on the first key and other sinks: where it is high, the cosine with all keys is high, and
-# falls when they are left out. In layers 3 to 9 the first key is not all of it: there heads agree on the same text
-# and not across texts, but mostly about a few further sinks, and without these (right) about as much as elsewhere.
+# The black line is the weight on the first key and other sinks: where it is high, the cosine over all keys is high too,
+# and it falls when these keys are left out. In layers 3 to 9 the first key does not explain everything: there, heads
+# agree on the same text but not across texts. What they agree on is mostly a few further sinks; without these (right
+# column) they agree about as much as the heads of other layers do.
 #
 # ## How many maps would be enough?
 #
-# Suppose that a layer may keep 3 of its 9 maps, and each head takes one of these. GTA's sharing is *contiguous*: heads
-# 0–2 share, then 3–5, then 6–8. A free choice would put the most similar heads together. How alike is a head to the
-# map that it would get? (Each cluster keeps the map of its most central head, the medoid; heads that keep
-# their own map count as 1.)
+# Suppose that a layer may keep 3 of its 9 maps, and each head has to use one of these. GTA's sharing is *contiguous*:
+# heads 0–2 share a map, then 3–5, then 6–8. A free choice would group the most similar heads. How similar is a head's
+# own map to the one that it would get? (Each cluster keeps the map of its most central head, the medoid; heads that
+# keep their own map count as 1.)
 
 
 # %%
@@ -245,17 +250,17 @@ for view in ("all_keys", "without_first"):
     print(f"{compare.VIEWS[view]:24} contiguous runs {in_runs:.2f}   free clusters {free:.2f}")
 
 # %% [markdown]
-# In a trained model the similar heads do not lie side by side, so runs serve them less well than clusters. That is
-# no fault of GTA: a model that is *trained* with runs never had other heads.
+# In this trained model the similar heads are not neighbours, so runs serve them less well than clusters do. This does
+# not count against GTA: in a model that is *trained* with runs, the heads of a run share one map from the start.
 #
 # ## One map, several value heads: GVA and GHA
 #
-# Now share. Compute only $n_q$ maps, and let output head $i$ read map
+# Now we share. Compute only $n_q$ maps, and let output head $i$ read map
 #
 # $$q(i) = \left\lfloor \frac{i}{n_h/n_q} \right\rfloor, \qquad O_i = A_{q(i)} V_i$$
 #
-# With a value for every head this is grouped-value attention (GVA), the paper's first step. Two maps, eight heads: the
-# library against one line a head.
+# With a value head for every output head, this is grouped-value attention (GVA), the paper's first step. Here are two
+# maps for eight heads: the library, compared with one matrix product per head.
 
 # %%
 config = gva.Config(H, n_h, d_h, n_q=2)
@@ -265,15 +270,15 @@ gva.forward(params, x, config, trace=stages)
 A = stages["map"][0]  # (n_q, N, N)
 V = (x[0] @ params["w_v"]).reshape(N, n_h, d_h)
 
-r = n_h // config.n_q  # heads for each map
+r = n_h // config.n_q  # heads per map
 O = [A[i // r] @ V[:, i] for i in range(n_h)]
 print("q(i):", [i // r for i in range(n_h)], "  maps:", A.shape)
 np.testing.assert_allclose(np.concatenate(O, axis=1), stages["heads"][0], atol=1e-14)
 
 # %% [markdown]
-# The four value heads of a map can lie side by side as one wide head, and then a single product does them all:
-# $[O_0\,O_1\,O_2\,O_3] = A_0\,[V_0\,V_1\,V_2\,V_3]$. This is why an attention kernel that takes values wider than
-# keys is all that sharing needs.
+# The four value heads of a map can be placed side by side as one wide head, and then a single product computes them
+# all: $[O_0\,O_1\,O_2\,O_3] = A_0\,[V_0\,V_1\,V_2\,V_3]$. So all that sharing needs is an attention kernel that accepts
+# values wider than keys.
 
 # %%
 wide = V.reshape(N, config.n_q, r * d_h).swapaxes(0, 1)  # (n_q, N, r·d_h)
@@ -283,8 +288,9 @@ np.testing.assert_allclose(Z, stages["z"][0], atol=1e-14)
 
 # %% [markdown]
 # GVA still caches all values. Grouped-head attention (GHA) keeps only $n_v$ value heads and *crosses* them with the
-# maps: head $i$ is a pair of a map and a value. With $n_q = 2$ and $n_v = 4$ there are eight pairs, and all differ.
-# (The paper does not say which pairs it means; this is the library's choice, `gta_ref/mechanisms/gha.py`.)
+# maps: each output head is a pair of a map and a value head. With $n_q = 2$ and $n_v = 4$ there are eight pairs, all
+# different. (The paper does not say which pairs it means; this is the library's choice, see
+# `gta_ref/mechanisms/gha.py`.)
 
 # %%
 config = gha.Config(H, n_h, d_h, n_q=2, n_k=1, n_v=4)
@@ -301,9 +307,9 @@ np.testing.assert_allclose(np.concatenate(O, axis=1), stages["heads"][0], atol=1
 # %% [markdown]
 # ## GTA: shared maps over a latent
 #
-# GTA replaces the value heads by $n_c$ latents $C$ of width $d_l$. A map sums the latents, $Z_m = A_m C_{c(m)}$, and
-# only then each head makes its own values, with a matrix and a gate (that is
-# [notebook 2](02_latent_values_and_the_gate.ipynb)):
+# GTA replaces the value heads by $n_c$ latents $C$ of width $d_l$. Each map takes a weighted sum of the latents,
+# $Z_m = A_m C_{c(m)}$, and only then does each head make its own values from that sum, with a matrix and a gate (the
+# topic of [notebook 2](02_latent_values_and_the_gate.ipynb)):
 #
 # $$O_i = (Z_{q(i)} W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i})$$
 
@@ -314,13 +320,13 @@ stages = {}
 gta.forward(params, x, config, trace=stages)
 for stage in ("q", "k", "c", "map", "z", "heads"):
     print(f"{stage:6}{stages[stage].shape}")
-Z = stages["map"][0] @ stages["c"][0]  # both maps weigh the one latent head
+Z = stages["map"][0] @ stages["c"][0]  # both maps read the one latent head
 U = np.concatenate(Z @ params["w_p"], axis=1)  # (N, n_h·d_h): four heads from each map
 np.testing.assert_allclose(U * stages["gate"][0], stages["heads"][0], atol=1e-13)
 
 # %% [markdown]
-# All five with eight output heads. Keys and values (the blue and green boxes) are what is cached; the orange
-# boxes, the maps, are what has to be computed for every pair of tokens. GTA's green box is the latent.
+# The figure shows all five mechanisms with eight output heads. Keys and values (the blue and green boxes) are cached;
+# the maps (the orange boxes) have to be computed for every pair of tokens. GTA's green box is the latent.
 
 # %%
 each, four = range(n_h), [i // 4 for i in range(n_h)]
@@ -336,9 +342,10 @@ plots_sharing.who_reads_what(drawn)
 # %% [markdown]
 # ## What is saved
 #
-# Take the published pair, GQA-1B and GTA-1B: 20 heads of width 64 each. Run one layer of both over 16 tokens and count
-# every multiply–accumulate that is executed. What is not in the linear layers is the attention core: scores
-# $Q K^\top$, then map times values. By formula it takes $n_q (d_k + d_v)$ for each pair of a query and a key.
+# Take the published pair of models, GQA-1B and GTA-1B, each with 20 heads of width 64. Run one layer of both over 16
+# tokens and count every multiply–accumulate that is executed. Whatever is not in the linear layers belongs to the
+# attention core: the scores $Q K^\top$, then map times values. By formula, the core takes $n_q (d_k + d_v)$
+# multiply–accumulates for each pair of a query and a key.
 
 # %%
 length, core = 16, {}
@@ -350,14 +357,14 @@ for preset, mechanism in (("gqa-1b", gqa), ("gta-1b", gta)):
         mechanism.forward(mechanism.init(c, rng), tokens, c, engine="reference", trace=stages)
     core[preset] = (tally.macs - s.linear_macs * length) / length**2
     rows = stages["map"][0, :, :, 0].size  # (n_q, N)
-    print(f"{preset}: {rows:3} map rows ({rows // length} a token), {core[preset]:.0f} for a query and a key")
+    print(f"{preset}: {rows:3} map rows ({rows // length} per token), {core[preset]:.0f} multiply–accumulates per pair")
     assert core[preset] == s.attention_macs == s.n_q * (s.d_k + s.d_v)
 print(f"saved: {1 - core['gta-1b'] / core['gqa-1b']:.1%}")
 assert core == {"gqa-1b": 2560, "gta-1b": 960}
 
 # %% [markdown]
-# 2560 → 960, the paper's −62.5 %. Where does it come from? Sharing maps alone (GVA and GHA with GTA's five maps)
-# reduces the scores to a quarter but leaves the other product as it was; the narrow latent does the rest.
+# From 2560 to 960: that is the paper's −62.5 %. Where does it come from? Sharing maps alone (GVA and GHA with GTA's
+# five maps) reduces the scores to a quarter but leaves the other product as it was; the narrow latent does the rest.
 
 # %%
 wide, heads, width = 1280, 20, 64
@@ -370,8 +377,8 @@ saved = {
 plots_sharing.core_operations(saved, "The attention core")
 
 # %% [markdown]
-# This is the core alone. The layer's projections are as large in both models, and they dominate short texts. For a
-# whole attention layer (by formula, causal: a query is multiplied only with keys that it may see):
+# This is the core alone. The layer's projections are equally large in both models, and they dominate for short texts.
+# For a whole attention layer (by formula, and causal: a query is multiplied only with keys that it may see):
 
 # %%
 for n in (1024, 4096, 16384, 65536):
@@ -380,13 +387,13 @@ for n in (1024, 4096, 16384, 65536):
     assert 0 < 1 - whole[1] / whole[0] < 0.625
 
 # %% [markdown]
-# And operations are not seconds: [notebook 3](03_cache_accounting.ipynb) asks when "2×" is true.
+# And operations are not seconds: [notebook 3](03_cache_accounting.ipynb) shows when the paper's "2×" is true.
 #
-# ## Does it cost anything?
+# ## Does sharing cost anything?
 #
-# Similar maps suggest that sharing is cheap. With a real model you can try: give all heads of a run the query weights
-# of the run's medoid. They share a key head already, so now they share its map. First a check on layer 0 that this does
-# what it should.
+# Similar maps suggest that sharing is cheap. With a real model we can try it: give all heads of a run the query weights
+# of the run's medoid. The heads of a run already share a key head, so they now share the medoid's map. First we check
+# on layer 0 that this does what it should.
 
 
 # %%
@@ -408,8 +415,9 @@ for run_of_heads in runs:
 print(f"layer 0 now has {n_k} different maps for {n_q} heads")
 
 # %% [markdown]
-# Now the loss, in nats a token, on the four passages. Before you run it: layer 2 has the *least* similar maps of
-# these layers of SmolLM2, layer 24 the most similar. Where will sharing cost more? And in all layers at once?
+# Now the loss on the four passages, in nats per token. Before you run the cell: of the layers tried here, layer 2 has
+# the *least* similar maps in SmolLM2, and layer 24 the most similar. In which of the two will sharing cost more? And
+# what will happen if all layers share at once?
 
 
 # %%
@@ -420,7 +428,7 @@ def loss(params):
 
 
 as_it_was = loss(weights)
-print(f"as it was: {as_it_was:.3f}")
+print(f"without sharing: {as_it_was:.3f}")
 some = [i for i in (0, 2, 10, 15, 24) if i < lm.n_layers]
 for i in some:
     cosine = compare.between_heads(layers[i].views["all_keys"].same.cosine)
@@ -433,36 +441,38 @@ print(f"shared in all layers: {in_all - as_it_was:+.3f}")
 assert in_all > as_it_was + 1 or missing is not None
 
 # %% [markdown]
-# In SmolLM2 the cosine does not tell the cost: the heads of layers 0 and 2 are about equally alike, and sharing costs
-# 0.9 nats in the one and next to nothing in the other. The cosine weighs all keys alike, whatever their values are, and
-# knows nothing of what later layers do with the difference. In all layers at once the model is ruined.
+# In SmolLM2 the cosine does not predict the cost: the heads of layers 0 and 2 are about equally similar, yet sharing
+# costs 0.9 nats in layer 0 and next to nothing in layer 2. The cosine gives all keys the same weight, whatever their
+# values are, and takes no account of what later layers do with the difference. Sharing in all layers at once ruins the
+# model.
 #
-# That is *no* evidence against GTA, just as the high cosine is none for it. This model was trained with free maps,
-# and it was cut, not trained again; and a model that has to share from the start may learn to do without. So it has to
-# be trained. At a small size the project did (`docs/studies.md`: 0.8 million parameters, three seeds, loss in nats a
-# byte):
+# That is *no* evidence against GTA, just as the high cosine is no evidence for it. This model was trained with one map
+# per head, and it was not trained again after we made its heads share. A model that has to share from the start may
+# learn to do without separate maps. Only training can tell. The project did that at a small size (`docs/studies.md`:
+# 0.8 million parameters, three seeds, loss in nats per byte):
 #
 # | 8 heads | loss − MHA [95 % interval] | |
 # | --- | --- | --- |
-# | GVA, 2 maps | +0.023 [−0.008, +0.054] | not told apart |
-# | GHA, 2 maps × 4 value heads | +0.013 [−0.011, +0.036] | not told apart |
-# | GTA, 2 maps | −0.010 [−0.043, +0.023] | not told apart |
+# | GVA, 2 maps | +0.023 [−0.008, +0.054] | not distinguishable |
+# | GHA, 2 maps × 4 value heads | +0.013 [−0.011, +0.036] | not distinguishable |
+# | GTA, 2 maps | −0.010 [−0.043, +0.023] | not distinguishable |
 #
-# So a model that is trained with two maps for eight heads learns to do with them: what sharing costs there is less than
-# the interval's end, a few hundredths of a nat, where sharing in a finished model cost several. That is a small model
-# on short texts, and "not told apart" by three seeds is not "equal"; notebook [7](07_training_and_choosing.ipynb) shows
-# how such a study is read.
+# So a model that is trained with two maps for eight heads learns to work with them: by these intervals, sharing costs
+# it at most a few hundredths of a nat per byte, whereas sharing in the finished model cost several nats per token. But
+# that was a small model on short texts, and "not distinguishable" with three seeds does not mean "equal";
+# [notebook 7](07_training_and_choosing.ipynb) shows how to read such a study.
 #
 # ## Try it
 #
-# **1. The two ends.** Give `gva.Config` `n_q=8`, and pass it the parameters of `mha.init`. Does
-# `gva.forward(...)` give `y_mha`? What is GVA with `n_q=1`, and what happens with `n_q=3`?
+# **1. The two extremes.** Make the parameters of an MHA layer with `mha.init`, and pass them to `mha.forward` and, with
+# `n_q=8` in `gva.Config`, to `gva.forward`. Are the outputs the same? What is GVA with `n_q=1`, and what happens with
+# `n_q=3`?
 #
 # <details><summary>Answer</summary>
 #
-# With as many maps as heads GVA is MHA: the parameters have the same names and shapes, and the outputs are the same.
-# With `n_q=1` all heads share one map, and the layer is a single wide head. `n_q=3` is refused, since 3 does not divide
-# 8: runs have to be equally long.
+# With as many maps as heads, GVA is MHA: the parameters have the same names and shapes, and the outputs are the same.
+# With `n_q=1` all heads share one map, and the layer is a single head with wide values. `n_q=3` is refused, since 3
+# does not divide 8: runs have to be equally long.
 #
 # </details>
 #
@@ -472,20 +482,20 @@ assert in_all > as_it_was + 1 or missing is not None
 #
 # <details><summary>Answer</summary>
 #
-# About 0.56 in *every* column. Random queries and keys give rows that are fairly even, and those are alike however they
-# are shuffled. A cosine of 0.56 without its baselines would have looked like a finding.
+# About 0.56 in *every* column. Random queries and keys give rows that are fairly uniform, and uniform rows stay similar
+# however they are shuffled. Without its baselines, a cosine of 0.56 would have looked like a finding.
 #
 # </details>
 #
-# **3. Other groups.** In `shared`, take the tree's free clusters, `clustering.cut(cosine, n_k)`, instead of the
-# runs. Their maps are more alike. Is the loss lower? Why is it not a fair comparison?
+# **3. Other groups.** In `shared`, use the free clusters, `clustering.cut(cosine, n_k)`, instead of the runs. The maps
+# within a cluster are more similar. Is the loss lower? Why is the comparison not fair?
 #
 # <details><summary>Answer</summary>
 #
 # Not as a rule: with SmolLM2 it is lower in layers 0 and 10, higher in layers 2, 15 and 24, and higher in all layers at
 # once (+5.1 instead of +4.3). Copying $W_Q$ shares the map only among heads that share a *key* head, and free clusters
-# do not keep to those. A head with another head's query and its own key gets a map that belongs to neither. To share a
-# map is to share a query and a key.
+# combine heads of different key heads. A head with another head's query and its own key gets a map that belongs to
+# neither. To share a map is to share a query and a key.
 #
 # </details>
 #
@@ -493,8 +503,9 @@ assert in_all > as_it_was + 1 or missing is not None
 #
 # * GQA shares keys and still computes $n_h$ maps; GTA computes $n_q$, and head $i$ reads map
 #   $q(i) = i \mathbin{/\!/} (n_h/n_q)$.
-# * Attention's core goes from 2560 to 960 multiply–accumulates a pair (−62.5 %): a part by fewer maps, a part by the
-#   narrow latent; the whole layer saves less.
-# * Heads' maps are alike (0.72), much of it because of the first token; whether sharing is free, only training tells.
+# * The attention core takes 960 instead of 2560 multiply–accumulates per query–key pair (−62.5 %), partly because there
+#   are fewer maps and partly because the latent is narrow. The whole layer saves less.
+# * The maps of a real model's heads are similar (mean cosine 0.72), in large part because of the first token. Only
+#   training can tell whether sharing is free.
 #
 # This is the first notebook | [next: latent values and the gate](02_latent_values_and_the_gate.ipynb)

@@ -13,12 +13,13 @@
 # %% [markdown]
 # # 2. Latent values and the gate
 #
-# Afterwards you will know
+# By the end you will know
 #
-# * why GTA may cache a narrow latent and decode it only *after* the attention's weighted sum (the paper's Eq. 7 → Eq.
+# * why GTA can cache a narrow latent and decode it only *after* the attention's weighted sum (the paper's Eq. 7 → Eq.
 #   8);
-# * what that saves, counted, and that it changes nothing but the last digits;
-# * why the decoder has a gate, what it does to the rank of the heads, and what the authors' code adds to the paper.
+# * how many operations that saves, and that it changes nothing but the last digits;
+# * why the decoder has a gate, what the gate does to the rank of the heads, and what the authors' code adds to the
+#   paper.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
 # ten minutes to read, a few seconds to run.
@@ -45,13 +46,14 @@ from gta_ref.plots import values as plots_values
 rng = np.random.default_rng(2)
 
 # %% [markdown]
-# One GTA layer to work with. It is small, but keeps GTA-1B's proportions: four output heads share a map, and the latent
-# is twice as wide as a head. A dictionary given as `trace` receives every stage by name.
+# Here is one GTA layer to work with. It is small, but it keeps GTA-1B's proportions: four output heads share a map, and
+# the latent is twice as wide as a head. A dictionary passed as `trace` receives every intermediate stage under its
+# name.
 
 # %%
 config = gta.Config(hidden_size=128, n_heads=8, head_dim=16, n_q=2, n_k=1, n_c=1, latent_dim=32)
 params = gta.init(config, rng, "float64")
-for name in ("b_q", "b_k", "b_c", "b_g"):  # zero biases would hide a forgotten one
+for name in ("b_q", "b_k", "b_c", "b_g"):  # with zero biases, a forgotten bias would go unnoticed
     params[name] = 0.1 * rng.standard_normal(params[name].shape)
 N = 384
 x = rng.standard_normal((1, N, config.hidden_size))
@@ -62,11 +64,11 @@ for name in ("q", "k", "c", "map", "z", "values", "gate", "heads", "out"):
     print(f"{name:7}{stages[name].shape!s:>19}")
 
 # %% [markdown]
-# ## Values out of a latent
+# ## Values from a latent
 #
 # MHA stores a value of width $d_h$ for each of its $n_h$ heads. GTA stores one latent of width $d_l$,
 # $C = X W_C + b_C$, and each head makes its value from it with a matrix of its own, $V_i = C\,W_{P,i}$ (the gate comes
-# later). Look at how many numbers a token leaves behind, here and in GTA-1B.
+# later). Look at how many numbers have to be stored per token, here and in GTA-1B.
 
 # %%
 for name, c in (("here", config), ("GTA-1B", gta.Config.preset("gta-1b"))):
@@ -74,8 +76,8 @@ for name, c in (("here", config), ("GTA-1B", gta.Config.preset("gta-1b"))):
     print(f"{name:7} values of all heads: {values:5}   latent: {latent:4}   {values / latent:.0f} times fewer")
 
 # %% [markdown]
-# The price: all values of all heads now lie in one space with $d_l$ dimensions. A matrix with a row for each token and
-# $n_h d_h = 128$ columns has rank 32, not 128.
+# The price is that the values of all heads now lie in one space of $d_l$ dimensions. Put them into one matrix, with a
+# row for each token and $n_h d_h = 128$ columns: its rank is 32, not 128.
 
 # %%
 latents = np.repeat(stages["c"], config.n_q // config.n_c, axis=1)  # the latent that each map reads: (B, n_q, N, d_l)
@@ -92,7 +94,7 @@ assert rank == config.n_c * config.latent_dim
 # $$V_i(t, s) = (C_s W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i}), \qquad
 #   O_i(t) = \sum_s A_{q(i)}(t, s)\, V_i(t, s) \tag{7}$$
 #
-# Here it is for one head and one query, word for word. Head 5 uses map 1, and is the second of that map's four heads.
+# Here it is for one head and one query, term by term. Head 5 uses map 1, and is the second of that map's four heads.
 
 # %%
 i, t = 5, 200
@@ -121,27 +123,28 @@ print(eq7[:4].round(6), "…")
 # Each step is one line. Compare the last digits with Eq. 7 and with what the library computed.
 
 # %%
-gate_out = (A_t @ (C @ W)) * g  # the gate left the sum
-both_out = ((A_t @ C) @ W) * g  # W_P left it too: Eq. 8
+gate_out = (A_t @ (C @ W)) * g  # the gate is taken out of the sum
+both_out = ((A_t @ C) @ W) * g  # W_P is taken out as well: Eq. 8
 for name, o in (("gate out", gate_out), ("both out", both_out), ("library", stages["heads"][0, t, own])):
     print(f"{name:9} largest difference from Eq. 7: {np.abs(o - eq7).max():.1e}")
     np.testing.assert_allclose(o, eq7, rtol=0, atol=1e-14)
 
 # %% [markdown]
-# It works for two reasons, and needs both: **the gate belongs to the query** (one $g$ for all $s$), and **the decoder
-# is linear** (a sum of products is the product of the sum). This is what the two ways look like for one query and one
-# map, with the numbers of GTA-1B behind 2048 tokens; the wide arrays of the upper row never exist in the lower.
+# This works for two reasons, and needs both: **the gate belongs to the query** (one $g$ for all $s$), and **the decoder
+# is linear** (decoding every term and then summing is the same as summing and then decoding). The figure shows the two
+# orders for one query and one map, with GTA-1B's sizes and 2048 tokens in the cache; the wide arrays of the upper row
+# never exist in the lower one.
 
 # %%
 plots_values.two_orders(n_tokens=2048, d_l=128, width=256)
 
 # %% [markdown]
-# ## The whole layer, to rounding
+# ## The whole layer: equal up to rounding
 #
 # `gta.forward` computes Eq. 8, `gta.forward_unabsorbed` Eq. 7. In exact arithmetic they are equal. In floating point
-# the sums run in another order, and each rounds a little differently. "Equal to rounding" can be tested: the two
-# must differ by a few units of the precision's $\varepsilon$, and in float32 neither may be further from the float64
-# result than the other by much.
+# the sums run in a different order, so the results round a little differently. "Equal up to rounding" can be tested:
+# the two may differ by a few units of the precision's $\varepsilon$, and in float32 neither may be much further from
+# the float64 result than the other.
 
 
 # %%
@@ -159,17 +162,17 @@ for precision, p, tokens in (("float64", params, x), ("float32", params32, x32))
     late, _ = gta.forward(p, tokens, config, engine="reference")
     found[precision] = gta.forward_unabsorbed(p, tokens, config), late
     difference, eps = error(*found[precision]), np.finfo(precision).eps
-    print(f"{precision}: Eq. 7 against Eq. 8 {difference:.1e}, that is {difference / eps:.1f} ε")
+    print(f"{precision}: Eq. 7 differs from Eq. 8 by {difference:.1e} = {difference / eps:.1f} ε")
     assert difference < 16 * eps
 far7, far8 = (error(one, truth) for one in found["float32"])
-print(f"float32 against float64: Eq. 7 {far7:.1e}, Eq. 8 {far8:.1e}")
+print(f"distance of float32 from float64: Eq. 7 {far7:.1e}, Eq. 8 {far8:.1e}")
 assert 1 / 3 < far7 / far8 < 3
 
 # %% [markdown]
 # ## What it saves
 #
-# Take a decoding step of GTA-1B: one query, $N = 2048$ tokens in the cache. The two functions below are Eq. 7 and
-# Eq. 8 without the gate. `counted_products` notes every matrix product that is executed.
+# Take a decoding step of GTA-1B: one query, $N = 2048$ tokens in the cache. The two functions below are Eq. 7 and Eq. 8
+# without the gate. `counted_products` counts every matrix product that is executed.
 
 
 # %%
@@ -193,38 +196,39 @@ for way in (decode_then_sum, sum_then_decode):
     with counted_products() as tally:
         way(watched(a), watched(c), w_p)
     macs[way.__name__] = tally.macs
-    print(f"{way.__name__}: {tally.macs:>11,} multiply–accumulates a layer")
+    print(f"{way.__name__}: {tally.macs:>11,} multiply–accumulates per layer")
 print(f"ratio {macs['decode_then_sum'] / macs['sum_then_decode']:.0f}")
 
 # %% [markdown]
-# A factor of more than two hundred; the formulas are $N d_l\,n_h d_h + N\,n_h d_h$ against
-# $N n_q d_l + d_l\,n_h d_h$. But is this fair to Eq. 7? It could keep the decoded values instead of decoding them
-# again in each step, and it could take the gate, not the decoder, out of the sum. Then it is ordinary attention with
-# a large cache. All three, a layer and step (Eq. 7 also multiplies by the gate $N\,n_h d_h$ times):
+# That is a factor of more than two hundred; the formulas are $N d_l\,n_h d_h + N\,n_h d_h$ for Eq. 7 and
+# $N n_q d_l + d_l\,n_h d_h$ for Eq. 8. But is this fair to Eq. 7? An implementation could keep the decoded values
+# instead of decoding them again in each step, and take only the gate, not the decoder, out of the sum. That is ordinary
+# attention with a large cache. The table compares all three, per layer and step (Eq. 7 also multiplies by the gate
+# $N\,n_h d_h$ times):
 
 # %%
 d_l, wide = big.latent_dim, big.n_heads * big.head_dim  # n_h·d_h
 key = big.n_k * big.head_dim
-ways = {  # MACs, products with the gate, cached elements a token
+ways = {  # MACs (multiply–accumulates), products with the gate, cached elements per token
     "Eq. 7: decode, gate, sum": (held * d_l * wide + held * wide, held * wide, key + d_l),
     "values kept, gate outside": (d_l * wide + held * wide, wide, key + wide),
     "Eq. 8: sum, decode, gate": (held * big.n_q * d_l + d_l * wide, wide, key + d_l),
 }
-print(f"{'':27}{'MACs':>12}{'by the gate':>14}{'cached a token':>17}")
+print(f"{'':27}{'MACs':>12}{'gate products':>15}{'cached per token':>18}")
 for name, row in ways.items():
-    print(f"{name:27}{row[0]:>12,}{row[1]:>14,}{row[2]:>17,}")
+    print(f"{name:27}{row[0]:>12,}{row[1]:>15,}{row[2]:>18,}")
 assert [row[0] for row in ways.values()][::2] == list(macs.values())
 
 # %% [markdown]
-# Only Eq. 8 has both, few operations *and* the small cache. (In a prefill every token is decoded once in either
-# order, so the saving is smaller there: $n_q d_l = 640$ instead of $n_h d_h = 1280$ multiply–accumulates for a
-# query and a key in the second product, and no gate for each pair.)
+# Only Eq. 8 has both few operations *and* the small cache. (In a prefill every token is decoded once in either order,
+# so the saving is smaller there: $n_q d_l = 640$ instead of $n_h d_h = 1280$ multiply–accumulates per query–key pair in
+# the second product, and no gate for each pair.)
 #
 # ## Why a gate at all?
 #
-# Without the gate, everything behind $Z$ is linear: $Y = \sum_m Z_m M_m$ with one matrix for each map,
-# $M_m = \sum_{i:\,q(i)=m} W_{P,i} W_{O,i}$, of shape $d_l \times H$. The four heads of a map have become one. Fold
-# them and compare.
+# Without the gate, everything after $Z$ is linear: $Y = \sum_m Z_m M_m$ with one matrix for each map,
+# $M_m = \sum_{i:\,q(i)=m} W_{P,i} W_{O,i}$, of shape $d_l \times H$. The four heads of a map have become one. The next
+# cell folds them and compares the result with the layer's.
 
 # %%
 plain = replace(config, gate="none")
@@ -235,7 +239,7 @@ y, _ = gta.forward(without, x, plain, trace=ungated)
 w_o = params["w_o"].reshape(config.n_q, config.decoder_width, config.hidden_size)  # the rows of each map's heads
 M = params["w_p"] @ w_o  # (n_q, d_l, H)
 folded = (ungated["z"][0] @ M).sum(axis=0)  # (N, H)
-print(f"no gate: folded against the layer {error(folded, y[0]):.1e}")
+print(f"no gate: the folded layer differs by {error(folded, y[0]):.1e}")
 assert error(folded, y[0]) < 1e-13
 
 before = big.n_q * d_l * big.decoder_width + wide * big.hidden_size
@@ -243,27 +247,28 @@ after = big.n_q * d_l * big.hidden_size
 print(f"GTA-1B: W_P and W_O have {before:,} parameters, the folded matrices {after:,}")
 
 # %% [markdown]
-# So a decoder without a gate wastes more than half of its parameters. With the gate this does not work: here is how
-# much of $Y$ remains when the best matrices $M_m$ (least squares, given $Z$) are taken away.
+# So without a gate, more than half of these parameters are redundant. With the gate, this folding does not work: the
+# next cell subtracts from $Y$ what the best matrices $M_m$ (by least squares, given $Z$) can reproduce, and prints how
+# much remains.
 
 # %%
-Z = stages["z"][0].swapaxes(0, 1).reshape(N, -1)  # (N, n_q·d_l); the same with every gate
+Z = stages["z"][0].swapaxes(0, 1).reshape(N, -1)  # (N, n_q·d_l); Z does not depend on the gate
 for kind in ("none", "sigmoid", "silu", "relu2"):
     layer = replace(config, gate=kind)
     y, _ = gta.forward(without if kind == "none" else params, x, layer, engine="reference")
     best = Z @ np.linalg.lstsq(Z, y[0], rcond=None)[0]
     left = np.linalg.norm(y[0] - best) / np.linalg.norm(y[0])
-    print(f"{kind:8} share of Y that no folded layer can give: {left:.0%}")
+    print(f"{kind:8} share of Y that no folded layer can reproduce: {left:.0%}")
     assert (left < 1e-12) == (kind == "none")
 
 # %% [markdown]
 # ## The rank of the heads
 #
-# The same seen from the heads. Lay the four heads of map 0 side by side: $N$ rows, $4 d_h = 64$ columns. Without the
-# gate this is $Z_0 W_{P,0}$, so at most $d_l = 32$ of 64 directions are used. Multiplying elementwise by the gate
-# can raise the rank, as can be seen in the singular values $\sigma_j$. The *effective rank* counts them by weight:
-# $\exp(-\sum_j p_j \ln p_j)$ with $p_j = \sigma_j / \sum \sigma$ (Roy and Vetterli, 2007). The gate's input is also
-# scaled, to see a weak and a strong gate.
+# The heads show the same. Lay the four heads of map 0 side by side: $N$ rows, $4 d_h = 64$ columns. Without the gate
+# this is $Z_0 W_{P,0}$, so at most $d_l = 32$ of 64 directions are used. Multiplying elementwise by the gate can raise
+# the rank, which the singular values $\sigma_j$ show. The *effective rank* counts them by their weight:
+# $\exp(-\sum_j p_j \ln p_j)$ with $p_j = \sigma_j / \sum \sigma$ (Roy and Vetterli, 2007). We also scale the gate's
+# input, to compare a weak gate with a strong one.
 
 # %%
 U = ungated["values"][0, :, : config.decoder_width]  # map 0's heads before the gate
@@ -281,11 +286,12 @@ spectra = {kind: np.linalg.svd(one, compute_uv=False) for kind, one in heads.ite
 plots_values.spectra_and_strength(spectra, strengths, ranks, config.latent_dim)
 
 # %% [markdown]
-# On the left, the values without a gate stop at 32; with any gate there are 64. On the right, a weak sigmoid is the
-# constant ½, which folds away like no gate at all; it has to depend on the token to be worth anything.
+# On the left, the singular values without a gate stop at 32; with any gate there are 64. On the right, a weak sigmoid
+# is close to the constant ½, which can be folded away as if there were no gate: a gate raises the rank only if it
+# depends on the token.
 #
-# Two things to be careful about. **It is the product with the query's token, more than the bend of $\sigma$**: use the
-# gate's input itself as a factor, and the rank rises as well.
+# Two cautions. **The rank rises because the gate multiplies by a function of the query's token, not mainly because
+# $\sigma$ is nonlinear**: use the gate's input itself as a factor, and the rank rises as well.
 
 # %%
 linear_gate = effective_rank(U * pre)
@@ -293,16 +299,16 @@ print(f"factor x W_G + b_G, no activation: effective rank {linear_gate:.1f}")
 assert linear_gate > config.latent_dim
 
 # %% [markdown]
-# **And these are random weights.** The paper prefers the sigmoid because sparse gates (ReLU², partly SiLU) would
-# lower the effective rank. Here the sigmoid has the *lowest* of the three. What training makes of it has to be
-# measured after training: `gta-ref study activations` does, and [notebook 7](07_training_and_choosing.ipynb) looks at
-# such results.
+# **These are random weights.** The paper prefers the sigmoid because sparse gates (ReLU², partly SiLU) would lower the
+# effective rank. Here the sigmoid has the *lowest* of the three. What training changes has to be measured after
+# training: `gta-ref study activations` does that, and [notebook 7](07_training_and_choosing.ipynb) looks at such
+# results.
 #
 # ## What the released code adds
 #
 # The authors' code differs from the paper: it adds $e = n_h d_h / (n_q d_l)$ copies of $Z_m$ to the decoded values,
 # $U_m = [Z_m \cdots Z_m] + Z_m W_m$. A copy is a product with the identity, so this is the paper's decoder with
-# $W_P = [I \cdots I] + W$. `gta.fold_residual` does exactly that, and here $e = 2$.
+# $W_P = [I \cdots I] + W$. `gta.fold_residual` converts the weights accordingly; here $e = 2$.
 
 # %%
 released = replace(config, decoder_residual=True)
@@ -310,14 +316,14 @@ print("e =", released.residual_copies)
 with_copies, _ = gta.forward(params, x, released, engine="reference")
 paper_params, paper_config = gta.fold_residual(params, released)
 from_paper, _ = gta.forward(paper_params, x, paper_config, engine="reference")
-print(f"released form against folded: {error(from_paper, with_copies):.1e}")
-print(f"forgetting the residual:      {error(out, with_copies):.1e}")
+print(f"error of the folded form:    {error(from_paper, with_copies):.1e}")
+print(f"error without the residual:  {error(out, with_copies):.1e}")
 assert error(from_paper, with_copies) < 1e-14
 
 # %% [markdown]
-# The two identities lie across the heads: head 0 gets the first half of the latent, head 1 the second, head 2 the
-# first again. In this way a map's heads begin, when the weights $W_m$ are still small (they are scaled down here to
-# show it), as plain slices of the latent.
+# The two identity matrices extend across the heads: head 0 gets the first half of the latent, head 1 the second, head 2
+# the first again. So while the weights $W_m$ are still small, a map's heads are little more than slices of the latent.
+# (The weights are scaled down here to show this.)
 
 # %%
 small = {**params, "w_p": 0.3 * params["w_p"]}
@@ -326,8 +332,8 @@ shown = {"W, the weight of the released code": small["w_p"][0], "W_P = [I I] + W
 plots_values.decoder_weights(shown, config.head_dim)
 
 # %% [markdown]
-# There have to be whole copies. The published configuration GTA4 has $e = \tfrac12$, so it exists in the paper's form
-# only, and the library says so.
+# The number of copies has to be whole. The published configuration GTA4 has $e = \tfrac12$, so it exists in the paper's
+# form only, and the library says so.
 
 # %%
 gta4 = gta.Config.preset("gta4-500m")
@@ -339,20 +345,20 @@ else:
     raise AssertionError("half a copy was accepted")
 
 # %% [markdown]
-# (One trap when weights are loaded: the code stores $W$ under `v_b_proj.weight` with shape $(e\,d_l, n_q d_l)$, and
-# means its *memory* read row by row as $(n_q, d_l, e\,d_l)$, not its transpose.
-# `gta_ref.weights.official.load_official` knows.)
+# (Loading the authors' weights has one trap: the code stores $W$ as `v_b_proj.weight` with shape $(e\,d_l, n_q d_l)$,
+# but uses its *memory* read row by row as $(n_q, d_l, e\,d_l)$, not its transpose.
+# `gta_ref.weights.official.load_official` takes care of this.)
 #
 # ## Try it
 #
-# **1. Break the gate.** In "Eq. 7, by hand", let the *key's* token open the gate: replace `g` inside the loop by
+# **1. Break the gate.** In "Eq. 7, by hand", compute the gate from the *key's* token: replace `g` inside the loop by
 # `stages["gate"][0, s, own]`. Will `both_out` still agree? Predict the size of the difference before you run it.
 #
 # <details><summary>Answer</summary>
 #
-# No. The gate now depends on $s$, and cannot leave the sum; the difference is about as large as the values
-# themselves, not $10^{-16}$. Such a layer would have to decode and gate each past token, or cache values of all
-# heads. Some reimplementations do gate with the key's token: it is another mechanism.
+# No. The gate now depends on $s$ and cannot leave the sum; the difference is about as large as the values themselves,
+# not $10^{-16}$. Such a layer would have to decode and gate each past token, or cache the values of all heads. Some
+# reimplementations do gate with the key's token; that is a different mechanism.
 #
 # </details>
 #
@@ -371,19 +377,19 @@ else:
 # <details><summary>Answer</summary>
 #
 # A map serves a single head with $d_h = 16$ columns, fewer than $d_l = 32$. The rank cannot be more than 16 with or
-# without a gate, so the assertion that the gate lifts it over $d_l$ fails. The gate's rank argument is one about
-# heads that share a map.
+# without a gate, so the assertion that the gate raises it above $d_l$ fails. The argument about the gate and the rank
+# holds only for heads that share a map.
 #
 # </details>
 #
 # ## Summary
 #
-# * The gate depends on the query alone and the decoder is linear, so both wait until after the sum: no past value is
-#   ever decoded, and the cache holds $K$ and $C$.
-# * Both orders agree to a few $\varepsilon$; a decoding step of GTA-1B has 1.5 instead of 338 million
-#   multiply–accumulates here.
-# * Without the gate a map's heads fold into one $d_l \times H$ matrix; the query's gate lifts their rank above
-#   $d_l$. Whether this helps is a question for training.
+# * The gate depends on the query alone and the decoder is linear, so both can wait until after the sum: no past value
+#   is ever decoded, and the cache holds $K$ and $C$.
+# * Both orders agree to a few $\varepsilon$. With 2048 tokens in the cache, a decoding step of GTA-1B needs 1.5 instead
+#   of 338 million multiply–accumulates per layer for its values.
+# * Without the gate a map's heads fold into one $d_l \times H$ matrix; the query's gate raises their rank above $d_l$.
+#   Whether this helps can only be seen by training.
 #
 # [previous: shared attention maps](01_shared_attention_maps.ipynb) | [next: cache
 # accounting](03_cache_accounting.ipynb)

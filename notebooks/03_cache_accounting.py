@@ -13,10 +13,10 @@
 # %% [markdown]
 # # 3. Cache accounting
 #
-# Afterwards you will know
+# By the end you will know
 #
-# * what a token leaves in the cache of each mechanism, in elements and in bytes, by formula and as really held;
-# * how many sequences of which length fit into a GPU's memory, and how many operations attention has left;
+# * how much each mechanism caches per token, in elements and in bytes, by formula and as really held in memory;
+# * how many sequences of a given length fit into a GPU's memory, and how many operations attention still needs;
 # * when "GTA is twice as fast" is true, and when it is not.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
@@ -51,21 +51,21 @@ gta_1b, gqa_1b = Model.preset("gta-1b"), Model.preset("gqa-1b")
 # %% [markdown]
 # ## Elements
 #
-# While a model writes, each layer keeps what later tokens will need of every past one. GQA keeps keys and values,
-# $2\,n_k d_h$ numbers; GTA keys and latents, $n_k d_h + n_c d_l$. Every mechanism's `structure` says what it caches, as
-# name → (heads, width).
+# While a model generates text, each layer keeps what later tokens will need of every past token. GQA keeps keys and
+# values, $2\,n_k d_h$ numbers per token; GTA keeps keys and latents, $n_k d_h + n_c d_l$. Every mechanism's `structure`
+# lists what it caches, as name → (heads, width).
 
 # %%
 for model in (gta_1b, gqa_1b):
     s = model.structure
-    print(f"{model.name}: {dict(s.cached)}: {s.cache_elements} elements for a token in each of {model.n_layers} layers")
+    print(f"{model.name}: {dict(s.cached)}: {s.cache_elements} elements per token in each of {model.n_layers} layers")
 ratio = gta_1b.structure.cache_elements / gqa_1b.structure.cache_elements
 print("ratio", ratio)
 assert ratio == 0.3
 
 # %% [markdown]
 # This is the paper's first claim, a cache 70 % smaller. It is exact, and does not depend on the length, the batch or
-# the machine. It also has nothing to do with the number of parameters: the two models are of one size.
+# the machine. It also has nothing to do with the number of parameters: the two models are of the same size.
 
 # %%
 for model in (gta_1b, gqa_1b):
@@ -75,8 +75,9 @@ assert abs(gta_1b.parameters / gqa_1b.parameters - 1) < 1e-3
 # %% [markdown]
 # ## Bytes really held
 #
-# A formula is a promise. Let one layer of GTA-1B's size read a prompt of two sequences, and write three more tokens;
-# the second sequence is shorter and padded on the left. Look at what the cache says it holds.
+# A formula is only a promise, so let us look at real arrays. One layer of GTA-1B's size reads a prompt of two sequences
+# and then decodes three more tokens; the second sequence is shorter and padded on the left. Look at what the cache says
+# it holds.
 
 # %%
 config = gta.Config.preset("gta-1b")
@@ -91,12 +92,12 @@ assert cache.used_nbytes == 2 * 35 * 192 * 4  # sequences · tokens · elements 
 assert cache.nbytes == 2 * 64 * 192 * 4
 
 # %% [markdown]
-# Two things that the formula does not tell: memory is *allocated* for 64 tokens though 35 are held, and the twelve
-# padding tokens are held like real ones. A server that wants neither needs another layout (pages of some tokens); this
-# project's is the plain one.
+# The formula does not show two things: memory is *allocated* for 64 tokens although 35 are held, and the twelve padding
+# tokens are stored like real ones. A server that cannot afford either needs another layout (pages of a few tokens
+# each); this project uses the plain one.
 #
-# Now all 54 layers of both models in bfloat16, filled to the 2048 tokens with which they were trained. The points are
-# `used_nbytes` of the real arrays, the lines are the formula.
+# Now we fill the caches of all 54 layers of both models, in bfloat16, up to the 2048 tokens of context with which the
+# models were trained. The points are `used_nbytes` of the real arrays, the lines are the formula.
 
 
 # %%
@@ -122,8 +123,8 @@ for model in (gta_1b, gqa_1b):
 plots_cache.cache_growth({model.name: cache_bytes(model, 1, 1) for model in (gta_1b, gqa_1b)}, measured)
 
 # %% [markdown]
-# An implementation can lose some of it again. The authors' FlashAttention path pads the keys from $d_h$ to $d_l$
-# *before* it caches them, because that kernel wants keys and values of one width. What is then held is this:
+# An implementation can lose part of the saving again. The authors' FlashAttention path pads the keys from $d_h$ to
+# $d_l$ *before* it caches them, because that kernel needs keys and values of the same width. The cache then holds this:
 
 # %%
 padded = KVCache({"k": (1, 128), "c": (1, 128)}, batch=1, capacity=2048, dtype="bfloat16")
@@ -134,9 +135,10 @@ assert padded.nbytes / plain.nbytes == 0.4
 # %% [markdown]
 # ## The family
 #
-# The same width and heads (H 1280, 20 heads of 64) in every mechanism of the project. GVA shares maps but keeps all
-# values; GHA crosses five maps with four value heads. MLA has one cache and two ways to use it: *decompress* keys and
-# values of all past tokens, or *absorb* the up-projections and attend in the latent space.
+# The next figure compares all mechanisms of the project at the same width and with the same heads (H 1280, 20 heads of
+# 64). GVA shares maps but keeps all values; GHA crosses five maps with four value heads. MLA has one cache and two ways
+# to use it: *decompress* keys and values of all past tokens, or *absorb* the up-projections and attend in the latent
+# space.
 
 # %%
 sizes = {
@@ -157,15 +159,15 @@ assert [s.cache_elements for s in family.values()] == list(formulas)
 plots_cache.family(family)
 
 # %% [markdown]
-# Read it line by line: GQA and MQA make the cache smaller, but compute all 20 maps. GVA and GHA compute five, and
-# GVA's cache stays large. MLA's cache is small, its attention is not: absorbed, a key is 288 wide and a value 256, in
-# each of 20 heads. GTA is low in both. (MQA's cache is smaller still, and its layer too; which of these learns how
-# well is a question that no count answers: [notebook 7](07_training_and_choosing.ipynb).)
+# Read it row by row. GQA and MQA make the cache smaller, but compute all 20 maps. GVA and GHA compute five, but GVA's
+# cache stays large. MLA's cache is small, but its attention is expensive: in the absorbed form a key is 288 wide and a
+# value 256, in each of 20 heads. GTA is low in both. (MQA's cache is smaller still, and so is its layer; how well each
+# of these learns is a question that no count can answer: see [notebook 7](07_training_and_choosing.ipynb).)
 #
 # ## What fits
 #
-# Memory = weights + cache. What is left of a GPU beside the weights is divided by a token's bytes. This is an upper
-# bound: activations, the runtime and fragmentation also want some.
+# A GPU's memory has to hold the weights and the cache. Divide what the weights leave free by the bytes per token, and
+# you know how many tokens fit. This is an upper bound: activations, the runtime and fragmentation also need memory.
 
 # %%
 mha = Model.parse("mha")
@@ -174,7 +176,7 @@ machines = {"H100, 80 GB": hardware.get("h100"), "RTX 3060, 12 GB": hardware.get
 
 
 def how_many(model, context, machine):
-    """Sequences whose caches fit beside the weights, all in bfloat16."""
+    """Number of sequences whose caches fit into memory together with the weights, all in bfloat16."""
     return (machine.memory - weight_bytes(model)) // cache_bytes(model, 1, context)
 
 
@@ -187,7 +189,8 @@ for title, models in fits.items():
 plots_cache.what_fits(contexts, fits, trained=2048)
 
 # %% [markdown]
-# `check_fits`, which `gta-ref costs` asks before it answers, knows the same border: one sequence more is refused.
+# `check_fits`, which `gta-ref costs` calls before it computes anything, has the same limit: one sequence more is
+# refused.
 
 # %%
 most = how_many(gta_1b, 32768, hardware.get("h100"))
@@ -200,15 +203,15 @@ else:
     raise AssertionError("one more was accepted")
 
 # %% [markdown]
-# The lines of GTA-1B and GQA-1B are 3.33 times apart everywhere (but for whole numbers): the cache's ratio is what
-# counts once the weights are in. (Dashed: the context of training. That a longer one *fits* does not say that the
-# model can use it.)
+# In the figure, the lines of GTA-1B and GQA-1B are a factor of 3.33 apart everywhere (except for rounding to whole
+# sequences): once the weights are stored, the ratio of the caches decides. (The dashed line marks the context length of
+# the training. That a longer context *fits* does not mean that the model can use it.)
 #
 # ## Attention operations
 #
-# A map costs $d_k$ multiply–accumulates for a score and $d_v$ for a weighted value, for each pair of a query and a
-# key: $n_q (d_k + d_v)$ in all, $5\,(64 + 128) = 960$ for GTA-1B, $20\,(64 + 64) = 2560$ for GQA-1B. Count what the
-# core really executes:
+# For each pair of a query and a key, a map costs $d_k$ multiply–accumulates for the score and $d_v$ for the weighted
+# value. All maps together cost $n_q (d_k + d_v)$: $5\,(64 + 128) = 960$ for GTA-1B, $20\,(64 + 64) = 2560$ for GQA-1B.
+# Let us count what the core really executes:
 
 # %%
 N, executed = 48, {}
@@ -219,15 +222,16 @@ for model in (gta_1b, gqa_1b):
     with counted_products() as tally:
         attention_forward(q, k, v, engine="reference", need_saved=False)
     executed[model.name] = tally.macs
-    print(f"{model.name}: {tally.macs:,} for {N}² pairs, {tally.macs // N**2} a pair")
+    print(f"{model.name}: {tally.macs:,} for {N}² pairs, {tally.macs // N**2} per pair")
     assert tally.macs == s.attention_macs * N**2
 print("ratio", executed["gta-1b"] / executed["gqa-1b"])
 assert executed["gta-1b"] / executed["gqa-1b"] == 0.375
 
 # %% [markdown]
-# The second claim, −62.5 % of attention's operations, is exact as well. But attention is only a part of a model.
-# Outside of it GTA-1B saves nothing: what its projections have less, its gate and decoder have more, to the last
-# operation.
+# The second claim, −62.5 % of attention's operations, is exact as well. But attention is only part of a model. Outside
+# of it GTA-1B saves nothing: its projections need fewer operations than GQA-1B's, but its gate and decoder add exactly
+# that many again. The table shows attention's share of GQA-1B's operations, and all operations of GTA-1B divided by
+# those of GQA-1B.
 
 # %%
 print(f"{'prefill of':>10} {'attention in GQA-1B':>21} {'GTA-1B / GQA-1B, all':>22}")
@@ -237,15 +241,15 @@ for n in (1024, 2048, 4096, 32768, 131072):
     print(f"{n:>10,} {theirs['attention'] / theirs['total']:>21.1%} {ours['total'] / theirs['total']:>22.3f}")
 
 # %% [markdown]
-# (A causal mask saves half of the pairs, and this table counts so. Without that saving, as the authors' tool counts,
-# attention is twice as heavy: 0.765 at 4096.)
+# (A causal mask saves half of the pairs, and this table takes that into account. The authors' tool does not; counted
+# its way, attention is twice as expensive, and the ratio at 4096 tokens is 0.765.)
 #
 # ## When "2×" is true
 #
-# The paper's "2×" is neither measured nor one of the two ratios. It comes from a *roofline*, a model of time: an
-# operator takes $\max(\text{operations} / \text{peak}, \text{bytes} / \text{bandwidth})$. The authors used the tool
-# LLM-Viewer; its convention is here by name. It is that of *unfused* attention, which writes its maps to memory and
-# reads them back. Beside it the same with a *fused* kernel, which never writes them.
+# The paper's "2×" is neither measured nor one of the two ratios above. It comes from a *roofline*, a model of time in
+# which an operator takes $\max(\text{operations} / \text{peak}, \text{bytes} / \text{bandwidth})$. The authors used the
+# tool LLM-Viewer; its convention is available here under that name. It assumes *unfused* attention, which writes its
+# maps to memory and reads them back. The second column is the same with a *fused* kernel, which never writes them.
 
 # %%
 h100 = hardware.get("h100")
@@ -263,11 +267,11 @@ for stage in ("prefill", "decode"):
         print(f"{stage:8} {batch:>3} × {length:<11,}{row[0]:>9.2f}{row[1]:>9.2f}")
 
 # %% [markdown]
-# So in prefill the 2× rests on the maps that travel through memory: GQA-1B has 20 of them, GTA-1B five. Fused
-# kernels such as FlashAttention (arXiv 2205.14135) leave them on the chip. With one, the rest of the model decides; at
-# 1024 tokens GTA-1B is even the slower one, as its gate has to be paid. From here on we use the project's own
-# convention, which counts what really moves (and the causal saving of a fused kernel). The ratio stands in each
-# title.
+# So in prefill the 2× comes from the maps that travel through memory: GQA-1B has 20 of them, GTA-1B five. Fused kernels
+# such as FlashAttention (arXiv 2205.14135) keep them on the chip. With such a kernel the rest of the model decides; at
+# 1024 tokens GTA-1B is even slower than GQA-1B, because its gate costs time too. From here on we use the project's own
+# convention, which counts the bytes that are really moved (and, for a fused kernel, what the causal mask saves). The
+# title of each panel gives the ratio.
 
 # %%
 settings = {
@@ -283,9 +287,9 @@ passes = {
 plots_costs.time_parts(passes)
 
 # %% [markdown]
-# Where attention (orange) is most of the time, the ratio is large; where MLP and head are, it is near 1. In decoding
-# the cache is read once a token, like the weights. That gives an estimate by hand: with weights of $W$ bytes and
-# caches of $c$ bytes a token, a step moves $W + cT$ bytes for $T$ tokens in all caches, and
+# Where attention (dark orange) takes most of the time, the ratio is large; where the MLP and the head do, it is near 1.
+# In decoding, each step reads the whole cache once, like the weights. That allows an estimate by hand: with weights of
+# $W$ bytes and $c$ bytes of cache per token, a step moves $W + cT$ bytes when all caches together hold $T$ tokens, and
 #
 # $$\frac{W + c_\text{GQA}\,T}{W + c_\text{GTA}\,T} = 2 \quad\Longrightarrow\quad
 #   T = \frac{W}{c_\text{GQA} - 2\,c_\text{GTA}}.$$
@@ -296,8 +300,8 @@ print(f"2× from T = batch · length = {W / (c_gqa - 2 * c_gta):,.0f} tokens on;
 assert 80_000 < W / (c_gqa - 2 * c_gta) < 83_000
 
 # %% [markdown]
-# And by the roofline with everything in it, over batch and length. Follow the thick contour of 2×. Grey is where one
-# of the two models does not fit into 80 GB.
+# The next figure shows the same ratio, computed with the full roofline, over batch and length. Follow the thick
+# contour, 2×. Grey marks where one of the two models does not fit into 80 GB.
 
 # %%
 found = speed_ups(gta_1b, gqa_1b, h100)
@@ -305,8 +309,8 @@ title = "GQA-1B's time over GTA-1B's, H100"
 plots_costs.speed_up_frontier(found["batches"], found["lengths"], found["ratio"], title)
 
 # %% [markdown]
-# The thick contour as a table. "Never" means that 2× would lie in the grey. The last line should agree with the
-# estimate by hand: batch · length is about the same number in every column.
+# Here is the thick contour as a table. "Never" means that 2× would lie in the grey area. The last line should agree
+# with the estimate by hand: batch · length is about the same number in every column.
 
 # %%
 columns = [found["batches"].index(batch) for batch in (1, 8, 32)]
@@ -320,57 +324,61 @@ assert all(80_000 < tokens < 100_000 for tokens in T)
 # %% [markdown]
 # In words, and only for these two models on this machine:
 #
-# * **Prefill with a fused kernel**: below 2,900 tokens GTA-1B is the slower one, and 2× comes at 90,000. The model was
-#   trained with 2,048.
-# * **Decoding**: 2× from about 90,000 tokens in the cache on, as 32 sequences of 2,900, or one very long text. One
-#   short conversation gains a few per cent.
+# * **Prefill with a fused kernel**: below 2,900 tokens GTA-1B is slower than GQA-1B, and it is twice as fast only from
+#   about 90,000 tokens on. The model was trained with 2,048.
+# * **Decoding**: 2× from about 90,000 tokens in the cache on, either as 32 sequences of 2,900 tokens or as one very
+#   long text. One short conversation gains a few per cent.
 # * **Unfused prefill**, the paper's setting: 2× from 2,900 tokens on.
 #
-# All of this is formula, nothing of it was measured. A roofline knows no start-up of kernels, no half-filled GPU, no
-# Python. [What a CPU really took](../docs/e2e.md) is measured by `gta-ref bench e2e`; more tables are on the page
-# [costs](../docs/costs.md).
+# All of this follows from formulas; none of it was measured. The roofline ignores the time to launch kernels, a GPU
+# that is only half filled, and Python. `gta-ref bench e2e` measures [what a CPU really takes](../docs/e2e.md); the page
+# [costs](../docs/costs.md) has more tables.
 #
 # ## Try it
 #
-# **1. Your own GTA.** What do `Model.parse("gta n_q=10 n_k=2 n_c=1 latent_dim=64")`'s cache and attention cost, beside
-# GTA-1B's? Calculate first, then ask `.structure.cache_elements` and `.structure.attention_macs`.
+# **1. Your own GTA.** How large are the cache and the attention of
+# `Model.parse("gta n_q=10 n_k=2 n_c=1 latent_dim=64")`, compared with GTA-1B's? Calculate first, then look at
+# `.structure.cache_elements` and `.structure.attention_macs`.
 #
 # <details><summary>Answer</summary>
 #
-# $2 \cdot 64 + 64 = 192$ elements, as many as GTA-1B; $10\,(64 + 64) = 1280$ multiply–accumulates, a third more.
-# Twice the maps with half the latent: more to say about *where* to look, less about *what* is there.
+# $2 \cdot 64 + 64 = 192$ elements, as many as GTA-1B; $10\,(64 + 64) = 1280$ multiply–accumulates, a third more. It has
+# twice as many maps, with a latent half as wide: it can express more about *where* to look, and less about *what* is
+# there.
 #
 # </details>
 #
 # **2. Another machine.** Draw the frontier for `hardware.get("rtx3060")`. Its memory is nine times slower and its peak
-# 39 times lower. Will the decoding contours move? And those of prefill?
+# 39 times lower. Will the contours of decoding move? And those of prefill?
 #
 # <details><summary>Answer</summary>
 #
-# Decoding hardly: it is limited by bytes on both machines, and the bandwidth cancels in the ratio. Only the grey comes
-# closer, and at batch 128 the products become limited by the peak. In prefill the RTX 3060 computes slowly
-# relative to its memory, so that writing maps hurts it less: unfused, 2× needs 9,742 tokens instead of 2,896. For the
-# same reason the gate's traffic hurts less, and with a fused kernel GTA-1B is ahead from 431 tokens on.
+# Those of decoding hardly move: decoding is limited by bytes on both machines, and the bandwidth cancels in the ratio.
+# Only the grey area comes closer, and at batch 128 the matrix products become limited by the peak. In prefill, the RTX
+# 3060 computes slowly relative to its memory, so that writing maps costs it relatively less: unfused, 2× needs 9,742
+# tokens instead of 2,896. For the same reason the gate's memory traffic costs relatively less, and with a fused kernel
+# GTA-1B is ahead from 431 tokens on.
 #
 # </details>
 #
-# **3. A cache of 8 bits.** Suppose both models store the cache in 8 bits, and the weights in 16. What happens to the
-# ratio 0.3, and to the length from which decoding is 2×?
+# **3. An 8-bit cache.** Suppose both models store the cache in 8 bits, and the weights in 16. What happens to the ratio
+# 0.3, and to the number of tokens from which decoding is 2× as fast?
 #
 # <details><summary>Answer</summary>
 #
-# 0.3 stays: both caches are halved. But $T = W / (c_\text{GQA} - 2 c_\text{GTA})$ doubles, to about 163,000 tokens:
-# with a cheap cache there is less to save. The limit of 3.33× stays too, only further away.
+# The ratio stays 0.3: both caches are halved. But $T = W / (c_\text{GQA} - 2 c_\text{GTA})$ doubles, to about 163,000
+# tokens: with a cheaper cache there is less to save. The limit of 3.33× stays too, but it is further away.
 #
 # </details>
 #
 # ## Summary
 #
-# * GTA-1B caches 192 elements a token and layer, GQA-1B 640: 0.3, by formula and in bytes held; 3.3 times as many
-#   tokens fit.
-# * Attention has 0.375 of the operations; the whole model 0.96 to 0.44 of them, from 1,024 to 131,072 tokens.
-# * "2×" holds for decoding with some 90,000 tokens in the cache and for unfused prefill from 2,900 tokens; with a fused
-#   kernel prefill gains little at usual lengths.
+# * GTA-1B caches 192 elements per token and layer, GQA-1B 640. The ratio is 0.3, by formula and in bytes really held;
+#   3.3 times as many tokens fit.
+# * GTA-1B's attention needs 0.375 of GQA-1B's operations; its whole prefill needs 0.96 of them at 1,024 tokens and 0.44
+#   at 131,072.
+# * "2×" holds for decoding with about 90,000 tokens or more in the cache and for unfused prefill from 2,900 tokens on.
+#   With a fused kernel, prefill gains little at usual lengths.
 #
 # [previous: latent values and the gate](02_latent_values_and_the_gate.ipynb) |
 # [next: backward by hand](04_backward_by_hand.ipynb)

@@ -13,11 +13,11 @@
 # %% [markdown]
 # # 4. Backward by hand
 #
-# Afterwards you will know
+# By the end you will know
 #
 # - every gradient of a GTA layer, from its derivation to the line of NumPy that computes it;
 # - how to check a gradient so that a wrong one cannot pass, and why `loss = y.sum()` is no check;
-# - what a layer keeps for its backward, in bytes, with the map in memory and without it.
+# - how many bytes a layer keeps for its backward, with the map in memory and without it.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
 # ten minutes to read, some seconds to run.
@@ -43,16 +43,15 @@ from gta_ref.verify.gradcheck import directional_error, elementwise_error
 rng = np.random.default_rng(4)
 
 # %% [markdown]
-# ## 1. The way there and back
+# ## 1. Forward and backward
 #
-# A small layer, in float64, whose sizes all differ, so that a shape tells what an array is: 16 output heads share
-# `n_q` = 4 maps; the maps share `n_k` = 2 key heads and `n_c` = 1 latent head. The decoder has the released code's
-# residual with e = 2 copies.
+# Here is a small layer in float64. Its 16 output heads share `n_q` = 4 maps; the maps share `n_k` = 2 key heads and
+# `n_c` = 1 latent head. The decoder has the released code's residual with e = 2 copies.
 
 # %%
 config = gta.Config(64, n_heads=16, head_dim=4, n_q=4, n_k=2, n_c=1, latent_dim=8, decoder_residual=True)
 params = gta.init(config, rng, "float64")
-for name in ("b_q", "b_k", "b_c", "b_g"):  # biases of 0 would hide a forgotten one
+for name in ("b_q", "b_k", "b_c", "b_g"):  # with zero biases, a forgotten bias would go unnoticed
     params[name] = 0.1 * rng.standard_normal(params[name].shape)
 X = rng.standard_normal((2, 6, 64))  # (B, N, H)
 
@@ -61,14 +60,15 @@ Y, saved = gta.forward(params, X, config, trace=stages)
 print(" → ".join(stages))
 
 # %% [markdown]
-# The loss $L$ is a number that somebody computes from $Y$. The backward never sees it: it is given $\mathrm{d}Y =
-# \partial L/\partial Y$, an array in the shape of $Y$, and returns $\mathrm{d}X$ and a gradient for every parameter.
-# In general $\mathrm{d}M$ has the shape of $M$ and says by how much $L$ grows for each element of $M$ that grows by
-# one.
+# The loss $L$ is a number that is computed from $Y$ later, outside the layer. The backward never sees it: it is given
+# $\mathrm{d}Y = \partial L/\partial Y$, an array in the shape of $Y$, and returns $\mathrm{d}X$ and a gradient for
+# every parameter. In general $\mathrm{d}M$ has the shape of $M$, and each element of it says how fast $L$ grows with
+# that element of $M$.
 #
-# Look at the picture in columns: the gradient of a stage (below) comes from those of its readers to the right, and
-# needs arrays that the forward computed. These are filled in the upper half (the gate's input is kept with the gate).
-# Every linear map also leaves the gradient of its weights on the way.
+# The figure shows the forward above and the backward below; read it column by column. The gradient of a stage comes
+# from the gradients of its readers, to the right of it, and needs arrays that the forward computed. These arrays are
+# the filled boxes of the upper half (the gate's input is kept with the gate). Every linear map also yields the gradient
+# of its weights.
 
 # %%
 plots_backward.data_flow({"x": X.shape} | {name: a.shape for name, a in stages.items()})
@@ -76,8 +76,8 @@ plots_backward.data_flow({"x": X.shape} | {name: a.shape for name, a in stages.i
 # %% [markdown]
 # The rest of this notebook fills in the lower half, from simple to hard. One rule will come back four times:
 #
-# > **What is read several times gets the sum of its readers' gradients.** Reading is copying, and copying,
-# > transposed, is adding.
+# > **What is read several times gets the sum of its readers' gradients.** Reading is copying, and the transpose of
+# > copying is adding.
 
 # %% [markdown]
 # ## 2. Linear
@@ -87,8 +87,8 @@ plots_backward.data_flow({"x": X.shape} | {name: a.shape for name, a in stages.i
 # $$\mathrm{d}x_{ti} = \sum_j \mathrm{d}y_{tj}\, W_{ij} \qquad
 # \mathrm{d}W_{ij} = \sum_t x_{ti}\, \mathrm{d}y_{tj} \qquad \mathrm{d}b_j = \sum_t \mathrm{d}y_{tj}$$
 #
-# or $\mathrm{d}x = \mathrm{d}y\,W^\top$, $\mathrm{d}W = x^\top \mathrm{d}y$. Nothing else would have the right
-# shapes.
+# or $\mathrm{d}x = \mathrm{d}y\,W^\top$, $\mathrm{d}W = x^\top \mathrm{d}y$. No other product of these arrays would
+# have the right shape.
 
 
 # %%
@@ -102,22 +102,22 @@ y, kept = ops.linear_forward(x, W, b)
 dy = rng.standard_normal(y.shape)
 for mine, theirs in zip(linear_backward(dy, x, W), ops.linear_backward(dy, kept), strict=True):
     np.testing.assert_allclose(mine, theirs, rtol=1e-12)
-print("the library's, to rounding")
+print("equal to the library's gradients, up to rounding")
 
 # %% [markdown]
 # ## 3. How to check a gradient
 #
-# Two people can make the same mistake, so we ask the forward itself. Choose a random $\mathrm{d}Y$, call $L = \sum
-# \mathrm{d}Y \odot Y$ the loss, move the inputs by $\pm h$ and $\pm 2h$, and compare. `elementwise_error` moves one
-# element at a time; `directional_error` moves all of them along one random direction, which costs four runs at any
-# size.
+# Two people can make the same mistake, so we ask the forward itself. Choose a random $\mathrm{d}Y$ (a *cotangent*),
+# call $L = \sum \mathrm{d}Y \odot Y$ the loss, move the inputs by $\pm h$ and $\pm 2h$, and compare the change of $L$
+# with what the gradient predicts. `elementwise_error` moves one element at a time; `directional_error` moves all of
+# them along one random direction, which takes four runs of the forward at any size.
 
 # %%
 inputs = {"x": x, "w": W, "b": b}
 
 
 def report(errors):
-    """Print errors by name; none may pass what we take for right."""
+    """Print the errors by name, and stop if one is larger than a right gradient's can be."""
     print("   ".join(f"{name}: {error:.0e}" for name, error in errors.items()))
     assert max(errors.values()) < 1e-7
 
@@ -132,9 +132,10 @@ report(elementwise_error(linear, inputs, dy, grads))
 report({"along a direction": directional_error(linear, inputs, dy, grads, rng)})
 
 # %% [markdown]
-# How small is small enough? Halve the step and a right gradient's error falls like $h^4$, until rounding takes over.
-# A wrong gradient's error stays where it is. Look for the valley (right) and the plateau (wrong: the bias's gradient
-# as a mean over the tokens instead of a sum; the gate's slope taken at the wrong place).
+# How small is small enough? As the step shrinks, the error of a right gradient falls like $h^4$, until rounding takes
+# over. The error of a wrong gradient stays where it is. Look for the valley (the right gradient) and the two plateaus
+# (wrong ones: a gate's slope taken at the wrong place, and a bias's gradient that is a mean over the tokens instead of
+# a sum).
 
 # %%
 a = rng.standard_normal((6, 8))
@@ -142,8 +143,8 @@ g, kept = ops.gate_forward(a, "sigmoid")
 dg = rng.standard_normal(a.shape)
 claims = {
     "gate: right": {"a": ops.gate_backward(dg, kept)},
-    "gate: σ(1 − σ) of σ instead of a": {"a": ops.gate_backward(dg, (g, "sigmoid"))},
-    "linear, right but db a mean": grads | {"b": dy.mean(axis=0)},
+    "gate: slope taken at σ(a), not at a": {"a": ops.gate_backward(dg, (g, "sigmoid"))},
+    "linear: db is a mean, not a sum": grads | {"b": dy.mean(axis=0)},
 }
 functions = [lambda arrays: ops.gate_forward(arrays["a"])[0]] * 2 + [linear]
 steps = np.logspace(-6, 0, 13)
@@ -156,30 +157,30 @@ for (name, claim), function in zip(claims.items(), functions, strict=True):
 plots_backward.step_sizes(steps, errors)
 
 # %% [markdown]
-# So `report` takes a gradient for right if its error is below $10^{-7}$: far above the valley's floor, far below any
-# plateau.
+# So `report` accepts a gradient if its error is below $10^{-7}$: far above the valley's floor, far below any plateau.
 #
 # ## 4. Softmax
 #
-# One row of the map is $A_j = e^{S_j} / \sum_l e^{S_l}$. Differentiate: the numerator gives $A_j$ where $j = l$, the
-# denominator $-A_j A_l$ everywhere.
+# One row of the map is $A_j = e^{S_j} / \sum_l e^{S_l}$. Differentiate: the numerator contributes $A_j$ where $j = l$,
+# the denominator $-A_j A_l$ everywhere.
 #
 # $$\frac{\partial A_j}{\partial S_l} = A_j(\delta_{jl} - A_l), \qquad J = \operatorname{diag}(A) - A A^\top$$
 #
-# Look at the last line of the picture: each column sums to 0. Weight that one key gains, the others lose.
+# Look at the last row of the figure: each column sums to 0. The weight that one key gains is lost by the others.
 
 # %%
 row = ops.softmax_forward(np.array([1.2, 0.1, -0.6, 1.9, 0.3]))[0]
 plots_backward.softmax_jacobian(row)
 
 # %% [markdown]
-# Nobody builds $J$, N × N numbers for each row. Put it into the chain rule and the row collapses to one number $D$:
+# $J$ has N × N numbers for each row of the map, but it need not be built. Put it into the chain rule, and all that a
+# row needs is one number, $D$:
 #
 # $$\mathrm{d}S_l = \sum_j \mathrm{d}A_j\, A_j(\delta_{jl} - A_l) = A_l\,(\mathrm{d}A_l - D), \qquad
 # D = \sum_j A_j\, \mathrm{d}A_j = \operatorname{rowsum}(A \odot \mathrm{d}A)$$
 #
-# (Papers on fused kernels call the map $P$.) $D$ is the mean of $\mathrm{d}A$ under the row's own weights: a score
-# grows in importance if its key is worth more than that mean.
+# (Papers on fused kernels call the map $P$.) $D$ is the mean of $\mathrm{d}A$ under the row's own weights:
+# $\mathrm{d}S_l$ is positive if $\mathrm{d}A_l$ is above that mean, and negative if it is below.
 
 
 # %%
@@ -204,13 +205,13 @@ report(elementwise_error(lambda arrays: ops.softmax_forward(arrays["s"])[0], {"s
 # ## 5. Why `.sum()` is no check
 #
 # `loss = y.sum()` means $\mathrm{d}A = 1$ everywhere. A row of the map sums to 1 whatever the scores are, so the true
-# gradient is 0, and every backward that returns 0 for equal $\mathrm{d}A$ passes. Here are four wrong ones. Look at
-# the columns: ones accept all four, a random $\mathrm{d}A$ none.
+# gradient is 0, and any backward that returns 0 for a constant $\mathrm{d}A$ passes the check. Here are four wrong
+# ones. Compare the columns: with ones all four pass, with a random $\mathrm{d}A$ none does.
 
 # %%
 wrong = {
     "always 0": lambda dA, A: 0 * A,
-    "D by plain mean": lambda dA, A: A * (dA - dA.mean(-1, keepdims=True)),
+    "D as a plain mean": lambda dA, A: A * (dA - dA.mean(-1, keepdims=True)),
     "factor A forgotten": lambda dA, A: dA - (A * dA).sum(-1, keepdims=True),
     "twice as large": lambda dA, A: 2 * softmax_backward(dA, A),
     "(the right one)": softmax_backward,
@@ -225,24 +226,24 @@ for name, backward in wrong.items():
 assert max(with_ones.values()) < 1e-14
 
 # %% [markdown]
-# **Try it.** Is `loss = (y ** 2).sum()` any better for a softmax? Predict before you run: put `2 * A` in the place of
-# `np.ones_like(A)`.
+# **Try it.** Is `loss = (y ** 2).sum()` any better for a softmax? Predict before you run: replace `np.ones_like(A)` by
+# `2 * A`.
 #
 # <details><summary>Answer</summary>
 #
-# Much better here (the last assertion, which expects a blind check, stops): dA = 2A differs within each row, and all
-# four are found. But it is no random direction. Where all weights of a row are equal (a model at initialisation is
-# close to that) dA is constant again and the check is as blind as before. A random cotangent costs nothing and has no
-# such blind spot.
+# Much better here (the last assertion, which expects a blind check, fails): dA = 2A differs within each row, and all
+# four mistakes are found. But 2A is not a random direction. If all weights of a row are equal (a model at
+# initialisation is close to that), dA is constant again and the check is as blind as before. A random cotangent costs
+# nothing and has no such blind spot.
 #
 # </details>
 
 # %% [markdown]
 # ## 6. The attention core
 #
-# For map $m$ with key head $k(m)$ and latent head $c(m)$, and $s = 1/\sqrt{d_h}$: $S_m = s\,Q_m K_{k(m)}^\top$, $A_m
-# = \operatorname{softmax}(S_m)$, $Z_m = A_m C_{c(m)}$. Backwards, each line is a linear map's or the softmax's
-# backward:
+# For map $m$ with key head $k(m)$ and latent head $c(m)$, and $s = 1/\sqrt{d_h}$: $S_m = s\,Q_m K_{k(m)}^\top$,
+# $A_m = \operatorname{softmax}(S_m)$, $Z_m = A_m C_{c(m)}$. Going backwards, each line is the backward of a linear map
+# or of the softmax:
 #
 # $$\mathrm{d}A_m = \mathrm{d}Z_m\, C_{c(m)}^\top \qquad \mathrm{d}S_m = A_m \odot (\mathrm{d}A_m - D_m) \qquad
 # \mathrm{d}Q_m = s\; \mathrm{d}S_m\, K_{k(m)}$$
@@ -292,8 +293,8 @@ report(elementwise_error(core_of, qkc, dZ, dict(zip(qkc, mine, strict=True))))
 
 # %% [markdown]
 # The mask needs no line of its own. Where a query may not look, $A = 0$, and $\mathrm{d}S = A \odot (\dots)$ is 0 as
-# well; a query that sees nothing has a row of zeros and passes nothing on. Here the first token of sequence 1 is
-# padding:
+# well. A query that sees nothing has a row of zeros, and no gradient passes through it. Here the first token of
+# sequence 1 is padding:
 
 # %%
 padded = Mask(k_start=np.array([0, 1]))
@@ -308,9 +309,9 @@ assert not any(d[1, :, 0].any() for d in (dQ, dK, dC))
 #
 # <details><summary>Answer</summary>
 #
-# The comparison of dK; dQ and dC pass. No element of dK is right: each key head keeps the contribution of its last
-# map (1 and 3) and loses the other's. In training the loss would still fall, only more slowly. That is why sharing
-# needs a check of gradients and not only a loss curve.
+# The comparison of dK; dQ and dC are still right. No element of dK is: each key head keeps the contribution of its last
+# map (1 and 3) and loses the other's. In training the loss would most likely still fall, only more slowly. That is why
+# sharing needs a gradient check, and not only a loss curve.
 #
 # </details>
 
@@ -322,21 +323,21 @@ assert not any(d[1, :, 0].any() for d in (dQ, dK, dC))
 # $$D_t = \sum_j A_{tj} \sum_l \mathrm{d}Z_{tl}\, C_{jl}
 # = \sum_l \mathrm{d}Z_{tl} \sum_j A_{tj}\, C_{jl} = \sum_l \mathrm{d}Z_{tl}\, Z_{tl}$$
 #
-# So $D = \operatorname{rowsum}(\mathrm{d}Z \odot Z)$. With this and the lse of each row, a fused kernel makes $A$ and
-# $\mathrm{d}S$ again one tile at a time and never needs the row at once.
+# So $D = \operatorname{rowsum}(\mathrm{d}Z \odot Z)$. With this and each row's lse (the logarithm of its sum of
+# exponentials), a fused kernel recomputes $A$ and $\mathrm{d}S$ one tile at a time and never needs a whole row at once.
 
 # %%
 from_map = (A * (dZ @ np.repeat(C, 4, axis=1).mT)).sum(axis=-1)
 from_z = (dZ * Z).sum(axis=-1)
-print(f"largest difference: {np.abs(from_map - from_z).max():.0e} of {np.abs(from_z).max():.1f}")
+print(f"largest difference: {np.abs(from_map - from_z).max():.0e}; largest D: {np.abs(from_z).max():.1f}")
 np.testing.assert_allclose(from_map, from_z, atol=1e-13)
 
 # %% [markdown]
-# ## 7. RoPE: turn back
+# ## 7. RoPE: rotate back
 #
-# RoPE turns each pair of features, read as the complex number $a + \mathrm{i}b$, by an angle that depends on the
+# RoPE rotates each pair of features, read as the complex number $a + \mathrm{i}b$, by an angle that depends on the
 # position: a multiplication by $e^{\mathrm{i}\theta}$. A rotation's transpose is its inverse, so the gradient is
-# turned by $-\theta$. There is nothing to save but the angles.
+# rotated by $-\theta$. Only the angles have to be saved.
 
 # %%
 cos, sin = ops.rope_angles(np.arange(6), d=4)  # (N, d_h/2) each
@@ -344,7 +345,7 @@ turned, kept = ops.rope_forward(stages["q_proj"], cos, sin)
 np.testing.assert_allclose(turned, Q)
 
 dQ = rng.standard_normal(Q.shape)
-pairs = dQ[..., :2] + 1j * dQ[..., 2:]  # "half" pairing: feature t goes with t + d/2
+pairs = dQ[..., :2] + 1j * dQ[..., 2:]  # "half" pairing: feature t is paired with t + d/2
 back = pairs * np.conj(cos + 1j * sin)
 back = np.concatenate([back.real, back.imag], axis=-1)
 np.testing.assert_allclose(back, ops.rope_backward(dQ, kept), atol=1e-15)
@@ -360,7 +361,7 @@ report(elementwise_error(rope, {"q": stages["q_proj"]}, dQ, {"q": back}))
 # %% [markdown]
 # ## 8. The gate
 #
-# $O = U \odot G$ with $G = \sigma(a)$, $a = X W_G + b_G$. The product rule, and $\sigma' = \sigma(1 - \sigma)$:
+# $O = U \odot G$ with $G = \sigma(a)$, $a = X W_G + b_G$. From the product rule and $\sigma' = \sigma(1 - \sigma)$:
 #
 # $$\mathrm{d}U = \mathrm{d}O \odot G \qquad \mathrm{d}G = \mathrm{d}O \odot U \qquad
 # \mathrm{d}a = \mathrm{d}G \odot G \odot (1 - G)$$
@@ -385,15 +386,15 @@ print(f"slopes from {(G * (1 - G)).min():.2f} to {(G * (1 - G)).max():.2f}")
 # %% [markdown]
 # ## 9. The decoder
 #
-# Map $m$ serves n_h/n_q heads, whose decoders stand side by side in $W_{P,m}$ (d_l × width). The released code adds
-# e = width / d_l copies of $Z_m$:
+# Map $m$ serves n_h/n_q heads, whose decoders are side by side in $W_{P,m}$ (d_l × width). The released code adds e =
+# width / d_l copies of $Z_m$:
 #
 # $$U_m = Z_m W_{P,m} + [Z_m \dots Z_m] \qquad\Rightarrow\qquad \mathrm{d}Z_m = \mathrm{d}U_m W_{P,m}^\top +
 # \sum_{r=1}^{e} \mathrm{d}U_m^{(r)}, \qquad \mathrm{d}W_{P,m} = Z_m^\top\, \mathrm{d}U_m$$
 #
-# where $\mathrm{d}U_m^{(r)}$ is the $r$-th slice of d_l columns: $Z_m$ was copied e times, so the slices are added.
-# The heads that share the map are summed too, inside the product: $\mathrm{d}U_m W_{P,m}^\top = \sum_i \mathrm{d}U_i
-# W_{P,i}^\top$.
+# where $\mathrm{d}U_m^{(r)}$ is the $r$-th slice of d_l columns: $Z_m$ was copied e times, so the slices are added. The
+# heads that share the map are summed too, inside the product:
+# $\mathrm{d}U_m W_{P,m}^\top = \sum_i \mathrm{d}U_i W_{P,i}^\top$.
 
 
 # %%
@@ -415,7 +416,8 @@ for mine, theirs in zip(decoder_backward(dU, Z, W_P, True), ops.decoder_backward
     np.testing.assert_allclose(mine, theirs, atol=1e-13)
 
 # %% [markdown]
-# Now with finite differences, and once more without the copies: the error is large, but only $\mathrm{d}Z$ shows it.
+# Now we check it with finite differences, and then check the version that forgets the copies: its error is large, but
+# only $\mathrm{d}Z$ shows it.
 
 
 # %%
@@ -435,8 +437,8 @@ assert without["z"] > 0.1
 # %% [markdown]
 # ## 10. The whole chain
 #
-# Now from $\mathrm{d}Y$ to $\mathrm{d}X$, with our own functions and the names of `gta.backward`'s trace. First the
-# end of the layer: $W_O$, gate, decoder.
+# Now we go from $\mathrm{d}Y$ to $\mathrm{d}X$, with our own functions and the names that `gta.backward` uses in its
+# trace. First the end of the layer: $W_O$, gate, decoder.
 
 
 # %%
@@ -459,7 +461,7 @@ print({name: x.shape for name, x in d.items()})
 # Then the core and RoPE.
 
 # %%
-per_map = np.repeat(C, config.n_q // config.n_c, axis=1)  # the C of every map
+per_map = np.repeat(C, config.n_q // config.n_c, axis=1)  # the C that each map reads
 d["d_map"] = d["d_z"] @ per_map.mT
 d["d_scores"] = softmax_backward(d["d_map"], A)
 d["d_q"], d["d_k"], d["d_c"] = core_backward(d["d_z"], Q, K, C, A, config.scale)
@@ -468,7 +470,7 @@ d["d_k_proj"] = ops.rope_backward(d["d_k"], (cos, sin, "half"))
 print({name: d[name].shape for name in ("d_map", "d_scores", "d_q", "d_k", "d_c")})
 
 # %% [markdown]
-# $X$ has four readers: the projections to Q, K, C and to the gate. So $\mathrm{d}X$ is the sum of four terms.
+# $X$ has four readers: the projections to Q, K and C, and the gate. So $\mathrm{d}X$ is the sum of four terms.
 
 # %%
 d_gate_input = d["d_gate"] * G * (1 - G)
@@ -496,7 +498,8 @@ print(f"{len(pairs) + 1} arrays, largest relative difference {worst:.0e}")
 assert worst < 1e-12
 
 # %% [markdown]
-# Two gradients that agree could both be wrong. The last word has the forward: each parameter and X, one at a time.
+# Two gradients that agree could both be wrong. So the forward has the last word: we move each parameter, and X, one at
+# a time.
 
 # %%
 everything = {**params, "x": X}
@@ -504,7 +507,7 @@ claim = {**grads, "x": dX}
 
 
 def layer(some):
-    """Y where some of X and the parameters have moved."""
+    """Y after some of X and the parameters have moved."""
     arrays = everything | some
     return gta.forward({n: arrays[n] for n in params}, arrays["x"], config, need_saved=False)[0]
 
@@ -523,18 +526,19 @@ report({n: directional_error(layer, {n: a}, dY, claim, rng) for n, a in everythi
 #
 # <details><summary>Answer</summary>
 #
-# 0, to rounding. A bias on the keys adds the same number $Q_t \cdot b_k$ to all scores of a row, and a softmax does
-# not notice. RoPE turns the bias by each key's position, so that it does matter.
+# 0, up to rounding. A bias on the keys adds the same number $Q_t \cdot b_k$ to all scores of a row, and a softmax does
+# not notice. RoPE rotates the bias by each key's position, so with RoPE it does matter.
 #
 # </details>
 
 # %% [markdown]
 # ## 11. What is kept, and how many bytes
 #
-# The filled boxes of the picture wait in memory until the backward comes. All of them grow with N but one: the map
-# has $n_q N^2$ elements. The definition keeps it. A fused engine keeps $Z$ (which the decoder keeps anyway) and for
-# each row what the softmax subtracted and divided by, and makes the map again. Count it for a layer of GTA-1B,
-# float32, in arrays that `saved` really holds:
+# The arrays in the figure's filled boxes stay in memory until the backward runs. All of them grow in proportion to N,
+# except one: the map has $n_q N^2$ elements. The definition (the engine "reference") keeps it. A fused engine keeps $Z$
+# (which the decoder keeps anyway) and, for each row, the two numbers that the softmax subtracted and divided by, and
+# recomputes the map from them. Let us count the bytes for a layer of GTA-1B in float32, in the arrays that `saved`
+# really holds:
 
 # %%
 big = gta.Config.preset("gta-1b")
@@ -551,18 +555,18 @@ def arrays_in(x):
 
 
 def held(length, engine):
-    """Bytes held between forward and backward, each memory once, without parameters."""
+    """Bytes held between forward and backward, each array counted once, without parameters."""
     x = rng.standard_normal((1, length, big.hidden_size), np.float32)
     owners = {id(a): a for a in arrays_in(gta.forward(big_params, x, big, engine=engine)[1])}
     return sum(a.nbytes for i, a in owners.items() if i not in {id(p) for p in big_params.values()})
 
 
 # %% [markdown]
-# Look at the slopes: on these axes N² is twice as steep as N. Lines are the cost model's formula, points are
-# measured. (The engine "numba" compiles for some seconds when it is used for the first time on a machine.)
+# Look at the slopes: on these axes N² is twice as steep as N. Lines are the cost model's formula, points are measured.
+# (The engine "numba" compiles for some seconds when it is first used on a machine.)
 
 # %%
-engines = {"the definition (map kept)": "reference", "fused (map made again)": "numba"}
+engines = {"the definition (map kept)": "reference", "fused (map recomputed)": "numba"}
 measured = {name: {n: held(n, engine) for n in (128, 256, 512, 1024)} for name, engine in engines.items()}
 lengths = [2**i for i in range(7, 16)]
 structure = gta.structure(big)
@@ -573,7 +577,7 @@ formula = {
 plots_backward.kept_for_backward(lengths, formula, measured)
 
 # %% [markdown]
-# And where the bytes are, at N = 4096:
+# And this is where the bytes are, at N = 4096:
 
 # %%
 n = 4096
@@ -587,8 +591,8 @@ for name, engine in engines.items():
     assert abs(off) < 0.02
 
 # %% [markdown]
-# The small surplus: the formula leaves out RoPE's tables of cos and sin, and the CPU engine keeps two numbers a row
-# where one lse would do.
+# The small surplus has two causes: the formula leaves out RoPE's tables of cos and sin, and the CPU engine keeps two
+# numbers per row where one lse would be enough.
 #
 # ## Summary
 #
@@ -596,7 +600,7 @@ for name, engine in engines.items():
 #   several times (biases, key and latent heads, copies, X) gets a sum.
 # - A random cotangent and finite differences in float64 find a wrong gradient; `.sum()` on a softmax finds none.
 # - The map is the only thing kept that grows with N²; $D = \operatorname{rowsum}(\mathrm{d}Z \odot Z)$ and the rows'
-#   lse replace it. How a forward gets by without the map is the next notebook.
+#   lse replace it. The next notebook shows how a forward does without the map.
 #
 # [previous: cache accounting](03_cache_accounting.ipynb) |
 # [next: online softmax and tiles](05_online_softmax_and_tiles.ipynb)

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # 5. Online softmax and tiles
 #
-# Afterwards you will know
+# By the end you will know
 #
-# - how attention is computed without ever holding its map: a running maximum, a running sum, and an output that
-#   shrinks;
-# - how two partial results are merged, which tiles a causal mask skips, and what this does to memory;
-# - which numbers break a careless version: rows that see nothing, huge scores, NaN in unused slots.
+# - how attention is computed without ever holding its map, by keeping a running maximum, a running sum, and an output
+#   that is rescaled as the maximum grows;
+# - how two partial results are merged, which tiles a causal mask lets us skip, and how much memory this saves;
+# - which inputs break a careless version: rows that see nothing, huge scores, and NaN in unused slots.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network;
 # about ten minutes to read, half a minute to run.
@@ -46,39 +46,39 @@ rng = np.random.default_rng(5)
 np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
-# ## 1. A map is big
+# ## 1. Maps are large
 #
-# One layer of GTA-1B has five maps, $N^2$ numbers each. Everything else that the attention core reads and writes
-# (q, k, c, z, lse) grows with $N$. In float32:
+# One layer of GTA-1B has five maps of $N^2$ numbers each. Everything else that the attention core reads and writes (q,
+# k, c, z, lse) grows in proportion to $N$. In float32:
 
 # %%
 for N in (2048, 8192, 32768, 131072):
     maps, rest = 5 * N * N * 4, N * (5 * 64 + 64 + 128 + 5 * 128 + 5) * 4
-    print(f"N = {N:7,}: maps {maps / 1e9:8.2f} GB, all the rest {rest / 1e9:6.3f} GB")
+    print(f"N = {N:7,}: maps {maps / 1e9:8.2f} GB, everything else {rest / 1e9:6.3f} GB")
 
 # %% [markdown]
-# The map is not even wanted: only $Z = A\,C$ is. What stands in the way is the softmax. Each weight
-# $A_j = e^{S_j} / \sum_l e^{S_l}$ needs the sum of its whole row, and because $e^{S}$ overflows (in float32 from
-# $S = 89$ on) also the largest score $m$ of the whole row, as everybody computes $e^{S_j - m} / \sum_l e^{S_l - m}$.
+# We do not even need the map itself, only $Z = A\,C$. What makes the map hard to avoid is the softmax: each weight $A_j
+# = e^{S_j} / \sum_l e^{S_l}$ needs the sum of its whole row. It also needs the largest score $m$ of the row: $e^{S}$
+# overflows in float32 from $S = 89$ on, so implementations compute $e^{S_j - m} / \sum_l e^{S_l - m}$ instead.
 #
-# ## 2. The row, a part at a time
+# ## 2. One row, tile by tile
 #
-# Suppose we have read some of the scores and know their maximum $m$ and their sum $\ell = \sum_l e^{S_l - m}$. A tile
-# with more scores $S$ comes. If its largest is above $m$, all we have summed was in too large a unit; it is converted
-# by one factor:
+# Suppose we have read some of the scores and know their maximum $m$ and their sum $\ell = \sum_l e^{S_l - m}$. Now a
+# tile with more scores $S$ arrives. If its largest score is above $m$, the sum so far is in the wrong unit, $e^m$
+# instead of $e^{m'}$, and one factor converts it:
 #
 # $$m' = \max(m, \max_j S_j) \qquad \ell' = e^{m - m'}\,\ell + \sum_j e^{S_j - m'}$$
 #
-# Look at the lower half: when the orange tile brings a new maximum, the blue part shrinks to a fifth. No score is
-# read twice.
+# In the lower half of the figure, the orange tile brings a new maximum and the blue part shrinks to about a fifth. No
+# score is read twice.
 
 # %%
 row = np.array([0.4, 1.1, -0.3, 0.8, 0.2, 2.6, 1.9, 0.5, 0.1, 1.2, -0.4, 0.9, 2.2, 3.4, 0.6, 1.5])
 plots_tiles.one_row(row, tile=4)
 
 # %% [markdown]
-# The output is a sum with the same weights, so it shrinks by the same factor: $O' = e^{m - m'}\, O + \sum_j e^{S_j -
-# m'} V_j$. In the end $z = O / \ell$. For several rows at once:
+# The output $O$ is a sum with the same weights, so the same factor rescales it: $O' = e^{m - m'}\, O + \sum_j e^{S_j -
+# m'} V_j$. At the end, $z = O / \ell$. Here is one step of this for several rows at once:
 
 
 # %%
@@ -90,31 +90,32 @@ def update(m, total, O, S, V):
     return m_new, shrink * total + P.sum(axis=1), shrink[:, None] * O + P @ V
 
 
-state = np.array([-np.inf]), np.zeros(1), np.zeros((1, 2))  # e^(−∞ − m) = 0: the start leaves no trace
+state = np.array([-np.inf]), np.zeros(1), np.zeros((1, 2))  # e^(−∞ − m) = 0: the initial state adds nothing
 V = rng.standard_normal((16, 2))
 for j in range(0, 16, 4):
     state = update(*state, row[None, j : j + 4], V[j : j + 4])
 m, total, O = state
 A = np.exp(row) / np.exp(row).sum()
-print("a tile at a time:", (O / total[:, None])[0], "  at once:", A @ V)
+print("tile by tile:", (O / total[:, None])[0], "  all at once:", A @ V)
 np.testing.assert_allclose((O / total[:, None])[0], A @ V)
 
 # %% [markdown]
-# **Try it.** Forget the factor at O, but keep it at ℓ (`1 * O + P @ V`). Which rows of an attention layer are still
-# right? And does it help if the scores are small?
+# **Try it.** Leave out the factor on O but keep it on ℓ (`1 * O + P @ V`). Which rows of an attention layer are still
+# right? Would small scores hide the error?
 #
 # <details><summary>Answer</summary>
 #
-# Those whose maximum lies in their first tile: they never shrink. With small scores all factors are near 1 and the
-# error is small but there; a test with random numbers of size 0.01 and a loose tolerance passes. This is why the
-# kit's cases also have large scores.
+# The rows whose maximum lies in their first tile, because they are never rescaled. With small scores all factors are
+# close to 1, so the error is small but still present, and a test with random numbers of size 0.01 and a loose tolerance
+# passes. This is why the verification kit's cases include large scores.
 #
 # </details>
 #
 # ## 3. Tiles of queries and keys
 #
-# Two loops: over tiles of queries, whose state lives as long as the inner loop, and over tiles of keys. A causal mask
-# makes the inner loop end at the diagonal. `record` notes every step for the pictures below.
+# There are two loops: the outer one runs over tiles of queries, the inner one over tiles of keys. The state (m, ℓ, O)
+# of a tile of queries is kept only as long as its inner loop runs. A causal mask makes the inner loop end at the
+# diagonal. `record` stores every step for the figures below.
 
 
 # %%
@@ -125,7 +126,7 @@ def attention_in_tiles(Q, K, V, tile, record=None):
     for i in range(0, N, tile):
         rows = np.arange(i, min(i + tile, N))
         state = np.full(len(rows), -np.inf), np.zeros(len(rows)), np.zeros((len(rows), V.shape[1]))
-        for j in range(0, rows[-1] + 1, tile):  # what lies right of the diagonal is not looked at
+        for j in range(0, rows[-1] + 1, tile):  # tiles right of the diagonal are skipped
             keys = np.arange(j, min(j + tile, N))
             S = Q[rows] @ K[keys].T / np.sqrt(Q.shape[1])
             S = np.where(keys <= rows[:, None], S, -np.inf)
@@ -138,11 +139,12 @@ def attention_in_tiles(Q, K, V, tile, record=None):
 
 
 # %% [markdown]
-# Compare with the definition. The size of a tile must not matter, nor that the last one is smaller.
+# Compare the result with the definition. The tile size must not change it, even if the last tile is smaller than the
+# others.
 
 # %%
 Q, K, V = (rng.standard_normal((24, d)) for d in (8, 8, 6))
-Q *= 2  # scores that differ
+Q *= 2  # so that the scores differ more
 want, want_lse, _ = attention_forward(*(x[None, None] for x in (Q, K, V)), engine="reference")
 for tile in (1, 5, 6, 24):
     Z, lse = attention_in_tiles(Q, K, V, tile)
@@ -151,9 +153,9 @@ for tile in (1, 5, 6, 24):
     np.testing.assert_allclose(Z, want[0, 0], atol=1e-13)
 
 # %% [markdown]
-# Here is one moment of it. Look from left to right: the tile of scores that is in memory; each row's running maximum,
-# with an arrow where it moved; the running sum, dark what is left of the old one and light what the tile added; the
-# output so far, which is not yet that of the finished rows.
+# Here is one step of the loop. From left to right, the panels show the tile of scores that is in memory; each row's
+# running maximum, with an arrow where it moved; the running sum, with what is left of the old sum in dark blue and what
+# the tile added in light blue; the output so far, which is not yet z; and z of the queries that are finished.
 
 # %%
 steps = []
@@ -161,7 +163,8 @@ attention_in_tiles(Q, K, V, tile=6, record=steps)
 plots_online.picture(steps, 18)
 
 # %% [markdown]
-# And all moments: press ▶, or step with the slider. (The frames are inside the page; no kernel is needed.)
+# And here are all the steps: press ▶, or use the slider. (The frames are stored in the page, so no running kernel is
+# needed.)
 
 # %%
 player = plots_online.animation(steps)
@@ -171,9 +174,9 @@ HTML(player)
 # %% [markdown]
 # ### Which tiles are skipped
 #
-# A tile in which no query sees any key is never computed: for a causal map nearly half of them. A tile that all its
-# queries see needs no mask. Only the tiles on an edge are computed and then masked inside. The same rule serves
-# decoding in chunks (the last queries of a longer text) and padding.
+# A tile in which no query sees any key is never computed; in a causal map this is nearly half of all tiles. A tile in
+# which every query sees every key needs no mask. Only tiles that the edge of the mask crosses are computed and then
+# masked inside. The same rule covers decoding in chunks (the last queries of a longer text) and padding.
 
 # %%
 n = 64
@@ -185,24 +188,27 @@ cases = {
 plots_tiles.tile_grid(cases, tile=8)
 
 # %% [markdown]
-# With T tiles along each side, T(T + 1)/2 of T² are left:
+# With T tiles along each side, T(T + 1)/2 of the T² tiles are computed:
 
 # %%
 for tile in (8, 4, 2, 1):
     visible = cases["a whole text"].reshape(n // tile, tile, n // tile, tile).any(axis=(1, 3))
     T = n // tile
     assert visible.sum() == T * (T + 1) // 2
-    print(f"tiles of {tile}: {visible.mean():.1%} computed; {cases['a whole text'].mean():.1%} of the map is seen")
+    print(
+        f"tile size {tile}: {visible.mean():.1%} of tiles computed, {cases['a whole text'].mean():.1%} of map visible"
+    )
 
 # %% [markdown]
 # ### What GTA gains here
 #
-# Five maps share one key head and one latent head. So the rows of all five go into one tile: Q of a tile is a plain
-# matrix of (positions · maps) rows, and each key is read once for five maps. No head is copied.
+# In GTA-1B, five maps share one key head and one latent head. The rows of all five can therefore go into one tile: a
+# tile's Q is a plain matrix with (positions · maps) rows, and each key is read once for five maps. No head has to be
+# copied.
 
 # %%
 Q5, K1 = rng.standard_normal((5, 96, 64)), rng.standard_normal((128, 64))
-rows = Q5.swapaxes(0, 1).reshape(96 * 5, 64)  # position by position, all maps of each
+rows = Q5.swapaxes(0, 1).reshape(96 * 5, 64)  # position by position, with all five maps of each
 S = rows @ K1.T  # (480, 128): one product
 np.testing.assert_allclose(S.reshape(96, 5, 128).swapaxes(0, 1), Q5 @ K1.T)
 print("one product for 5 maps:", rows.shape, "·", K1.T.shape, "→", S.shape)
@@ -210,9 +216,9 @@ print("one product for 5 maps:", rows.shape, "·", K1.T.shape, "→", S.shape)
 # %% [markdown]
 # ## 4. Merging two partial results (split-KV)
 #
-# In decoding there is one query and a long row. To have work for several cores or multiprocessors, the keys are cut;
-# each part gives its own $z$ and $\mathrm{lse} = m + \ln \ell$, the logarithm of the sum of its row. Since
-# $e^{\mathrm{lse}}\, z = \sum_j e^{S_j} V_j$, sums of parts simply add up:
+# A decoding step has one query and a long row of keys. So that several cores or multiprocessors can share the work, the
+# keys are cut into parts. Each part yields its own $z$ and $\mathrm{lse} = m + \ln \ell$, the logarithm of the sum over
+# its part of the row. Since $e^{\mathrm{lse}}\, z = \sum_j e^{S_j} V_j$, the sums of the parts simply add up:
 #
 # $$z = \frac{e^{\mathrm{lse}_1} z_1 + e^{\mathrm{lse}_2} z_2}{e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}} \qquad
 # \mathrm{lse} = \ln(e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2})$$
@@ -220,7 +226,7 @@ print("one product for 5 maps:", rows.shape, "·", K1.T.shape, "→", S.shape)
 
 # %%
 def merge(one, other):
-    """z and lse of the keys of both parts."""
+    """z and lse over the keys of both parts."""
     (z1, lse1), (z2, lse2) = one, other
     top = np.maximum(lse1, lse2)
     w1, w2 = np.exp(lse1 - top), np.exp(lse2 - top)
@@ -230,11 +236,11 @@ def merge(one, other):
 
 q, k, c = (rng.standard_normal((1, h, n, d)) for h, n, d in ((5, 1, 64), (1, 1000, 64), (1, 1000, 128)))
 whole = attention_forward(q, k, c)[:2]
-cuts = [0, 100, 101, 700, 1000]  # as uneven as you like
+cuts = [0, 100, 101, 700, 1000]  # the parts may be as uneven as you like
 parts = [attention_forward(q, k[:, :, a:b], c[:, :, a:b])[:2] for a, b in pairwise(cuts)]
 
 # %% [markdown]
-# The order does not matter either, as with any sum (but for rounding, so a kernel fixes it):
+# As with any sum, the order does not matter either, except for rounding; a kernel therefore fixes the order.
 
 # %%
 for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
@@ -245,26 +251,27 @@ for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
     np.testing.assert_allclose(merged[0], whole[0], atol=1e-14)
 
 # %% [markdown]
-# The online softmax is the same merge, with the tiles one after the other and the division left to the end. GTA's CPU
-# engine cuts a decoding step's keys into chunks of 2048 and merges them like this.
+# The online softmax is the same merge, applied to one tile after another and with the division left to the end. The
+# library's CPU engine cuts the keys of a decoding step into chunks of 2048 and merges them like this.
 #
 # **Try it.** Is averaging the parts, `(z1 + z2) / 2`, ever right?
 #
 # <details><summary>Answer</summary>
 #
-# If both parts have the same lse. Halves of equal length with random scores come close (off by about 0.02 where the
-# largest z is 0.2), and the result looks plausible; with the cuts above it is off by more than z itself, because a
-# part of one key then weighs as much as one of 599.
+# Yes, if both parts have the same lse. Halves of equal length with random scores come close (the error is about 0.02,
+# and the largest z is 0.2), so the result looks plausible. With the cuts above, the error is larger than z itself,
+# because a part with one key then weighs as much as a part with 599.
 #
 # </details>
 #
-# ## 5. The library's fused engine
+# ## 5. The library's CPU engine
 #
-# `engine="numba"` is this loop, compiled: tiles of up to 480 rows and 128 keys, scores in units of log₂, and an m
-# that may lag a little so that O is seldom rescaled (`docs/kernels.md`). Is it the same? In float32 no two orders of
-# a sum agree in all bits. So take the definition in float64 as the truth, and let the fused engine be about as far
-# from it as the definition in float32 is. (The engine compiles for some seconds when it is used for the first time on
-# a machine.)
+# `engine="numba"` is this loop, compiled. It is called *fused* because one kernel does all of it, from the scores to z.
+# Its tiles have up to 480 rows and 128 keys, it uses powers of 2 instead of e, and its m may lag a little behind the
+# true maximum, so that O is seldom rescaled (see [docs/kernels.md](../docs/kernels.md)). Does it compute the same
+# result? In float32, two orders of summation rarely agree in every bit. We therefore take the definition in float64 as
+# the truth and expect the CPU engine to be about as far from it as the definition in float32 is. (The first time the
+# engine is used on a machine, it compiles for a few seconds.)
 
 
 # %%
@@ -274,7 +281,7 @@ def inputs(length, n_queries=None):
     return [rng.standard_normal((1, *size), np.float32) for size in sizes]
 
 
-attention_forward(*inputs(8), engine="numba")  # compiles, if it has to
+attention_forward(*inputs(8), engine="numba")  # compiles it if that has not been done yet
 tries = {
     "causal, N = 65": (inputs(65), Mask()),
     "causal, N = 1000": (inputs(1000), Mask()),
@@ -284,7 +291,7 @@ tries = {
 }
 
 # %% [markdown]
-# Look at the two columns of each line; they have to be alike.
+# The two numbers in each line should be of similar size.
 
 # %%
 print(f"{'largest error of z':22}{'definition':>12}{'fused':>10}")
@@ -301,14 +308,15 @@ for name, (arrays, mask) in tries.items():
 # %% [markdown]
 # ## 6. Memory and time
 #
-# The largest allocation during one call (NumPy's own bookkeeping, `tracemalloc`), and the time of one call. The
-# definition holds the scores and the map; the fused engine its results and a few tiles. One run on whatever else this
-# machine is doing is an illustration, not a benchmark: that is `make bench`, with `docs/kernels.md` for its figures.
+# We measure the peak memory allocated during one call (with Python's `tracemalloc`, to which NumPy reports its arrays)
+# and the time of one call. The definition holds the scores and the map; the CPU engine holds its results and a few
+# tiles. A single run on a machine that may be doing other work is an illustration, not a benchmark. The benchmark is
+# `make bench`, and its figures are in [docs/kernels.md](../docs/kernels.md).
 
 
 # %%
 def measure(engine, length):
-    """Bytes allocated at most, beside the inputs, and seconds of one forward."""
+    """Peak bytes allocated in addition to the inputs, and seconds, of one forward."""
     arrays = inputs(length)
     attention_forward(*arrays, engine=engine, need_saved=False)
     start = time.perf_counter()
@@ -322,9 +330,10 @@ def measure(engine, length):
 
 
 # %% [markdown]
-# Look at the slopes on the left: twice the length is four times the memory of the definition, and twice that of the
-# fused engine. On the right both slopes are those of N²: the products are the same, but for those beyond the
-# diagonal.
+# Look at the slopes on the left: doubling the length takes four times the memory with the definition, and twice the
+# memory with the CPU engine. On the right, both times grow roughly as N², because both compute the same products,
+# except that the CPU engine skips those beyond the diagonal. (Whatever else the machine is doing bends the curves on
+# the right.)
 
 # %%
 lengths = [256, 512, 1024, 2048, 4096]
@@ -340,11 +349,11 @@ assert slope["fused"] < 1.1
 plots_tiles.memory_and_time(lengths, memory, seconds)
 
 # %% [markdown]
-# ## 7. Numbers that break a careless version
+# ## 7. Inputs that break a careless version
 #
 # ### A row that sees nothing
 #
-# All its scores are $-\infty$, so m stays $-\infty$, and $-\infty - (-\infty)$ is NaN. Our `update` falls into it:
+# All its scores are $-\infty$, so m stays $-\infty$, and $-\infty - (-\infty)$ is NaN. Our `update` makes this mistake:
 
 # %%
 start = np.full(1, -np.inf), np.zeros(1), np.zeros((1, 2))
@@ -364,8 +373,8 @@ def careful(m, total, O, S, V):
 print("careful: ", careful(*start, np.full((1, 4), -np.inf), np.ones((4, 2)))[1:])
 
 # %% [markdown]
-# The library's agreement, in every engine: such a row has z = 0 and lse = −∞, which is what a merge needs from a part
-# in which a query sees nothing. Below, the first two of six queries stand before the first key.
+# The library's convention, in every engine, is that such a row has z = 0 and lse = −∞. This is what a merge needs from
+# a part in which a query sees nothing. Below, the first two of six queries come before the first key.
 
 # %%
 q, k, c = inputs(6)
@@ -378,8 +387,8 @@ for engine in ("reference", "numba"):
 # %% [markdown]
 # ### Huge scores
 #
-# Scores in the ten thousands: $e^S$ is far beyond float32, and yet each row is an ordinary softmax that chooses one
-# key.
+# With scores in the tens of thousands, $e^S$ is far beyond the range of float32, and yet each row is an ordinary
+# softmax that selects one key.
 
 # %%
 with np.errstate(over="ignore"):
@@ -393,9 +402,8 @@ for engine in ("reference", "numba"):
 # %% [markdown]
 # ### NaN in slots that are not used
 #
-# A cache is allocated before it is filled; what lies in its free slots is anybody's guess. A weight of 0 is no
-# protection, because 0 · NaN is NaN. The bounds `k_start` and `k_stop` say which slots are real, and no engine reads
-# the others:
+# A cache is allocated before it is filled, so its free slots may contain anything. A weight of 0 is no protection,
+# because 0 · NaN is NaN. The bounds `k_start` and `k_stop` say which slots are in use, and no engine reads the others:
 
 # %%
 poisoned_k, poisoned_c = k.copy(), c.copy()
@@ -408,8 +416,8 @@ for engine in ("reference", "numba"):
     np.testing.assert_allclose(z, clean, rtol=1e-5, atol=1e-6)
 
 # %% [markdown]
-# The other way round, a NaN in a slot that *is* used must not be swallowed: a maximum that ignores NaN would hide a
-# broken model. Key 3 is broken here; queries 3, 4 and 5 see it.
+# Conversely, a NaN in a slot that *is* used must not disappear: a maximum that ignores NaN would hide a broken model.
+# Here key 3 is broken, and queries 3, 4 and 5 see it.
 
 # %%
 broken = k.copy()
@@ -425,18 +433,19 @@ for engine in ("reference", "numba"):
 #
 # <details><summary>Answer</summary>
 #
-# All six. Queries 0–2 do not see key 3, so their weight is 0, and 0 · NaN is NaN: in one product A C, a NaN in the
-# values reaches every row of the tile. The causal mask orders what is real; it is no shield against what is broken.
-# Only slots outside k_start … k_stop may hold anything.
+# All six. Queries 0–2 do not see key 3, so they give it a weight of 0, but 0 · NaN is NaN: in a single product A C, a
+# NaN in the values reaches every row of the tile. The causal mask says which valid keys a query sees; it does not
+# protect against invalid values. Only slots outside the range from k_start to k_stop may contain anything.
 #
 # </details>
 #
 # ## Summary
 #
-# - A row needs three things: maximum, sum, output. A new maximum shrinks the other two by $e^{m - m'}$; two partial
-#   results merge by their lse. Nothing of size N² is ever held.
+# - A row needs three quantities: a maximum, a sum and an output. A new maximum rescales the other two by $e^{m - m'}$,
+#   and two partial results are merged with the help of their lse. Nothing of size N² is ever held in memory.
 # - Tiles beyond the diagonal are not computed; for GTA a tile holds the rows of all maps that share a key head.
-# - Same numbers as the definition, to rounding, if −∞, huge scores and unused slots are handled; memory grows with N.
+# - The results equal those of the definition, up to rounding, provided that −∞, huge scores and unused slots are
+#   handled; memory grows in proportion to N.
 #
 # [previous: backward by hand](04_backward_by_hand.ipynb) |
 # [next: Numba CUDA kernels](06_numba_cuda_kernels.ipynb)

@@ -13,15 +13,15 @@
 # %% [markdown]
 # # 6. Numba CUDA kernels
 #
-# Afterwards you will know
+# By the end you will know
 #
-# * how the attention core becomes a GPU kernel in five steps, each with one idea more than the one before;
-# * who reads what at each step, drawn, counted by formula and counted again in Numba's simulator;
-# * what the compiler's table of registers, spills and tensor-core instructions says about them.
+# * how the attention core becomes a GPU kernel in five steps, each of which adds one idea to the one before;
+# * what the threads read from where in each step: drawn, counted by a formula, and counted again in Numba's simulator;
+# * what the compiler's table of registers, spills and tensor-core instructions says about the kernels.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
-# ten minutes to read, half a minute to run. Numba's simulator comes with the package numba-cuda, which that installs
-# (not on macOS, for which it does not exist: there, cells that need it say so and the rest runs).
+# ten minutes to read, half a minute to run. Numba's simulator is part of the package numba-cuda, which this command
+# installs except on macOS, where the package does not exist; there, the cells that need it say so and the rest runs.
 #
 # [previous: online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [next: training and
 # choosing](07_training_and_choosing.ipynb)
@@ -29,8 +29,8 @@
 # Exercises to go with it: [11, tiles](exercises/ex11_tiles.ipynb) and
 # [12, a CUDA tile](exercises/ex12_cuda_tile.ipynb).
 #
-# **The kernels have not yet been run on a GPU.** What is shown here is that they compute the right numbers in the
-# simulator, and what machine code the compiler makes of them. Nothing is said about speed.
+# **The kernels have not yet been run on a GPU.** This notebook shows that they compute the right numbers in the
+# simulator, and what machine code the compiler makes of them. It says nothing about their speed.
 
 # %%
 # %matplotlib inline
@@ -44,25 +44,26 @@ sys.setswitchinterval(2e-4)  # the simulator's threads wait for each other, by d
 SIMULATOR = find_spec("numba_cuda") is not None
 SKIPPED = "skipped: numba-cuda is not installed"
 INSTALL = 'python -m pip install "numba-cuda[cu13]>=0.30,<0.31"'
-print("Numba's simulator is there" if SIMULATOR else f"{SKIPPED} ({INSTALL})")
+print("Numba's simulator is installed" if SIMULATOR else f"{SKIPPED} ({INSTALL})")
 
 # %% [markdown]
 # ## What a kernel sees of a GPU
 #
-# A kernel is written for one *thread*. 32 threads are a *warp* and take each step together; some warps are a *block*,
-# which runs on one multiprocessor; a launch starts a grid of blocks. `cuda.syncthreads()` holds a thread until all of
-# its block have come there. There are three places for numbers:
+# A kernel is written for one *thread*. 32 threads form a *warp* and execute each step together; several warps form a
+# *block*, which runs on one multiprocessor; a launch starts a *grid* of blocks. `cuda.syncthreads()` is a barrier: it
+# holds a thread until all threads of its block have reached it. Numbers can be kept in three places:
 #
-# | memory | who sees it | size | distance |
+# | memory | seen by | size | distance |
 # | --- | --- | --- | --- |
-# | global | everybody | tens of gigabytes | far: what a kernel reads there decides its speed, unless many share it |
-# | shared | a block | 48 kB a block, as Numba gives it out | near, but every read is an instruction |
-# | registers | a thread | 255 of 4 bytes | where arithmetic happens; what does not fit *spills* to memory |
+# | global | all threads | tens of gigabytes | far: reads from it decide a kernel's speed, unless threads share them |
+# | shared | a block | 48 kB per block in Numba | near, but every read is an instruction |
+# | registers | a thread | 255 of 4 bytes each | where arithmetic happens; what does not fit *spills* to memory |
 #
-# So the question for each step of the ladder is: who reads what, from where, and how often?
+# We call the five steps the *ladder*. The question for each of them is: what does each thread read, from where, and how
+# often?
 #
-# The problem to run on is tiny, because every simulated thread is a Python thread: a chunk of 40 queries behind 16
-# tokens that are in the cache already, three of which are padding. One map is enough: each has blocks of its own.
+# Our problem is tiny, because every simulated thread is a Python thread. It is a chunk of 40 queries that follow 16
+# tokens which are already in the cache, three of them padding. One map is enough, because each map has its own blocks.
 
 # %%
 import numpy as np
@@ -75,11 +76,11 @@ rng = np.random.default_rng(6)
 q, k, c = (rng.standard_normal((1, 1, n, d)) for n, d in ((N_q, d_k), (N_k, d_k), (N_k, d_v)))
 mask, scale = Mask(k_start=k_start), d_k**-0.5
 SIZES = {"Q": N_q * d_k, "K": N_k * d_k, "C": N_k * d_v, "z": N_q * d_v}
-k[:, :, :k_start] = c[:, :, :k_start] = np.nan  # nobody may read what lies in an unused slot
+k[:, :, :k_start] = c[:, :, :k_start] = np.nan  # no kernel may read an unused slot
 
 # %% [markdown]
-# In the simulator, the arrays in global memory are of one Python class. If its `__getitem__` counts, we know what all
-# threads together read, in numbers. The arrays have different sizes, which tells them apart.
+# In the simulator, all arrays in global memory are objects of one Python class. If its `__getitem__` counts its calls,
+# we know how many numbers all threads read in total. The arrays have different sizes, so the size identifies the array.
 
 # %%
 import threading
@@ -107,7 +108,7 @@ def counted_reads():
 
 
 # %% [markdown]
-# `gta_cuda.ladder` runs any step; `simulate` compares what comes out with the definition in float64 on the same
+# `gta_cuda.ladder` runs any step; `simulate` compares the result with the definition, computed in float64 from the same
 # (rounded) inputs.
 
 
@@ -127,18 +128,20 @@ def simulate(step):
 
 
 # %% [markdown]
-# The same count by formula. A block of `rows` queries walks over the keys up to the last that any of them sees,
-# `columns` at a time (it may read on to the end of its last tile), in so many passes. Each of these keys it reads once
-# a pass. Until step 2, z lies in global memory too, and is read and written for every key that a query sees.
+# A formula gives the same count. A block of `rows` queries walks over the keys up to the last one that any of its
+# queries sees, `columns` keys at a time (it may read on to the end of its last tile). It does this in `passes` passes
+# and reads each of these keys once per pass. In steps 1 and 2, z is in global memory too, and is read and written for
+# every key that a query sees. `q_once` says that each query is read only once, `z_in_thread` that z stays in its thread
+# until the end.
 
 
 # %%
 def by_formula(rows, passes, columns=1, q_once=True, z_in_thread=True, sizes=(N_q, N_k, d_k, d_v, k_start)):
     N_q, N_k, d_k, d_v, k_start = sizes
     last = np.minimum(np.arange(0, N_q, rows) + rows, N_q)
-    steps = -(-(N_k - N_q + last - k_start) // columns)  # of each block's walk
-    walked = int(np.minimum(N_k - k_start, steps * columns).sum())  # keys, by all blocks
-    seen = int((N_k - N_q + np.arange(N_q) + 1 - k_start).sum())  # pairs of a query and a key
+    steps = -(-(N_k - N_q + last - k_start) // columns)  # tiles in each block's walk
+    walked = int(np.minimum(N_k - k_start, steps * columns).sum())  # keys, summed over all blocks
+    seen = int((N_k - N_q + np.arange(N_q) + 1 - k_start).sum())  # pairs of a query and a key that it sees
     return {
         "Q": d_k * (N_q if q_once else passes * seen),
         "K": passes * d_k * walked,
@@ -158,8 +161,8 @@ def run(step, **idea):
 
 
 # %% [markdown]
-# The kernels' source is shown from the files themselves, in part: from the first line with one mark to the last with
-# another.
+# The function below shows a part of a kernel's source, taken from its file: from the first line that contains one text
+# to the last line that contains another.
 
 # %%
 import inspect
@@ -180,11 +183,11 @@ def show(module, function, first, last):
 
 
 # %% [markdown]
-# ## Steps 1 to 3: from everybody for himself to one pass
+# ## Steps 1 to 3: from separate threads to a single pass
 #
-# Drawn for a block of 8 threads and tiles of 4 keys (in the files: 128 and 32). Each row of the triangle is a query,
-# each column a key that it sees; the orange row is one thread's. Look at the arrows: what crosses from the top, how
-# often, and for whom.
+# The figure is drawn for a block of 8 threads and tiles of 4 keys (in the files: 128 and 32). Each row of the triangle
+# is a query, and each column a key that it sees; the orange row belongs to one thread. Look at the arrows: the vertical
+# ones show what is read from global memory and by which threads, the horizontal ones how many passes there are.
 
 # %%
 from gta_ref.plots import cuda as plots_cuda
@@ -192,8 +195,9 @@ from gta_ref.plots import cuda as plots_cuda
 plots_cuda.first_steps()
 
 # %% [markdown]
-# **Step 1, naive.** The definition, a thread a query. It reads each key three times: for the maximum, for the sum, for
-# the result. `q`, `k` and the rest are flat; `strides` says how far it is to the next row.
+# **Step 1, naive.** This is the definition, with one thread per query. The thread reads each key three times: for the
+# maximum, for the sum, and for the result. `q`, `k` and the other arrays are flat; `strides` holds the distance from
+# one row to the next.
 
 # %%
 show("step1_naive", "make_forward", "largest = ", "+= weight * v[")
@@ -203,8 +207,8 @@ run("naive", rows=1, passes=3, q_once=False, z_in_thread=False)
 
 # %% [markdown]
 # **Step 2, tiles.** The block copies 32 keys to shared memory, each thread a part of them, and all threads read them
-# there. The two barriers are essential: nobody may overwrite a tile that somebody still reads, nor read one that is not
-# complete. (In the simulator a block has 32 threads, so that there are two of them.)
+# from there. Both barriers are essential: a thread must not overwrite a tile that another thread is still reading, nor
+# read a tile that is not complete. (In the simulator a block has 32 threads, so that the 40 queries need two blocks.)
 
 # %%
 show("step2_tiles", "make_forward", "def load", "cuda.syncthreads()")
@@ -214,9 +218,9 @@ show("step2_tiles", "make_forward", "total = float32(0)", "+= weights[j]")
 run("tiles", rows=32, passes=3, z_in_thread=False)
 
 # %% [markdown]
-# **Step 3, online softmax.** Maximum, sum and result travel together. When a tile brings a larger maximum, what has
-# been summed so far is multiplied by exp(old − new): the algebra of [the notebook
-# before](05_online_softmax_and_tiles.ipynb). One pass, and z stays in the thread to the end.
+# **Step 3, online softmax.** The maximum, the sum and the result are updated together. When a tile brings a larger
+# maximum, what has been summed so far is multiplied by exp(old − new), as derived in [the previous
+# notebook](05_online_softmax_and_tiles.ipynb). One pass is enough, and z stays in the thread until the end.
 
 # %%
 show("step3_online", "make_forward", "largest, total =", "+= weight * tile_v")
@@ -225,8 +229,8 @@ show("step3_online", "make_forward", "largest, total =", "+= weight * tile_v")
 run("online", rows=32, passes=1)
 
 # %% [markdown]
-# **Try it.** Step 3 with 16 threads a block. How many keys are read then? Predict it with `by_formula(rows=16,
-# passes=1)`, and count:
+# **Try it.** Run step 3 with 16 threads per block. How many keys are read then? Predict the number with
+# `by_formula(rows=16, passes=1)`, and then count:
 #
 # ```python
 # from gta_cuda import ladder
@@ -238,22 +242,23 @@ run("online", rows=32, passes=1)
 #
 # <details><summary>Answer</summary>
 # Three blocks instead of two walk over the keys, so K and C are read 1.3 times as often: 127 keys instead of 98 (the
-# first block's walk is shorter now). Reading is shared by the queries of a block; a larger block shares more.
+# first block's walk is shorter now). The queries of a block share its reads; a larger block shares more.
 # </details>
 
 # %% [markdown]
 # ## Step 4: register tiles and wide loads
 #
-# Step 3 reads little from global memory. But each multiply–add still takes an operand out of shared memory: one load
-# instruction for one multiply–add. In step 4 a thread computes a *patch* of the product instead of a row. An operand,
-# once in a register, serves the whole patch; and a load brings 16 bytes instead of 4.
+# Step 3 reads little from global memory, but each multiply–add still reads an operand from shared memory: one load
+# instruction per multiply–add. In step 4 a thread computes a *patch* of the product instead of a row. An operand that
+# has been loaded into a register is used for the whole patch, and each load brings 16 bytes instead of 4.
 #
-# To scale, for the engine's measures and GTA-1B's widths; thread 101 in orange. Left: it reads 4 columns of 4 queries
-# and of 2 keys for 8 scores. Right: the weights, now in shared memory, times the latents. A warp's 32 threads hold 8
-# whole rows (green), so the maximum of a row is found by shuffles between threads of a warp.
+# The figure is drawn to scale, for the engine's tile sizes and GTA-1B's widths, with thread 101 in orange. Left: the
+# thread reads 4 columns of 4 queries and of 2 keys, for 8 scores. Right: the weights, which are now in shared memory,
+# are multiplied by the latents. A warp's 32 threads hold 8 whole rows (green), so they find the maximum of a row by
+# *shuffles*, which exchange registers between the threads of a warp.
 
 # %%
-ROWS, COLUMNS, GROUPS, HEIGHT = 64, 32, 16, 4  # of a block; threads side by side; rows of a thread
+ROWS, COLUMNS, GROUPS, HEIGHT = 64, 32, 16, 4  # a block's tile; threads side by side; rows per thread
 if SIMULATOR:
     from gta_cuda.tiles import TILE
 
@@ -261,17 +266,18 @@ if SIMULATOR:
 plots_cuda.register_tile(ROWS, COLUMNS, GROUPS, HEIGHT, d_k=64, d_v=128, thread=(101 % GROUPS, 101 // GROUPS))
 
 # %% [markdown]
-# The inner loop of the first product: four multiply–adds for each pair of a 16-byte load of Y and one of X. The loads
-# of X stand inside the loop over j, but do not depend on it, so the compiler reads them once. The machine code for
-# sm_90 has 6 + 12 = 18 `LDS.128` (loads of 16 bytes from shared memory) and 164 `FFMA` (multiply–adds), 32 + 128 of
-# them the two products: `gta_cuda.resources.compile_kernel` and nvdisasm show it, without a GPU.
+# This is the inner loop of the first product: four multiply–adds for each pair of a 16-byte load of Y and one of X. The
+# loads of X are inside the loop over j but do not depend on j, so the compiler issues them only once. The machine code
+# for sm_90 (the architecture of an H100) has 6 + 12 = 18 `LDS.128` instructions, which load 16 bytes from shared
+# memory, and 164 `FFMA` instructions, which are multiply–adds; 32 + 128 of these belong to the two products.
+# `gta_cuda.resources.compile_kernel` and nvdisasm show this without a GPU.
 
 # %%
 show("tiles", "make_product", "for c in range(0, columns, 4)", "cuda.fma(x3, y3, s)")
 
 # %% [markdown]
-# And the walk over the keys: product, softmax of a thread's patch, product. `exp2` takes the place of `exp`; the factor
-# log₂e is in the scores.
+# And this is the walk over the keys: product, softmax of the thread's patch, product. `exp2` replaces `exp`, and the
+# scores contain the factor log₂e.
 
 # %%
 show("forward", "make_forward", "for j0 in range(k_start", "accumulate(result, shared)")
@@ -282,10 +288,11 @@ run("forward", rows=8, passes=1, columns=8)
 # %% [markdown]
 # ## Step 5: tensor cores
 #
-# A tensor core multiplies small matrices: one `mma` takes A (16, 16) and B (16, 8) in bfloat16 and adds A B to C (16,
-# 8) in float32, 2048 multiply–adds for a warp. The three matrices lie in the registers of its 32 threads, each
-# element with one of them. Which thread holds what? Let us ask: `ldmatrix4` hands out a matrix of element numbers,
-# and an `mma` whose result at (r, j) is 8 r + j tells where C ends up.
+# A tensor core multiplies small matrices: one `mma` instruction of a warp takes A (16, 16) and B (16, 8) in bfloat16
+# and adds A B to C (16, 8) in float32, which is 2048 multiply–adds. The three matrices are spread over the registers of
+# the warp's 32 threads, each element in one thread. Which thread holds which element? Two experiments answer this:
+# `ldmatrix4` distributes a matrix whose elements are their own numbers, and an `mma` whose result at (r, j) is 8 r + j
+# shows where C ends up.
 
 
 # %%
@@ -312,32 +319,33 @@ def ask(of_a, of_c):
 
 
 # %% [markdown]
-# Numbers are threads. On the left two accumulators, as Q Kᵀ leaves them; on the right the operand that the next
-# product, weights times latents, wants. Compare them.
+# The numbers are the threads' numbers. On the left are two accumulators as Q Kᵀ leaves them; on the right is the
+# operand as the next product, weights times latents, needs it. Compare them.
 
 # %%
 if SIMULATOR:
     of_a, of_c = np.zeros(256, np.int64), np.zeros(128, np.int64)
     cuda.jit(ask)[1, 32](of_a, of_c)
     of_a, of_c = of_a.reshape(16, 16), of_c.reshape(16, 8)
-    scores = np.hstack([of_c, of_c])  # of two mma, keys 0–7 and keys 8–15
+    scores = np.hstack([of_c, of_c])  # of two mma instructions: keys 0–7 and keys 8–15
     display(plots_cuda.fragments(scores, of_a, thread=13))
     assert (scores == of_a).all()
 else:
     print(SKIPPED)
 
 # %% [markdown]
-# They are the same. So a thread's scores, after exp and rounded to bfloat16 in pairs, *are* its part of the next
-# product's operand: the weights never leave the registers.
+# They are the same. So once a thread has applied exp to its scores and rounded them to bfloat16 in pairs, they *are*
+# its part of the next product's operand: the weights never leave the registers.
 
 # %%
 show("forward_bf16", "make_forward", "for d in range(depth_v)", "multiply(result, n * 8 + 4")
 
 # %% [markdown]
-# One more idea makes the reads from shared memory cheap. It has 32 banks of 4 bytes, which serve one address each at a
-# time. A row of 64 bfloat16 is 128 bytes, exactly 32 banks, so the same 16 bytes of 8 rows lie in the same banks, and
-# reading them takes 8 turns. `tiles_bf16` stores group c of row r in place c xor (r mod 8) instead. The numbers are
-# groups of 8 columns; group 2, which one `ldmatrix` reads of 8 rows, in orange.
+# One more idea makes reads from shared memory cheap. Shared memory has 32 banks of 4 bytes, each of which serves one
+# address at a time. A row of 64 bfloat16 numbers has 128 bytes, exactly the width of the 32 banks, so the same 16 bytes
+# of 8 rows are in the same banks, and reading them takes 8 turns. `tiles_bf16` therefore stores group c of row r in
+# place c xor (r mod 8). In the figure, the numbers are groups of 8 columns; group 2, which one `ldmatrix` reads from 8
+# rows, is orange.
 
 # %%
 r, group = np.indices((8, 8))
@@ -348,20 +356,21 @@ if SIMULATOR:
 plots_cuda.banks({"row by row": group, "swizzled": group ^ (r & 7)}, column=2)
 
 # %% [markdown]
-# Keys and values are copied to shared memory asynchronously (`cp.async`), the next tile while this one is used; in the
-# simulator a copy arrives at the wait for it and not before, so that a missing wait shows as NaN.
+# Keys and values are copied to shared memory asynchronously (`cp.async`): the next tile is copied while the current one
+# is used. In the simulator a copy arrives at the wait for it and not before, so that a missing wait shows up as NaN.
 
 # %%
 run("forward_bf16", rows=16, passes=1, columns=16)
 
 # %% [markdown]
-# The error is bfloat16's: z is rounded to it, 2⁻⁸ at most, and so are the weights.
+# The error is that of bfloat16: z and the weights are rounded to it, each by at most 2⁻⁸ of its value.
 #
 # ## The five steps at GTA-1B's size
 #
-# Now the formula at real sizes: N = 4096, d_k 64, d_v 128, one of the five maps, the engine's blocks. This is what
-# threads *ask for*. It is not what comes over the wires: the threads of a warp that ask for the same address get one
-# answer, and the caches answer many of the rest. And the loads from shared memory for one multiply–add.
+# Now we apply the formula at real sizes: N = 4096, d_k = 64, d_v = 128, one of the five maps, and the engine's block
+# sizes. The left panel shows how much data the threads *request* from global memory. It is not how much data the memory
+# delivers: threads of a warp that request the same address share one answer, and the caches answer many of the other
+# requests. The right panel shows the loads from shared memory per multiply–add.
 
 # %%
 SIZE = {"sizes": (4096, 4096, 64, 128, 0)}  # N_q, N_k, d_k, d_v, k_start
@@ -373,7 +382,8 @@ ideas = {
     "5 tensor cores": by_formula(128, 1, 64, **SIZE),
 }
 asked = {name: sum(reads.values()) * (2 if name[0] == "5" else 4) for name, reads in ideas.items()}
-# one load: 1 multiply–add; 6 + 12 loads: 32 + 128 (and d_v is twice d_k); one ldmatrix: two mma of 2048 by 32 threads
+# step 4: 6 loads for 32 multiply–adds and 12 loads for 128 (d_v is twice d_k); step 5: one ldmatrix for two mma, which
+# are 2 · 2048 multiply–adds by 32 threads
 loads = {
     "2 tiles": 1,
     "3 online": 1,
@@ -383,25 +393,25 @@ loads = {
 plots_cuda.reads_by_step(asked, loads, floor=4 * 4096 * (64 + 64 + 128))
 
 # %% [markdown]
-# Look at step 4 on the left: it asks *more* of global memory than step 3, because its blocks own 64 queries and not
-# 128. It gives away a factor of two there to win a factor of eight on the right, where step 3 is stuck. An optimisation
-# is never better in everything.
+# Look at step 4 on the left: it requests *more* from global memory than step 3, because its blocks have 64 queries
+# instead of 128. It gives up a factor of two there and gains a factor of eight on the right, where step 3 is no better
+# than step 2. An optimisation is rarely better in every respect.
 #
-# **Try it.** GTA-1B has five maps over one key head and one latent head. How often is a key read by step 4 in the whole
-# layer, at N = 4096? What would a block whose 64 rows are of all five maps save?
+# **Try it.** GTA-1B has five maps over one key head and one latent head. How often does step 4 read a key in the whole
+# layer, at N = 4096? What would be saved by a block whose 64 rows come from all five maps?
 #
 # <details><summary>Answer</summary>
-# 5 × 64 blocks, of which half have the key in their past: about 160 times for a key in the middle. A block of all five
-# maps would own 64 rows at 13 positions: just as many blocks, just as many reads. What counts is how many rows share a
-# key, not whose they are. In decoding it is different: a map has a single row, and only the five maps together can
-# share a key. There (`cuda/decode.py`) they are one block's rows.
+# There are 5 × 64 blocks. A key in the middle of the text is seen by half of them, so it is read about 160 times. A
+# block for all five maps would have 64 rows at 13 positions: just as many blocks and just as many reads. What counts is
+# how many rows share a key, not which maps they belong to. Decoding is different: a map has a single row, and only the
+# five maps together can share a key. There (`cuda/decode.py`) their rows form one block.
 # </details>
 #
 # ## What the compiler says
 #
-# Kernels can be compiled to a GPU's machine code without a GPU. `gta-ref doctor --kernels` does that (a minute, in a
-# process without the simulator) and prints the table that stands in [docs/cuda.md](../docs/cuda.md); this is its part
-# about the ladder. Two values are for sm_80 and sm_90.
+# Kernels can be compiled to a GPU's machine code without a GPU. `gta-ref doctor --kernels` does this (it takes a
+# minute, in a process without the simulator) and prints the table that is in [docs/cuda.md](../docs/cuda.md); its rows
+# about the ladder are below. Where a cell has two values, they are for sm_80 and sm_90.
 
 # %%
 from pathlib import Path
@@ -414,48 +424,54 @@ table = [line for line in table if line.startswith(("| kernel", "| ---", "| step
 display(Markdown("\n".join(table)))
 
 # %% [markdown]
-# - *registers*, *stack*, *spills*: step 3 keeps a query, a result and 32 scores in a thread, 224 numbers, beside all
-#   else, and has 255 registers: it spills, and those are reads that our count does not show. Step 4's patch fits.
-# - *shared* decides, with the registers, how many blocks a multiprocessor holds at once.
-# - *HMMA* are the tensor cores' instructions. Their number can be predicted.
+# - *registers*, *stack*, *spills*: in step 3 a thread keeps a query, a result and 32 scores, which are 224 numbers.
+#   Together with everything else they do not fit into its 255 registers, so it spills, and our count does not include
+#   the reads that this causes. Step 4's patch fits.
+# - *shared* is the shared memory of a block in bytes. Together with the registers, it decides how many blocks a
+#   multiprocessor holds at once.
+# - *HMMA* counts the tensor-core instructions. Their number can be predicted.
 
 # %%
 cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in table[2:]}
 for name, (threads, registers, *_) in cells.items():
-    each = -(-int(registers.split("/")[-1]) // 8) * 8  # on sm_90; given out by eight
+    each = -(-int(registers.split("/")[-1]) // 8) * 8  # per thread on sm_90, allocated in steps of eight
     blocks = min(65536 // (each * int(threads)), 2048 // int(threads))
     print(f"{name:15} registers allow {blocks} blocks, {blocks * int(threads):4} threads of 2048")
 
-queries, keys = 16, 64  # a warp's, in one step of its walk
+queries, keys = 16, 64  # of one warp, in one step of its walk
 mma = queries * keys * (64 + 128) // 2048
 print("mma in a step of forward_bf16:", mma, "  HMMA in its machine code:", cells["forward_bf16"][-1])
 assert int(cells["forward_bf16"][-1]) == mma
 
 # %% [markdown]
-# 96 predicted, 96 found: the walk's body stands in the machine code once, and every product of it is on tensor cores.
+# 96 predicted, 96 found: the body of the walk occurs once in the machine code, and all of its products run on tensor
+# cores.
 #
-# On a GPU the same file runs as it is: `python -m gta_cuda.ladder` prints each step's error and time, and
-# `gta-ref bench gpu` compares with PyTorch. Neither has been done yet. Which step is how much faster is not written
-# anywhere in this project, because nobody has measured it.
+# On a GPU the same files run unchanged: `python -m gta_cuda.ladder` prints each step's error and time, and `gta-ref
+# bench gpu` compares the engine with PyTorch. Neither has been run on a GPU yet. This project therefore does not say
+# how much faster each step is: it has not been measured.
 #
-# **Try it.** Take the first `cuda.syncthreads()` out of `load` in `cuda/step2_tiles.py`, restart this notebook and run
-# step 2. Are the numbers wrong, and always by as much?
+# **Try it.** Remove the first `cuda.syncthreads()` from `load` in `cuda/step2_tiles.py`, restart this notebook and run
+# step 2. Are the numbers wrong, and by the same amount each time?
 #
 # <details><summary>Answer</summary>
-# Wrong in five runs out of five, by another amount each time: a fast thread overwrites a tile that a slow one still
-# reads. But do not rely on it. The simulator runs threads in an order in which a missing barrier may do no harm, where
-# a GPU would be wrong at times. So the project's tests do not look at values alone:
-# <code>tests/gta_cuda/watched.py</code> notes who touched which element between which barriers, and exercise 12 does
-# the same with your kernel. (Put the barrier back.)
+# They were wrong in five runs out of five, by a different amount each time: a fast thread overwrites a tile that a slow
+# one is still reading. But do not rely on seeing wrong numbers. The simulator may run the threads in an order in which
+# a missing barrier does no harm, while a GPU would be wrong now and then. The project's tests therefore do not look at
+# values alone: <code>tests/gta_cuda/watched.py</code> records which thread touched which element between which
+# barriers, and exercise 12 does the same with your kernel. (Remember to put the barrier back.)
 # </details>
 #
 # ## Summary
 #
-# - The ladder: read for many (tiles), read once (online softmax), keep operands in registers (patches, wide loads), let
-#   tensor cores multiply. What is asked of global memory falls from 21 GB to 26 MB a map (a factor of 2 of it is
-#   bfloat16's), by formula; at the small size the simulator's count is the formula's, to the last number.
-# - All five steps give the definition's numbers, in the simulator, with a causal mask, padding and unused slots of NaN.
-# - Machine code can be judged without a GPU (registers, spills, HMMA), speed cannot: not yet run on a GPU.
+# - The ladder: share reads within a block (tiles), read only once (online softmax), keep operands in registers
+#   (patches, wide loads), and multiply on tensor cores. By the formula, requests to global memory fall from 21 GB to 26
+#   MB per map (bfloat16 contributes a factor of 2); at the small size, the simulator's count equals the formula
+#   exactly.
+# - In the simulator, all five steps agree with the definition, up to rounding, with a causal mask, padding, and NaN in
+#   unused slots.
+# - Machine code (registers, spills, HMMA) can be judged without a GPU, but speed cannot, and the kernels have not yet
+#   run on a GPU.
 #
 # [← 5. Online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [7. Training and
 # choosing →](07_training_and_choosing.ipynb)

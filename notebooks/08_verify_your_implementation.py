@@ -13,11 +13,11 @@
 # %% [markdown]
 # # 8. Verify your implementation
 #
-# Afterwards you will know
+# By the end you will know
 #
 # * how to find, with `gta_ref.verify`, the first array in which an implementation of GTA goes wrong, and often why;
-# * how far from the truth a right implementation may be, in float32 and in bfloat16, and where that bound comes from;
-# * how a program in another language, or a test suite of yours, is checked with the same cases.
+# * how far from the truth a correct implementation may be, in float32 and in bfloat16, and where that bound comes from;
+# * how to check a program in another language, or run your own test suite, with the same cases.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
 # ten minutes to read, half a minute to run.
@@ -40,14 +40,16 @@ from gta_ref.verify.truth import draw
 from gta_ref.verify.vectors import make
 
 # %% [markdown]
-# ## Somebody's GTA layer
+# ## A GTA layer with bugs
 #
-# Below is a GTA layer in plain NumPy, as one might find it: short, forward and backward by hand, and it runs without a
-# complaint. **It contains five bugs.** You may look for them while you read; each is of a kind that happens.
+# Below is a GTA layer in plain NumPy, such as you might come across. It is short, its forward and backward are written
+# by hand, and it runs without an error. **It contains five bugs.** You may look for them while you read; each is of a
+# kind that occurs in practice.
 #
-# An implementation under test is a function `(arrays, settings) → named arrays`. `a` holds x, the parameters, the
-# mask's bounds and the gradient of the loss by the output; `c` is the configuration. First the small parts: heads are
-# split off and put together, RoPE turns pairs of features, and the mask says who sees whom.
+# An implementation under test is a function `(arrays, settings) → named arrays`. In the code, `a` is the dict of
+# arrays: x, the parameters, the mask's bounds, and the gradient of the loss with respect to the output; `c` is the
+# configuration. First come the small parts: heads are split and merged, RoPE rotates pairs of features, and the mask
+# says which query sees which key.
 
 
 # %%
@@ -97,8 +99,8 @@ def softmax(s, seen):
 
 
 # %% [markdown]
-# The gate with its derivative, the decoder with the released code's residual folded into its weight, and four one-line
-# decisions: what becomes of the latent, the scale, which map a head uses, and the softmax's backward.
+# Next come the gate with its derivative, the decoder with the released code's residual folded into its weight, and four
+# small decisions: what is done to the latent, the scale, which map a head uses, and the softmax's backward.
 
 
 # %%
@@ -141,7 +143,7 @@ def softmax_backward(d_map, p):
 
 
 # %% [markdown]
-# The forward, stage by stage, under the names of docs/notation.md:
+# Then the forward, stage by stage, with the names of [docs/notation.md](../docs/notation.md):
 #
 # $$A_m = \mathrm{softmax}\!\left(\frac{Q_m K_{k(m)}^\top}{\sqrt{d_h}} + \text{mask}\right),\quad Z_m = A_m C_{c(m)},
 # \quad O_i = (Z_{q(i)} W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i}),\quad Y = [O_0 \dots O_{n_h-1}]\, W_O$$
@@ -163,8 +165,8 @@ def forward(a, c):
 
 
 # %% [markdown]
-# And the backward, in reverse order. `d_name` is the gradient of the loss by `name`; heads that several maps share
-# collect a sum.
+# And finally the backward, in reverse order. `d_name` is the gradient of the loss with respect to `name`; where several
+# maps share a head, the head's gradient is the sum over these maps.
 
 
 # %%
@@ -209,8 +211,9 @@ def my_layer(arrays, settings):
 # %% [markdown]
 # ## The first report
 #
-# `capabilities` says what this code can: a GTA layer over whole sequences with padding, forward and backward. Cases
-# that need more (decoding, other mechanisms) are skipped, and counted. Look at the counts, then at one line.
+# `capabilities` says what this code can do: a GTA layer over whole sequences with padding, forward and backward. Cases
+# that need more (decoding, other mechanisms) are skipped and counted. Look at the counts, then at the line about one
+# case.
 
 # %%
 CAN = {"layer", "gta", "backward", "padding", "deterministic"}
@@ -228,15 +231,17 @@ def check(version):
 
 
 report = check("as found")
-assert report.exit_status == 1  # a check failed; `gta-ref verify` exits with it
+assert report.exit_status == 1  # a check failed; `gta-ref verify` exits with this status
 print(f"\n{history['as found'].case}: {history['as found'].text}")
 
 # %% [markdown]
-# Nearly everything is wrong, because an error in one array spoils all that is computed from it. What helps is the
-# *order*: the kit compares every array that we give, in the order of computation, and reports the first. Here that is
-# `c`, with a cause: somebody rotated the latent. (RoPE belongs on Q and K. C is a value, not a position.)
+# Nearly everything is wrong, because an error in one array spoils everything that is computed from it. What helps is
+# the *order*: the kit compares every array that we return, in the order of computation, and reports the first one that
+# is wrong. Here that is `c`, and the kit names a cause: the latent is rotated. (RoPE belongs on Q and K, whose scores
+# depend on the distance between tokens. C holds values and is not rotated.)
 #
-# How does it know? It holds wrong implementations, and one of them gives the same wrong numbers for `c`.
+# How does the kit find the cause? It contains wrong implementations, and one of them produces the same wrong numbers
+# for `c`.
 
 # %%
 from gta_ref.verify.mutants import MUTANTS
@@ -246,9 +251,9 @@ for mutant in MUTANTS[4:60:11]:
     print(f"- {mutant.cause} (first wrong: {', '.join(mutant.stage)})")
 
 # %% [markdown]
-# ## Repair, and look again
+# ## Repair, and check again
 #
-# **1.** The latent stays as projected.
+# **1.** The latent has to stay as it is projected.
 
 
 # %%
@@ -260,10 +265,10 @@ report = check("1 repaired")
 assert report.blame[0] == "scores"
 
 # %% [markdown]
-# The next bug comes to light: it was there all the time, behind the first one.
+# The next bug appears. It was there all the time, hidden by the first one.
 #
 # **2.** Queries and keys are d_h wide, so their product is divided by √d_h. The latent's width d_l has nothing to do
-# with it. With d_l = 2 d_h, as in GTA-1B, the maps become too flat, and nothing complains.
+# with it. With d_l = 2 d_h, as in GTA-1B, this bug makes the maps too flat, and no error is raised.
 
 
 # %%
@@ -275,9 +280,9 @@ report = check("2 repaired")
 assert report.blame[0] == "values"
 
 # %% [markdown]
-# **3.** Output heads are assigned in runs: head i uses map i // (n_h/n_q). This code interleaves them, i % n_q. No
-# shape tells you. It is a permutation of the heads, which training from scratch would make up for (in W_G and W_O);
-# published weights are wrong in it.
+# **3.** Output heads are assigned to maps in runs: head i uses map i // (n_h/n_q). This code interleaves them: head i
+# uses map i % n_q. No shape reveals this. It is a permutation of the heads, which training from scratch would
+# compensate for (in W_G and W_O), but published weights give wrong results with it.
 
 
 # %%
@@ -289,7 +294,8 @@ report = check("3 repaired")
 assert report.blame[0] == "d_scores"
 
 # %% [markdown]
-# The forward is right now. In the backward, dA is. The first wrong array is dS, the softmax's backward:
+# The forward is right now. In the backward, dA is right too. The first wrong array is dS, which the softmax's backward
+# computes:
 #
 # $$dS = A \odot (dA - \mathrm{rowsum}(A \odot dA))$$
 #
@@ -305,8 +311,9 @@ report = check("4 repaired")
 assert report.blame[1] == "content of unused slots in scores and d_map, where they count as 0"
 
 # %% [markdown]
-# Nine cases pass. Here is the story so far in one picture: a row for each version, the arrays of one case from left to
-# right as they are computed. Every repair moves the first wrong array (framed) to the right, until none is left.
+# Nine cases pass. The figure shows the repairs so far, one row per version, with the arrays of one case from left to
+# right in the order in which they are computed. Every repair moves the first wrong array (framed) to the right, until
+# none is left.
 
 # %%
 plots_verify.repairs(history, f"{CASE}, float32")
@@ -321,10 +328,11 @@ for result in failed:
 assert all("padded" in result.case for result in failed)
 
 # %% [markdown]
-# **5.** In a padded batch some slots of K and C are in use by nobody. Here they hold ordinary numbers, and the masked
-# softmax gives them the weight 0, so the output is right. But a cache may hold anything in such a slot, NaN included,
-# and 0 · NaN is NaN. So the project's convention is that they count as 0 everywhere, `scores` included. (A stage that
-# differs by convention only, you may also leave out of what you return: it is not a required one.)
+# **5.** In a padded batch, some slots of K and C are not in use. Here they hold ordinary numbers, and the masked
+# softmax gives them a weight of 0, so the output is right. But in a cache, such a slot may hold anything, even NaN, and
+# 0 · NaN is NaN. The project's convention is therefore that unused slots count as 0 everywhere, also in `scores`. (If a
+# stage differs from the kit's only by convention, you may also leave it out of what you return, because it is not
+# required.)
 
 # %%
 assert np.isnan(0.0 * np.nan)
@@ -343,29 +351,31 @@ assert report.counts["pass"] == 11
 # %% [markdown]
 # All cases pass.
 #
-# **Try it.** Which array do you expect to be wrong first if the gate comes from the token *before*? Let `forward` take
-# `np.roll(…, 1, axis=1)` of its gate and call `check("rolled")`.
+# **Try it.** Which array do you expect to be wrong first if the gate comes from the *previous* token? Apply `np.roll(…,
+# 1, axis=1)` to the gate in `forward` and call `check("rolled")`.
 #
 # <details><summary>Answer</summary>
-# <code>gate</code> itself, not <code>heads</code>: the stage <code>gate</code> is compared behind its activation, and
-# rows that moved by one are far outside any budget. The cause is named: "gate from the token before". Two
-# cases pass: the one without a gate, and the one with a single token, where there is nothing to roll.
+# <code>gate</code> itself, not <code>heads</code>: the stage <code>gate</code> is compared after its activation, and
+# rows that are shifted by one are far outside any budget. The kit also names the cause. Two cases pass: the one without
+# a gate, and the one with a single token, where there is nothing to roll.
 # </details>
 #
-# **Try it.** Multiply the scale by 1.0001. Is that found, and is the cause recognised?
+# **Try it.** Multiply the scale by 1.0001. Is the error found, and is its cause recognised?
 #
 # <details><summary>Answer</summary>
-# It is found, in <code>scores</code>, which are off by 140 budgets in <code>layer/gta-paper</code>. No cause is named,
-# as none of the known ones has these numbers; the first wrong array and its worst element still say where to look. In
-# bfloat16 every case passes: two neighbouring numbers are further apart than that.
+# It is found in <code>scores</code>, which are off by 140 times their budget in <code>layer/gta-paper</code>. No cause
+# is named, because none of the known wrong implementations produces these numbers; the first wrong array and its worst
+# element still say where to look. In bfloat16 every case passes, because two neighbouring numbers are further apart
+# than this error.
 # </details>
 #
 # ## How far off is too far
 #
-# A right implementation in float32 is not equal to the truth. How far off may it be? Not the same everywhere. The kit
-# derives a *budget* for each array of each case; look at how far apart the smallest and the largest are, and at the
-# array that is exactly 0: with a single token the map is 1 whatever the query, and still a right implementation leaves
-# some rounding there. No relative tolerance allows for that.
+# A correct implementation in float32 does not equal the truth exactly. How far off it may be depends on the array. The
+# kit derives a *budget*, the largest error allowed, for each array of each case. Look at how far apart the smallest and
+# the largest budget are, and at the array whose true value is 0: with a single token the map is 1 whatever the query
+# is, so the gradient of W_Q is 0, and yet a correct implementation leaves some rounding error there. No relative
+# tolerance allows for that.
 
 # %%
 limits = [
@@ -382,13 +392,13 @@ assert largest == 0
 assert max(limits)[0] > 1e4 * min(limits)[0]
 
 # %% [markdown]
-# The derivation, with the gradient's factor larger because it goes through more operations:
+# The budget is computed as follows. The factor is larger for gradients because they go through more operations:
 #
 # $$\text{budget} = c \cdot E + 2\,\mathrm{ulp}(S), \qquad c = 2 \text{ forward},\ 3 \text{ for gradients}$$
 #
-# E is the worst error of the plain computation in the same precision, measured over several orders of summation. S is
-# the largest *term* that enters the array: a sum may cancel to 0 and still carry the rounding of what it was made of.
-# Let us compute one budget ourselves.
+# E is the largest error of the plain computation in the same precision, measured over several orders of summation. S is
+# the largest *term* that enters the array, because a sum may cancel to 0 and still carry the rounding errors of its
+# terms; ulp(S) is the distance between neighbouring numbers at S. Let us compute some budgets ourselves.
 
 # %%
 vector = make(CASE, "float32")
@@ -402,11 +412,11 @@ for name, factor in (("scores", 2), ("z", 2), ("d_scores", 3), ("d_w_q", 3)):
     assert np.isclose(mine, vector.budgets[name])
 
 # %% [markdown]
-# And a case has to be worth its name: when it is made, results of zeros, the mean over the rows, and rows moved by one
-# must all be off by at least ten budgets, or the case is refused (`check_sharp`).
+# A case must also be able to detect a wrong result. When a case is made, a result of zeros, the mean over the rows, and
+# rows shifted by one must each be off by at least ten times the budget; otherwise the case is rejected (`check_sharp`).
 #
-# In bfloat16, an implementation usually widens its inputs to float32, computes there, and rounds what it returns. Five
-# lines make ours do that. The inner stages may stay wide; what is required has to come in the case's dtype.
+# In bfloat16, an implementation usually widens its inputs to float32, computes in float32, and rounds what it returns.
+# Five lines make ours do that. The inner stages may stay in float32; the required arrays must have the case's dtype.
 
 
 # %%
@@ -422,11 +432,11 @@ print(report.counts)
 assert report.passed
 
 # %% [markdown]
-# The same layer in both precisions, array by array: how far off it is (dots), how far off it may be (blue). The grey
-# bar up to the red line, where a result of zeros lies, is what the kit can see in that precision: five to six decades
-# in float32, one to two in bfloat16. So check in float32 first, and in bfloat16 what can only be wrong there. (The
-# inner stages' dots in the lower panel lie so low because this code keeps them in float32; what it returns is rounded
-# once.)
+# The figure shows the same layer in both precisions, array by array: how far off it is (dots) and how far off it may be
+# (blue). The orange line is the error of a result of zeros. The grey bar from the budget up to this line is the range
+# of errors that the kit can detect in that precision: five to six decades in float32, one to two in bfloat16. So check
+# in float32 first, and in bfloat16 check only what float32 cannot reveal. (In the lower panel, the dots of the inner
+# stages are so low because this code keeps those stages in float32; the required arrays are rounded once.)
 
 # %%
 CASE_16 = "layer/gta-grouped"  # gta-paper is not sharp enough in bfloat16, so it does not exist there
@@ -438,8 +448,9 @@ plots_verify.errors_and_budgets(answers)
 # %% [markdown]
 # ## Any other language: exchange files
 #
-# `gta-ref vectors export` writes one safetensors file a case; a program reads the inputs, writes what it computed under
-# the same file names, and `gta-ref verify` compares. Below, each line that begins with `$` is what you would type.
+# `gta-ref vectors export` writes one safetensors file per case; your program reads the inputs and writes its results
+# under the same file names, and `gta-ref verify` compares them. Below, each line that begins with `$` is a command that
+# you would type.
 
 # %%
 import json
@@ -467,9 +478,9 @@ def shell(line):
 assert shell("gta-ref vectors export --suite layer --dtype float32 --out vectors") == 0
 
 # %% [markdown]
-# The format takes ten lines to read in any language: 8 bytes that hold a length, so much JSON with each tensor's dtype,
-# shape and place, then the bytes. `input.x` is what your program gets, `expected.out` the truth in float64, and the
-# metadata says what the case is about.
+# Reading the format takes about ten lines in any language: 8 bytes hold a length, then comes a JSON text of that length
+# with each tensor's dtype, shape and position, and then come the tensors' bytes. `input.x` is what your program gets,
+# `expected.out` is the truth in float64, and the metadata describes the case.
 
 # %%
 NUMPY_NAMES = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
@@ -494,8 +505,8 @@ print("settings:", about["settings"]["config"])
 print("required:", *about["required"])
 
 # %% [markdown]
-# Our "program" is the layer above. It answers three of the files, with a fault that comes with another language: in one
-# of them the gradient of W_O is written column after column.
+# Our "program" is the layer above. It answers three of the files, with a mistake that is typical of moving between
+# languages: in one of them, the gradient of W_O is written column by column.
 
 # %%
 from safetensors.numpy import save_file
@@ -516,11 +527,11 @@ for path in folder.glob("vectors/*"):  # to keep the table short: a case without
 
 # %%
 status = shell("gta-ref verify mine --against vectors --wanted required --json report.json")
-assert status == 1  # something is wrong; 0 right, 2 wrong usage, 3 an array was not given
+assert status == 1  # 1: something is wrong; 0: right; 2: wrong usage; 3: an array is missing
 
 # %% [markdown]
-# `explain` shows one case array by array. Everything but `d_w_o` is right, and no known cause fits: an error in how a
-# result is written, not in how it is computed.
+# `explain` shows one case array by array. Everything except `d_w_o` is right, and no known cause fits, because the
+# error is in how the result is written, not in how it is computed.
 
 # %%
 assert shell("gta-ref verify explain report.json --case layer/gta-grouped") == 0
@@ -528,8 +539,8 @@ assert shell("gta-ref verify explain report.json --case layer/gta-grouped") == 0
 # %% [markdown]
 # ## Inside a test suite: the pytest plugin
 #
-# It comes with the package: the fixture `gta_case` and the marker `gta_suite` turn the cases into tests of yours. Here
-# the functions of this notebook go into a module, with a test file of four lines beside it.
+# The plugin comes with the package: its fixture `gta_case` and its marker `gta_suite` turn the cases into tests in your
+# own suite. Here we write the functions of this notebook into a module, with a short test file next to it.
 
 # %%
 import inspect
@@ -562,7 +573,7 @@ def run_pytest(module, *options):
 print(run_pytest(source))
 
 # %% [markdown]
-# A test that fails says what the report said. With the row sum taken out again, in one case:
+# A failing test prints what the report said. Here we remove the row sum again and run one case:
 
 # %%
 broken = source.replace("(d_map - (p * d_map).sum(-1, keepdims=True))", "d_map")
@@ -571,22 +582,23 @@ print(run_pytest(broken, "-k", "gta-paper"))
 place.cleanup()
 
 # %% [markdown]
-# **Try it.** Make `my_layer` decode: when `settings` has `chunks`, tokens arrive so many at a time and K and C come
-# from a cache. Return `out`, and `cache_k` and `cache_c` as they are at the end; add `"decode"` to `CAN`. What do you
-# expect to be wrong first if you cache the keys before RoPE?
+# **Try it.** Make `my_layer` decode: when `settings` has `chunks`, a list of numbers of tokens, the tokens arrive in
+# chunks of these sizes, and K and C come from a cache. Return `out`, and the final `cache_k` and `cache_c`; add
+# `"decode"` to `CAN`. What do you expect to be wrong first if you cache the keys before RoPE?
 #
 # <details><summary>Answer</summary>
-# <code>cache_k</code>, with the cause "keys cached before RoPE". The convention is that a cache holds rotated keys: a
-# key's angle depends on its own position alone and never changes. <code>docs/examples/gta_torch.py</code> shows
-# a decode.
+# <code>cache_k</code>, and the kit recognises the cause. The convention is that a cache holds rotated keys: a key's
+# angle depends only on its own position and never changes. <code>docs/examples/gta_torch.py</code> contains a decoding
+# step.
 # </details>
 #
 # ## Summary
 #
-# - The first wrong array in the order of computation is where to look; what follows is spoiled by it. Mend it, run
-#   again, and the next bug shows.
-# - A budget is measured and derived for each array of each case; a case that could not tell garbage from a right
-#   result is refused. In float32 an error of 10⁻⁵ of an array's size shows, in bfloat16 one of some hundredths.
+# - Look at the first wrong array in the order of computation; the arrays after it are spoiled by it. Fix it, run the
+#   kit again, and the next bug appears.
+# - Each array of each case has its own budget, derived from a measured error; a case that cannot distinguish garbage
+#   from a correct result is rejected. In float32, an error of 10⁻⁵ of an array's size is detected; in bfloat16, one of
+#   a few hundredths.
 # - The same cases serve a Python function (`verify`), a program in any language (`gta-ref vectors`, `gta-ref verify`)
 #   and a test suite (pytest). More in [docs/verify.md](../docs/verify.md).
 #

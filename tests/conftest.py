@@ -19,7 +19,7 @@ def rng():
 
 @pytest.fixture(scope="session")
 def official():
-    """Read one file of the authors' outputs, its tensors sorted by what stands before the first dot."""
+    """Read one file of the authors' outputs, with its tensors grouped by the part of their name before the first dot."""
 
     def load(name):
         tensors, metadata = read_tensors(OFFICIAL / f"{name}.safetensors")

@@ -1,4 +1,4 @@
-"""The KV cache: what it holds, what it costs, and that a refused append changes nothing."""
+"""The KV cache: what it holds, how many bytes it takes, and that a refused append changes nothing."""
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +28,7 @@ def test_holds_what_was_appended_in_order(rng):
 @pytest.mark.parametrize("dtype, size", [("float64", 8), ("float32", 4), ("float16", 2), ("bfloat16", 2)])
 def test_bytes(rng, dtype, size):
     cache = KVCache(CACHED, batch=3, capacity=10, dtype=dtype)
-    elements = 2 * 4 + 6  # a token
+    elements = 2 * 4 + 6  # per token
     assert cache.nbytes == 3 * 10 * elements * size
     assert cache.used_nbytes == 0
     cache.append(**tokens(rng, 7, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))

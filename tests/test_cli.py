@@ -12,6 +12,7 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+import gta_ref
 from gta_ref import cli
 from gta_ref import tour as steps
 from gta_ref.core import engines
@@ -59,7 +60,7 @@ def test_tour_reads_a_text_of_ones_own(tmp_path):
 
 
 def test_tour_of_a_text_of_one_letter(tmp_path):
-    """All latent values are equal then, whatever the maps are: the gradient by queries and keys is 0."""
+    """All latent values are then equal, whatever the maps are, so the gradient by queries and keys is 0."""
     text = tmp_path / "a.txt"
     text.write_text("a" * 64)
     result = run("tour", "--text", text, "--out", tmp_path / "out")
@@ -73,7 +74,7 @@ def test_tour_of_a_text_of_one_letter(tmp_path):
     ids=lambda x: "Python" if x is None else str(x)[:4],
 )
 def test_tour_sees_a_wrong_gradient(text, name, size_of, monkeypatch):
-    """An error of a thousandth of a gradient; where it is 0, a thousandth of another's size."""
+    """The error is a thousandth of the gradient or, if that is 0, a thousandth of another gradient's size."""
     tour = steps.start(*steps.default_text(), 0) if text is None else steps.start("a", text, 0)
     backward = steps.gta.backward
 
@@ -138,6 +139,28 @@ def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+def start(*arguments, **environment):
+    """The command in a process of its own, without a shell that completion could find out."""
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", **environment}
+    command = [sys.executable, "-m", "gta_ref", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_version():
+    assert start("--version") == f"gta_ref {gta_ref.__version__}\n"
+
+
+def test_python_m_gta_ref_is_the_command():
+    assert start("--help").startswith("Usage: gta-ref [OPTIONS] COMMAND [ARGS]...\n")
+
+
+def test_completion():
+    script = start("--show-completion", "bash")
+    assert "_GTA_REF_COMPLETE=complete_bash" in script
+    assert "complete -o default -F _gta_ref_completion gta-ref" in script
+    assert start(_GTA_REF_COMPLETE="complete_bash", COMP_WORDS="gta-ref tr", COMP_CWORD="1").split() == ["train"]
 
 
 @pytest.mark.parametrize("chosen, seen", [(None, "20"), ("26", "26")])

@@ -48,7 +48,7 @@ def test_train_and_resume(tmp_path, text):
     train.save(out, begun)
     result = run("train", "--resume", out, "--text", text, "--json", tmp_path / "run.json")
     assert result.exit_code == 0, result.output
-    assert "goes on after step 3" in result.output
+    assert "continues after step 3" in result.output
     figures = json.loads((tmp_path / "run.json").read_text())
     assert figures["losses"] == part.losses
     assert train.load(out).losses == part.losses
@@ -71,7 +71,7 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path, text):
         "--out",
         str(out),
     ]
-    command += [*SMALL, "--validate-every", "1"]  # the file shows that it trains
+    command += [*SMALL, "--validate-every", "1"]  # the file's existence shows that it trains
     # a job in a shell's background ignores SIGINT, and so would its children
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=listen)
@@ -86,7 +86,7 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path, text):
         process.kill()
     assert process.returncode == 130, printed
     found = train.load(out)
-    assert f"stopped after step {found.state.step}; go on with:" in printed
+    assert f"stopped after step {found.state.step}; continue:" in printed
     assert len(found.losses) == found.state.step > 0
     assert np.isfinite(found.losses).all()
 
@@ -119,7 +119,7 @@ def test_resume_refuses_another_run(tmp_path, text):
     for arguments, message in (
         (["--seed", 1], "holds a run with seed=0; asked for 1"),
         (["--mechanism", "mha", "--hidden-size", 32, "--n-layers", 1], "holds another model"),
-        (["--text", out], "expected the run's, text.txt"),
+        (["--text", out], "expected text.txt"),
     ):
         result = run("train", "--resume", out, "--text", text, *arguments)
         assert result.exit_code == 2, arguments

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and what is damaged is refused by name."""
+"""Files are written whole or not at all, and a damaged file is refused with its name."""
 
 import json
 

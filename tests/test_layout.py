@@ -1,4 +1,4 @@
-"""The layout's promises: which room imports which, what an import pulls in, what must not lie in cuda/."""
+"""The layout's promises: which room imports which, what `import gta_ref` imports, what must not be in cuda/."""
 
 import ast
 import importlib
@@ -35,7 +35,7 @@ ROOMS = [
     "commands",
     "cli",
 ]
-SAME_AS = {"doctor": "tour", "bench": "tour", "__main__": "cli"}  # behind a command, like the tour
+SAME_AS = {"doctor": "tour", "bench": "tour", "__main__": "cli"}  # modules behind a command, like the tour
 
 
 def room_of(module):
@@ -44,7 +44,7 @@ def room_of(module):
 
 
 def imports_of(path):
-    """gta_ref's modules that a file imports, anywhere in it, and the line."""
+    """The modules of gta_ref that a file imports, anywhere in it, and the lines."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -91,12 +91,12 @@ def file_imports():
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found[module] |= (names & files.keys()) or {node.module}
         found[module].discard(module)
-    del found["gta_ref"]  # the front door names what lies behind it
+    del found["gta_ref"]  # the package itself names modules that it does not import
     return found
 
 
 def test_no_two_files_import_each_other():
-    """Directly or by way of others: the files can be read in one order, each after what it uses."""
+    """Neither directly nor through others, so the files can be read in one order, each after those that it uses."""
     waiting = file_imports()
     while ready := [module for module, imports in waiting.items() if not imports & waiting.keys()]:
         for module in ready:
@@ -130,7 +130,7 @@ def test_the_front_door():
 
 
 def test_nvidia_package_stays_importable():
-    """A module of these names, or __init__.py, would hide NVIDIA's namespace package `cuda`."""
+    """A module with one of these names, or an __init__.py, would hide NVIDIA's namespace package `cuda`."""
     hidden = {"__init__", "bindings", "core", "pathfinder", "tile"}
     for folder in (ROOT / "cuda", ROOT / "tests" / "cuda"):
         found = {p.stem for p in folder.iterdir()} if folder.exists() else set()

@@ -33,4 +33,4 @@ def page_faults(keep):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_freed_memory_is_taken_again():
     assert page_faults(keep=True) < 100
-    assert page_faults(keep=False) > 1000  # else the setting is not needed any more
+    assert page_faults(keep=False) > 1000  # otherwise the setting is no longer needed

@@ -1,4 +1,4 @@
-"""The directive ``commands``: what ``--help`` says of every command, read from the commands themselves."""
+"""The directive ``commands``: the output of ``--help`` for every command, taken from the commands themselves."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gta_ref import cli
 
 
 def help_of(*words: str) -> str:
-    """What ``gta-ref WORDS --help`` prints."""
+    """The output of ``gta-ref WORDS --help``."""
     result = CliRunner().invoke(cli.app, [*words, "--help"], prog_name="gta-ref", env={"COLUMNS": "80"})
     return result.output.strip("\n")
 
 
 def subcommands(text: str) -> list[str]:
-    """The names under the heading "Commands:" of a help text."""
+    """The names listed under the heading "Commands:" in a help text."""
     _, _, listed = text.partition("\nCommands:\n")
     return re.findall(r"^  (\S+)", listed, flags=re.MULTILINE)
 
 
 def all_commands(*words: str) -> list[tuple[str, ...]]:
-    """Every command below `words`, a group before its members."""
+    """Every command below `words`; a group comes before its members."""
     found: list[tuple[str, ...]] = []
     for name in subcommands(help_of(*words)):
         found += [(*words, name), *all_commands(*words, name)]

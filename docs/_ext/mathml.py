@@ -1,8 +1,8 @@
-r"""Formulas as MathML, made when the site is built: the pages need no JavaScript and no network for them.
+r"""Convert formulas to MathML when the site is built, so that the pages need neither JavaScript nor a network for them.
 
-math-core turns TeX into MathML Core, which Chromium, Firefox and Safari draw. A formula that it does not understand
-is a warning of the build, with its place. The font for them is STIX Two Math, as the package ziamath carries it:
-without a font made for mathematics, browsers do not stretch parentheses.
+The package math-core converts TeX to MathML Core, which Chromium, Firefox and Safari display. A formula that it cannot
+convert causes a warning of the build with the formula's place. The font of the formulas is STIX Two Math from the
+package ziamath, because browsers stretch parentheses only with a font made for mathematics.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ PRIME = re.compile(r"<msup>(<mi>[^<]*</mi>)<mo>([′″])</mo></msup>")
 
 
 def to_mathml(tex: str, *, block: bool) -> str:
-    """One formula as a <math> element.
+    """Convert one formula to a <math> element.
 
     Raises
     ------
     ValueError
-        Where the TeX has an unknown command or does not close what it opens.
+        If the TeX has an unknown command, an unclosed brace or an unclosed environment.
     """
-    tex = NUMBERED.sub(r"\\\1{\2*}", TAG.sub("", tex))  # numbers are written beside the formula
+    tex = NUMBERED.sub(r"\\\1{\2*}", TAG.sub("", tex))  # the equation number is written next to the formula
     try:
         mathml = converter.convert_with_local_state(tex, displaystyle=block)
     except LatexError as error:
         raise ValueError(f"formula {tex!r}: {error}") from None
-    # fonts draw a prime raised already, and browsers would raise it again and make it smaller
+    # fonts already draw a prime raised; as a superscript, browsers would raise it again and shrink it
     return PRIME.sub(r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', mathml).strip()
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
-    """Write a formula within a line."""
+    """Write a formula inside a line of text."""
     self.body.append(f'<span class="math">{_converted(node, block=False)}</span>')
     raise nodes.SkipNode
 
 
 def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a formula on a line of its own, with its number where it has one."""
+    """Write a formula on a separate line, with its number if it has one."""
     attributes = {"ids": node["ids"]} if node["ids"] else {}
     self.body.append(self.starttag(node, "div", CLASS="math math-block", **attributes))
     self.body.append(f'<div class="math-scroll">{_converted(node, block=True)}</div>')
     if tag := TAG.search(node.astext()):
         self.body.append(f'<span class="eqno">({tag[1]})</span>')
-    elif node["number"] and not node.get("nowrap"):  # in a notebook, an environment of amsmath's shows none
+    elif node["number"] and not node.get("nowrap"):  # an amsmath environment in a notebook has no number
         self.body.append(f'<span class="eqno">({node["number"]})')
         self.add_permalink_ref(node, _("Link to this equation"))
         self.body.append("</span>")
@@ -74,7 +74,7 @@ def _converted(node: nodes.Element, *, block: bool) -> str:
 
 
 def copy_font(app: Sphinx, _error: Exception | None = None) -> None:
-    """Put the font beside the style sheet."""
+    """Copy the font into the folder of the style sheet."""
     if app.builder.format == "html":
         font = resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
         target = Path(app.outdir) / "_static" / "math.ttf"

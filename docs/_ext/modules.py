@@ -1,14 +1,14 @@
-"""The directive ``modules``: every module of a package with its functions, from the docstrings.
+"""The directive ``modules``: every module of a package with its functions, taken from the docstrings.
 
 .. code-block:: rst
 
     .. modules:: gta_ref.core
-       :only: engines mask fused*
-       :exclude: fused_llvm
+       :only: engines mask ref*
+       :exclude: cpu
        :shown-above: attention_forward, attention_backward
 
-A new module is in the reference without a line here. Docstrings are shown as they were typed: a block that is
-indented under a paragraph keeps its columns, and d_ and |P| are what they look like, no markup.
+A new module appears in the reference without any change to a page. Docstrings are shown as they were typed: a block
+that is indented under a paragraph keeps its columns, and d_ and |P| are plain text, not markup.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class Modules(SphinxDirective):
-    """One section a module, in the order of the alphabet."""
+    """One section per module, in alphabetical order."""
 
     required_arguments = 1
     option_spec: ClassVar = {name: directives.unchanged for name in ("only", "exclude", "shown-above")}
 
     def run(self) -> list[nodes.Node]:
-        """Write the sections as text, and let Sphinx read it."""
+        """Write the sections as text, and let Sphinx parse it."""
         package = self.arguments[0]
         only, excluded = self.options.get("only", "*").split(), self.options.get("exclude", "").split()
-        names = [info.name for info in pkgutil.iter_modules(import_module(package).__path__)]
+        names = [info.name for info in pkgutil.iter_modules(import_module(package).__path__) if info.name != "__main__"]
         text = "\n".join(
             section(f"{package}.{name}", self.options.get("shown-above", ""))
             for name in names
@@ -45,17 +45,17 @@ class Modules(SphinxDirective):
 
 
 def section(module: str, without: str) -> str:
-    """The heading of a module and the directive that documents it, all its members but those named `without`."""
+    """The heading of a module and the directive that documents all its members except those named in `without`."""
     title = f"``{module}``"
     text = f"{title}\n{'-' * len(title)}\n\n.. automodule:: {module}\n"
     return text + (f"   :exclude-members: {without}\n" if without else "")
 
 
 def as_typed(lines: list[str]) -> list[str]:
-    """Mark indented blocks as literal, and escape what reStructuredText would take for markup elsewhere.
+    """Mark indented blocks as literal, and escape what reStructuredText would read as markup in all other text.
 
-    A block starts with a line after an empty one, at least four columns deeper than the text above it. It is left as
-    it is under a text that ends in ``::``, in a list and in a directive.
+    A block starts with a line that follows an empty one and is at least four columns deeper than the text above it. It
+    is left unchanged after text that ends in ``::``, in a list and in a directive.
     """
     shown: list[str] = []
     above = ""  # the last line of text outside a block
@@ -75,7 +75,7 @@ def as_typed(lines: list[str]) -> list[str]:
 
 
 def escape(line: str) -> str:
-    """A backslash before each | and before the _ at a word's end, but not between backquotes."""
+    """Put a backslash before each | and before each _ at the end of a word, except between backquotes."""
     parts = re.split(r"(``.*?``|`[^`]*`)", line)
     parts[::2] = [re.sub(r"\||(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
     return "".join(parts)
@@ -91,13 +91,13 @@ def on_docstring(_app: Sphinx, _what: str, _name: str, _object: object, _options
 
 
 def skip(_app: Sphinx, _what: str, _name: str, member: object, _skip: bool, _options: object) -> bool | None:
-    """Leave out the fields of named tuples, whose docstrings Python makes up."""
+    """Leave out the fields of named tuples: Python generates their docstrings."""
     doc = getattr(member, "__doc__", None) or ""
     return True if doc.startswith("Alias for field number") else None
 
 
 def without_ways_back(_app: Sphinx, page: str, _template: str, context: dict, _doctree: object) -> None:
-    """Take viewcode's links from source to reference away: it guesses where a function is documented, often wrongly."""
+    """Remove viewcode's links from source to reference: it guesses where a function is documented, often wrongly."""
     if page.startswith("_modules/"):
         context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
 

@@ -1,10 +1,9 @@
-"""The executed notebooks in docs/notebooks/, where there are any.
+"""The executed notebooks in docs/notebooks/, if there are any.
 
-The directive ``notebooks`` lists them, or says how they are made. What a notebook says for its own folder is made right
-for the site:
+The directive ``notebooks`` lists them, or says how to make them. Two things in a notebook are changed for the site:
 
-- A link to ``../docs/costs.md`` leads to the page of the site, one to ``exercises/`` to the page about them.
-- An animation of matplotlib's asks another host for the pictures of its buttons; ``_static/site.css`` has them.
+- A link to ``../docs/costs.md`` leads to that page of the site, and a link to ``exercises/`` to the page on exercises.
+- Matplotlib's animations load the symbols of their buttons from another host; ``_static/site.css`` replaces them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-# in a notebook's JSON a line may end within the tag, as \n in the text
+# in a notebook's JSON, a line may end inside the tag, which then contains the two characters \n
 BUTTONS = re.compile(r"<link[^>]*font-awesome[^>]*>")
 
 LIST = """
@@ -36,23 +35,23 @@ here.
 
 
 class Notebooks(SphinxDirective):
-    """A table of contents, or a note."""
+    """A table of contents of the executed notebooks, or a note that there are none."""
 
     def run(self) -> list[nodes.Node]:
-        """Look into the folder."""
+        """Return the table of contents if the folder contains a notebook, else the note."""
         found = any((Path(self.env.srcdir) / "notebooks").glob("*.ipynb"))
         return self.parse_text_to_nodes(LIST if found else NONE)
 
 
 def for_the_site(source: str) -> str:
-    """The notebook's JSON with links and animations mended."""
+    """The notebook's JSON with links and animations changed for the site."""
     source = source.replace("](../docs/", "](../")
     source = re.sub(r"\]\(exercises/[^)]*\)", "](../exercises.md)", source)
     return BUTTONS.sub("", source)
 
 
 def on_source(app: Sphinx, name: str, content: list[str]) -> None:
-    """Change a notebook before it is read."""
+    """Change a notebook's source before Sphinx parses it."""
     if str(app.env.doc2path(name)).endswith(".ipynb"):
         content[0] = for_the_site(content[0])
 

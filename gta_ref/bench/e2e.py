@@ -19,11 +19,12 @@ import numpy as np
 from gta_ref.bench import e2e_model
 from gta_ref.bench.core import PAUSE
 from gta_ref.bench.e2e_model import Case, Models
-from gta_ref.bench.e2e_parts import Params, bare_products, difference, predicted, timed_parts, to_depth
+from gta_ref.bench.e2e_parts import bare_products, difference, predicted, timed_parts, to_depth
 from gta_ref.bench.machine import Ceilings, describe, seconds
 from gta_ref.costs.hardware import Hardware
 from gta_ref.errors import as_int, as_positive_float
 from gta_ref.lm import model
+from gta_ref.ops.arrays import Params
 
 LENGTH, CONTEXTS, BATCHES = 2048, (2048, 8192, 32768), (1, 16)
 QUICK_LENGTH, QUICK_CONTEXTS, QUICK_BATCHES = 64, (32, 64), (1, 2)

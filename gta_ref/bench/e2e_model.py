@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gta_ref.cache import KVCache
-from gta_ref.costs.model import PUBLISHED
 from gta_ref.errors import as_int
 from gta_ref.lm import model
 from gta_ref.mechanisms import gqa, gta
+from gta_ref.mechanisms.published import PUBLISHED
 from gta_ref.ops import Array
 from gta_ref.ops.arrays import Params
 
@@ -92,7 +92,7 @@ def cache_bytes(models: dict[str, model.Config], case: Case) -> int:
     """Bytes of one layer's caches in both models, with room for the token of the step; 0 for a prefill."""
     if case.stage == "prefill":
         return 0
-    elements = sum(config.module.structure(config.attention).cache_elements for config in models.values())
+    elements: int = sum(config.module.structure(config.attention).cache_elements for config in models.values())
     return 4 * case.batch * (case.held + 1) * elements
 
 

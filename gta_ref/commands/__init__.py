@@ -1,1 +1,1 @@
-"""The commands of gta-ref, one a file, and what they share."""
+"""The commands of gta-ref, one per file, and the helpers that they share."""

@@ -1,4 +1,4 @@
-"""The command ``gta-ref bench e2e``; mounted in ``gta_ref.commands.bench``."""
+"""The command ``gta-ref bench e2e``, which ``gta_ref.commands.bench`` adds to its group."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from gta_ref.commands.common import JsonOption, machine_line, one_line_errors, table
 
-BUSY = 0.5  # load of the machine before the run, from which on somebody else has to be reckoned with
-# the parts that tables and figure show as one
+BUSY = 0.5  # a load average above this before the run means that another program is using the machine
+# parts that the tables and the figure show as one
 SHOWN: dict[str, tuple[str, ...]] = {
     "projections": ("projections",),
     "gate and decoder": ("gate", "decoder"),
@@ -27,16 +27,32 @@ SHOWN: dict[str, tuple[str, ...]] = {
 
 @one_line_errors
 def e2e(
-    layers: Annotated[int | None, typer.Option(help="At most so many layers; else what the memory allows.")] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens of the prefill; 2048.")] = None,
-    contexts: Annotated[str | None, typer.Option(help="Tokens in the cache: 2048,8192,32768.")] = None,
-    batches: Annotated[str | None, typer.Option(help="Sequences in decoding: 1,16.")] = None,
-    memory: Annotated[float | None, typer.Option(help="GB to use; else 40 % of what is available.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the figure into this file.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny models: to see that it works.")] = False,
+    layers: Annotated[
+        int | None, typer.Option(help="Largest number of layers to run. Default: as many as fit.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of the prompt in the prefill. Default: 2048.")] = None,
+    contexts: Annotated[
+        str | None,
+        typer.Option(help="Tokens in the cache before each decoding step, by commas. Default: 2048,8192,32768."),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(help="Sequences that are decoded at once, by commas. Default: 1,16."),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="Memory to use, in GB. Default: 40 % of the available memory.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Image file for the figure. Default: draw none.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Run tiny models with short contexts, only to see that the benchmark runs.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Time GTA-1B against GQA-1B, prefill and decoding, beside what the cost model predicts for this machine."""
+    """Time the whole models GTA-1B and GQA-1B.
+
+    Prefill and decoding run with random weights. The times are compared with what the cost model predicts for this
+    machine.
+    """
     from gta_ref.bench import e2e as benchmark
     from gta_ref.files import write_json
 
@@ -73,7 +89,7 @@ def _whole_numbers(name: str, text: str | None) -> list[int] | None:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError:
-        raise ValueError(f"{name}={text!r} must be whole numbers with commas between them") from None
+        raise ValueError(f"{name}={text!r} must be whole numbers separated by commas") from None
 
 
 def _title(setting: Mapping[str, Any]) -> str:
@@ -82,7 +98,7 @@ def _title(setting: Mapping[str, Any]) -> str:
 
 
 def show(console: Console, found: Mapping[str, Any]) -> None:
-    """Print the figures: totals, then parts, then causes."""
+    """Print the results: total times, then times by part, then the causes of differences from the prediction."""
     setting = found["setting"]
     console.print(machine_line(found["machine"]), highlight=False)
     for blas in found["machine"]["blas"]:
@@ -93,18 +109,18 @@ def show(console: Console, found: Mapping[str, Any]) -> None:
     error = max(found["errors"].values())
     console.print(
         f"{_title(setting)}; float32, {setting['weights'] / 1e9:.2f} GB of weights\n"
-        f"decoding and prefill are a forward in float64 to {error:.0e}\n",
+        f"decoding and prefill agree with a float64 forward to {error:.0e} of the largest logit\n",
         highlight=False,
     )
     if setting["load"] is not None and setting["load"] > BUSY:
-        console.print(f"[yellow]other work runs here (load {setting['load']:.1f}): the times contain it[/]\n")
+        console.print(f"[yellow]the machine was busy before the run (load {setting['load']:.1f}): times are high[/]\n")
     timed = [case for case in found["cases"] if "models" in case]
     _show_totals(console, timed)
     _show_parts(console, timed)
     _show_causes(console, timed)
     calls = ", ".join(f"{name} {_ms(taken)} ms" for name, taken in found["calls"].items())
     console.print(
-        f"The calls of a step without any work, which elementwise, attention and the rest contain: at least {calls}.",
+        f"Python and NumPy calls alone, which are part of the times above, take at least {calls} per step.",
         highlight=False,
     )
     twice = [case["name"] for case in timed if case["ratio"]["median"] >= 2]
@@ -116,7 +132,9 @@ def show(console: Console, found: Mapping[str, Any]) -> None:
 
 
 def _show_totals(console: Console, cases: Sequence[Mapping[str, Any]]) -> None:
-    rows = table("ms for all layers", "ran", "measured", "least–most", "predicted", "times", numbers_from=1)
+    rows = table(
+        "ms for all layers", "layers run", "measured", "least–most", "predicted", "÷ predicted", numbers_from=1
+    )
     for case in cases:
         rows.add_row(f"[bold]{case['name']}[/]", f"{case['layers']}")
         ceilings = f"{case['gemm'] / 1e9:.0f} GFLOP/s, {case['read'] / 1e9:.0f} GB/s"
@@ -166,8 +184,8 @@ def _show_causes(console: Console, cases: Sequence[Mapping[str, Any]]) -> None:
     console.print()
     console.print(rows)
     console.print(
-        "BLAS: the same products, timed alone, over their prediction. Not explained: Python, and what the products "
-        "take longer inside the model than alone.",
+        "BLAS: the same matrix products, timed alone, minus their prediction. Not explained: time in Python, and the "
+        "extra time that the products take inside the model compared with alone.",
         highlight=False,
     )
 

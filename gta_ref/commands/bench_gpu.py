@@ -1,4 +1,4 @@
-"""The command ``gta-ref bench gpu``; mounted in ``gta_ref.commands.bench``."""
+"""The command ``gta-ref bench gpu``, which ``gta_ref.commands.bench`` adds to its group."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from gta_ref.commands.common import JsonOption, check_torch, one_line_errors, ta
 
 @one_line_errors
 def gpu(
-    against: Annotated[str | None, typer.Option(help="Also PyTorch's attention, by back end: torch.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The smallest shapes: to see that it works.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="A library to compare with; the only one is torch, with each of its back ends.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure the smallest shapes, only to see that the benchmark runs.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Time the engine "cuda" on this machine's GPU."""
@@ -35,7 +39,7 @@ def gpu(
 
 
 def show(console: Console, found: dict[str, Any]) -> None:
-    """Print the figures."""
+    """Print the results."""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number is not None)
     ceilings = found["ceilings"]
     console.print(f"{found['device']}, driver {found['driver']}, {versions}", highlight=False)

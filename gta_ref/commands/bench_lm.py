@@ -1,4 +1,4 @@
-"""gta-ref bench lm: training speed of the small language models."""
+"""gta-ref bench lm: the training speed of the small language models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from gta_ref.commands.common import JsonOption, check_torch, machine_line, one_l
 
 @one_line_errors
 def lm(
-    against: Annotated[str | None, typer.Option(help="Also the same model in PyTorch: torch.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few rounds: to see that it works.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="A library to train the same models with; the only one is torch.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure few rounds, only to see that the benchmark runs.")
+    ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Time whole training steps (forward, backward, AdamW) of small GTA and GQA models."""
+    """Time training steps of small language models.
+
+    There is one model per mechanism; a step is forward, backward, clipping and AdamW.
+    """
     check_torch(against)
     from gta_ref.bench import lm as benchmark
     from gta_ref.files import write_json
@@ -26,11 +33,11 @@ def lm(
         found = benchmark.run(against == "torch", quick, lambda name: status.update(f"measuring: {name}"))
     console.print(machine_line(found["machine"]), highlight=False)
     console.print(
-        f"a step: {found['batch']} × {found['length']} tokens, forward, backward, clipping and AdamW in float32; "
-        "medians of steps in turn\n",
+        f"One step: forward, backward, clipping and AdamW in float32 on {found['batch']} × {found['length']} tokens.\n"
+        "The contestants take turns; times are medians. ÷ numba: time over the time of numba.\n",
         highlight=False,
     )
-    rows = table("", "ms a step", "tokens/s", "÷ numba", "÷ GQA", numbers_from=1)
+    rows = table("", "ms per step", "tokens/s", "÷ numba", "÷ GQA", numbers_from=1)
     for name, measured in found["models"].items():
         for contestant, c in measured["contestants"].items():
             own = contestant == "numba"
@@ -46,7 +53,7 @@ def lm(
     if errors:
         text = ", ".join(f"{name} {error:.0e}" for name, error in errors.items())
         console.print(
-            f"\nLargest difference of a gradient to PyTorch's, relative to its largest value: {text}", highlight=False
+            f"\nLargest difference between our gradients and PyTorch's, over the largest value: {text}", highlight=False
         )
     if json is not None:
         write_json(json, found)

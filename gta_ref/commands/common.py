@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors, tables, the option --json."""
+"""Helpers that the commands share: errors of one line, tables, and the options --json and --model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write every number to this JSON file.")]
 ModelOption = Annotated[
-    str, typer.Option("--model", help="smollm2, a GGUF file of that kind, or a .safetensors file of gta-ref train.")
+    str,
+    typer.Option(
+        "--model",
+        help="The language model: smollm2 (SmolLM2-135M), another GGUF file with Llama's architecture and SmolLM's "
+        "kind of tokenizer, or a .safetensors file written by gta-ref train.",
+    ),
 ]
 
 
@@ -26,7 +31,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError) as error:
-            # an OSError's own text has an errno in front
+            # the text of an OSError itself begins with its errno
             message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
             print(f"gta-ref: {message}", file=sys.stderr)
             raise typer.Exit(2) from None
@@ -35,7 +40,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_torch(against: str | None) -> None:
-    """Raise ValueError unless the option --against is not given, or is torch and PyTorch is installed."""
+    """Raise ValueError if the option --against is given and is not torch, or if PyTorch is not installed."""
     if against not in (None, "torch"):
         raise ValueError(f"against={against!r} must be torch")
     if against == "torch" and importlib.util.find_spec("torch") is None:
@@ -43,13 +48,13 @@ def check_torch(against: str | None) -> None:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """What :func:`gta_ref.bench.machine.describe` found, in a line."""
+    """The findings of :func:`gta_ref.bench.machine.describe` as one line of text."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return f"{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, {packages}"
 
 
 def table(*columns: str, numbers_from: int | None = None) -> Table:
-    """An unruled table; columns from `numbers_from` on are aligned to the right."""
+    """A table without rules; the columns from index `numbers_from` onwards are aligned to the right."""
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
         found.add_column(column, justify="right" if numbers_from is not None and i >= numbers_from else "left")

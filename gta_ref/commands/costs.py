@@ -1,4 +1,4 @@
-"""gta-ref costs: memory, operations and roofline times of models side by side; the frontier; the design space."""
+"""gta-ref costs: memory, operations and roofline times of models, the speed-up frontier, and the design space."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ if TYPE_CHECKING:
     from gta_ref.costs.model import Model
 
 app = typer.Typer(
-    help="Memory, operations and roofline times of models side by side.",
+    help="Compare the memory, operations and roofline times of models.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
 
 HardwareOption = Annotated[
-    str, typer.Option(help="h100, a100, rtx3060, m2, measured (this machine), or two numbers: GB/s,TFLOP/s.")
+    str,
+    typer.Option(
+        help="The machine whose speed is used: h100, a100, rtx3060, m2, measured (this machine, by a short test), or "
+        "two numbers GB/s,TFLOP/s, such as 3072,989.5."
+    ),
 ]
 ConventionOption = Annotated[
-    str, typer.Option(help="moved: what really moves. llm-viewer: as the paper's authors counted.")
+    str,
+    typer.Option(
+        help="How operations and bytes are counted: moved (those that are really computed and moved) or llm-viewer "
+        "(the convention of the paper's authors)."
+    ),
 ]
 
 
@@ -33,21 +41,34 @@ ConventionOption = Annotated[
 def costs(
     context: typer.Context,
     models: Annotated[
-        str, typer.Option(help="Names (gta-1b, gqa-1b) or JSON files of sizes, by commas; the last is the baseline.")
+        str,
+        typer.Option(
+            help="Models to compare, separated by commas: gta-1b, gqa-1b, or JSON files of sizes. The last one is the "
+            "baseline of the ratios."
+        ),
     ] = "gta-1b,gqa-1b",
     model: Annotated[
         list[str] | None,
-        typer.Option(help='Sizes, put before the named ones: --model "gta n_q=10 n_k=1 n_c=1 latent_dim=256".'),
+        typer.Option(
+            help='Another model, given by its mechanism and sizes: --model "gta n_q=10 n_k=1 n_c=1 latent_dim=256". It '
+            "comes before those of --models; the option may be repeated."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
-    length: Annotated[int, typer.Option(help="Tokens of a prompt, and in the cache of a decoding step.")] = 4096,
+    batch: Annotated[int, typer.Option(help="Number of sequences that are processed together.")] = 1,
+    length: Annotated[
+        int, typer.Option(help="Tokens in the prompt of a prefill, and in the cache before a decoding step.")
+    ] = 4096,
     hardware: HardwareOption = "h100",
-    fused: Annotated[bool, typer.Option("--fused", help="Attention that never writes its maps to memory.")] = False,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Assume fused attention, which never writes its maps to memory.")
+    ] = False,
     convention: ConventionOption = "moved",
-    dtype: Annotated[str, typer.Option(help="Of the cache's bytes.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="Type of the cached numbers: float64, float32, bfloat16 or float16.")
+    ] = "bfloat16",
     json: JsonOption = None,
 ) -> None:
-    """Compare models: cache, parameters, operations, and time by a roofline."""
+    """Compare models by cache, parameters, operations, and the time that a roofline predicts."""
     if context.invoked_subcommand is not None:
         return
     from gta_ref.costs import hardware as machines
@@ -70,9 +91,15 @@ def costs(
 def frontier(
     hardware: HardwareOption = "h100",
     convention: ConventionOption = "moved",
-    out: Annotated[Path, typer.Option(help="The figure; its JSON is written beside it.")] = Path("gta-frontier.png"),
+    out: Annotated[
+        Path, typer.Option(help="Image file for the figure; its numbers go to a JSON file of the same name.")
+    ] = Path("gta-frontier.png"),
 ) -> None:
-    """Find where GTA-1B is 1, 1.5, 2 and 3 times as fast as GQA-1B, over batch and length."""
+    """Show from which length GTA-1B is faster than GQA-1B.
+
+    For each batch size, a table has the lengths from which GTA-1B is 1, 1.5, 2 and 3 times as fast as GQA-1B according
+    to the roofline. The figure shows the speed-up over batch and length.
+    """
     from gta_ref.costs import hardware as machines
     from gta_ref.costs.frontier import speed_ups
     from gta_ref.costs.model import Model
@@ -82,7 +109,7 @@ def frontier(
     found = speed_ups(Model.preset("gta-1b"), Model.preset("gqa-1b"), machine, convention=convention)
     console = Console()
     console.print(
-        f"From which length on GTA-1B is so many times as fast as GQA-1B, {machine.name}, convention {convention}"
+        f"Length from which GTA-1B is that many times as fast as GQA-1B; {machine.name}, convention {convention}"
     )
     shown = [i for i, b in enumerate(found["batches"]) if b in (1, 8, 32, 128)]
     rows = table("", "at least", *(f"batch {found['batches'][i]}" for i in shown), numbers_from=1)
@@ -101,15 +128,26 @@ def frontier(
 @app.command()
 @one_line_errors
 def design(
-    hidden_size: Annotated[int, typer.Option(help="H.")] = 1280,
-    n_heads: Annotated[int, typer.Option(help="Output heads.")] = 20,
-    head_dim: Annotated[int, typer.Option(help="Width of a head.")] = 64,
+    hidden_size: Annotated[int, typer.Option(help="Width H of the model.")] = 1280,
+    n_heads: Annotated[int, typer.Option(help="Number of output heads.")] = 20,
+    head_dim: Annotated[int, typer.Option(help="Width of an output head.")] = 64,
     parameters: Annotated[
-        int | None, typer.Option(help="Parameters that a choice needs. Default: GQA's with n_heads/4 key heads.")
+        int | None,
+        typer.Option(
+            help="Fewest parameters that a layer may have to be marked as efficient. Default: those of a GQA layer "
+            "with n_heads/4 key heads."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The figure; its JSON is written beside it.")] = Path("gta-design.png"),
+    out: Annotated[
+        Path, typer.Option(help="Image file for the figure; its numbers go to a JSON file of the same name.")
+    ] = Path("gta-design.png"),
 ) -> None:
-    """Draw cache, operations and parameters over n_q, n_k, n_c and d_l, and mark the efficient choices."""
+    """Compare all sizes that a GTA layer could have.
+
+    The figure shows cache, operations and parameters for every choice of n_q maps, n_k key heads, n_c latent heads and
+    latent width d_l. It marks the efficient choices: of those with enough parameters, no other choice needs both a
+    smaller cache and fewer operations in the attention core.
+    """
     from gta_ref.costs.frontier import choices
     from gta_ref.mechanisms import gqa
     from gta_ref.plots.costs import design_space
@@ -121,8 +159,8 @@ def design(
     efficient = sorted((c for c in found if c.efficient), key=lambda c: c.cache)
     console = Console()
     console.print(
-        f"{len(found)} choices of n_q, n_k, n_c, d_l at H {hidden_size}, {n_heads} heads of {head_dim}. Of those with "
-        f"at least {parameters:,} parameters, none has less of both cache and attention than one of these:",
+        f"{len(found)} choices of n_q, n_k, n_c, d_l at H {hidden_size}, {n_heads} heads of width {head_dim}. Among "
+        f"those with at least {parameters:,} parameters, no choice beats one of these in both cache and attention:",
         highlight=False,
     )
     rows = table("n_q", "n_k", "n_c", "d_l", "cache elements", "attention MACs", "parameters", numbers_from=0)
@@ -135,7 +173,7 @@ def design(
 
 
 def _models(names: str, sizes: list[str]) -> list[Model]:
-    """Models given by sizes, by name and by file, in this order."""
+    """The models given by sizes, followed by those given by name or file."""
     from gta_ref.costs.model import Model
 
     chosen = [Model.parse(text) for text in sizes]
@@ -175,7 +213,7 @@ def _show(console: Console, found: dict[str, Any]) -> None:
             console.print(f"{label}: {name}", highlight=False, markup=False)
     baseline = labels[names[-1]]
     ratios = [f"{labels[name]} ÷ {baseline}" for name in names[:-1]]
-    beside = len(names) <= 3  # else the ratios get a table of their own
+    beside = len(names) <= 3  # with more models, the ratios are shown in a second table
     rows = table("", *labels.values(), *(ratios if beside else []), numbers_from=1)
     more = table("", *ratios, numbers_from=1)
     for label, path, form in _ROWS:
@@ -198,18 +236,18 @@ def _seconds(value: float) -> str:
 
 _ROWS = (
     ("parameters", ("parameters",), _count),
-    ("cache, elements a token and layer", ("cache_elements",), _count),
-    ("cache, bytes a token", ("cache_bytes_per_token",), _count),
+    ("cache, elements per token and layer", ("cache_elements",), _count),
+    ("cache, bytes per token", ("cache_bytes_per_token",), _count),
     ("cache, bytes", ("cache_bytes",), _count),
-    ("attention, MACs a pair", ("attention_macs",), _count),
-    ("training keeps, elements", ("training_activations",), _count),
+    ("attention, MACs per query and key", ("attention_macs",), _count),
+    ("kept for the backward, elements", ("training_activations",), _count),
     ("training step, operations", ("training_operations",), _count),
     ("prefill, operations", ("prefill", "operations"), _count),
     ("prefill, bytes moved", ("prefill", "bytes"), _count),
     ("prefill, seconds", ("prefill", "seconds"), _seconds),
     ("decode, operations", ("decode", "operations"), _count),
     ("decode, bytes moved", ("decode", "bytes"), _count),
-    ("decode, seconds a step", ("decode", "seconds"), _seconds),
+    ("decode, seconds per step", ("decode", "seconds"), _seconds),
 )
 
 
@@ -220,7 +258,7 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def _finite(grid: Any) -> list[list[float | None]]:
-    """JSON has no NaN."""
+    """The grid as nested lists with None for NaN, which JSON does not have."""
     return [[None if value != value else float(value) for value in row] for row in grid]
 
 

@@ -1,4 +1,4 @@
-"""gta-ref doctor: show what gta_ref.doctor found."""
+"""gta-ref doctor: show the findings of gta_ref.doctor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from gta_ref.commands.common import JsonOption, one_line_errors, table
 def doctor(
     kernels: Annotated[
         bool,
-        typer.Option("--kernels", help="Compile the CUDA kernels for sm_80 and sm_90, and show what they need."),
+        typer.Option(
+            "--kernels",
+            help="Instead, compile the CUDA kernels for sm_80 and sm_90 and show their registers, spills and shared "
+            "memory. No GPU is needed.",
+        ),
     ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Say what is installed, which engines can run here, and why the others cannot."""
+    """Say what is installed and which engines can run here.
+
+    For an engine that cannot run, the reason is given.
+    """
     from gta_ref import doctor as facts
     from gta_ref.files import write_json
     from gta_ref.packages import OPTIONAL, REQUIRED
@@ -56,8 +63,8 @@ def doctor(
 
 
 def _show_kernels(console: Console, kernels: list[dict[str, Any]]) -> None:
-    """Registers and so on of every kernel, both architectures beside each other."""
-    console.print("d_k 64, d_v 128, as in GTA-1B; sm_80 / sm_90 where they differ", highlight=False)
+    """Print the resources that each kernel uses, with both architectures side by side."""
+    console.print("d_k 64, d_v 128, as in GTA-1B; given as sm_80 / sm_90 if they differ", highlight=False)
     columns = ("registers", "spills", "stack", "shared", "hmma", "blocks")
     rows = table("kernel", "threads", "registers", "spills", "stack", "shared", "HMMA", "blocks", numbers_from=1)
     for name in dict.fromkeys(one["kernel"] for one in kernels):
@@ -66,7 +73,7 @@ def _show_kernels(console: Console, kernels: list[dict[str, Any]]) -> None:
         rows.add_row(name, str(both[0]["threads"]), *(" / ".join(dict.fromkeys(cell)) for cell in cells))
     console.print(rows)
     console.print(
-        "registers, spills, stack: of a thread (bytes); shared: bytes of a block; "
-        "blocks: how many fit on a multiprocessor by registers and threads",
+        "registers: per thread; spills, stack: bytes per thread; shared: bytes per block; HMMA: tensor-core "
+        "instructions; blocks: how many fit on a multiprocessor at once, as limited by registers and threads",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""gta-ref generate: a language model continues a text."""
+"""gta-ref generate: let a language model continue a text."""
 
 from __future__ import annotations
 
@@ -18,29 +18,47 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def generate(
-    text: Annotated[str, typer.Argument(help="The beginning, which the model continues.")],
+    text: Annotated[str, typer.Argument(help="The beginning of a text, which the model continues.")],
     model: ModelOption = "smollm2",
-    tokens: Annotated[int, typer.Option(help="How many at most; fewer where the text ends.")] = 40,
+    tokens: Annotated[
+        int, typer.Option(help="Largest number of new tokens; there are fewer if the model ends the text.")
+    ] = 40,
     temperature: Annotated[
-        float, typer.Option(help="0 takes the most likely token; the higher, the more is left to chance.")
+        float,
+        typer.Option(
+            help="Randomness of the choice: 0 always takes the most likely token, 1 draws with the model's own "
+            "probabilities, more makes unlikely tokens more frequent."
+        ),
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="Draw from the most likely tokens that have this much probability together.")
+        float,
+        typer.Option(
+            help="Draw only from the most likely tokens that together have this probability, from 0 to 1; 1 keeps all."
+        ),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the random numbers, where the temperature is above 0.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random numbers, which are used if the temperature is above 0.")
+    ] = 0,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Without the cache everything is computed again for every token.")
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep keys and values of earlier tokens in a cache, or compute everything again for every token.",
+        ),
     ] = True,
     json: JsonOption = None,
 ) -> None:
-    """Continue a text, and say how fast that went and what the cache holds."""
+    """Continue a text with a language model.
+
+    The continuation is followed by the speed of prefill and decoding and by the size of the cache.
+    """
     from gta_ref.errors import as_int
     from gta_ref.files import write_json
     from gta_ref.lm import generate as lm
     from gta_ref.lm.model import new_caches
     from gta_ref.weights.load import load_model
 
-    # all that can be checked without the model comes first: reading it takes seconds
+    # arguments that can be checked without the model come first, because reading the model takes seconds
     lm.check_sampling(temperature, top_p)
     as_int("seed", seed, at_least=0)
     as_int("tokens", tokens, at_least=1)
@@ -86,7 +104,7 @@ def generate(
 
 @dataclass
 class Run:
-    """The tokens of one run, and the moments at which they came."""
+    """The tokens of one run and the times at which they were produced."""
 
     n_prompt: int
     ids: list[int] = field(default_factory=list)
@@ -94,7 +112,7 @@ class Run:
     moments: list[float] = field(default_factory=list)
 
     def timed(self, tokens: Iterator[int]) -> Iterator[int]:
-        """Pass tokens on and note when each came; the first comes with the prompt's reading."""
+        """Pass tokens on and record when each was produced; the time of the first includes the prefill."""
         self.start = time.perf_counter()
         for token in tokens:
             self.moments.append(time.perf_counter())
@@ -104,7 +122,7 @@ class Run:
             self.moments.append(time.perf_counter())
 
     def figures(self) -> dict[str, Any]:
-        """Seconds and tokens per second; None for a decoding that did not take place."""
+        """Seconds and tokens per second; the decoding rate is None if nothing was decoded."""
         prefill = self.moments[0] - self.start
         n_decoded, decode = len(self.moments) - 1, self.moments[-1] - self.moments[0]
         return {
@@ -116,7 +134,7 @@ class Run:
         }
 
     def speed(self) -> str:
-        """The same, to read."""
+        """The speeds of :meth:`figures` as text."""
         found = self.figures()
         said = f"prefill {found['prefill_tokens_per_second']:.1f} tokens/s"
         if found["decode_tokens_per_second"] is not None:

@@ -1,4 +1,4 @@
-"""gta-ref maps: how alike the attention maps of a trained model's heads are, and how many of them it would need."""
+"""gta-ref maps: how similar the attention maps of a trained model's heads are, and how many of them it would need."""
 
 from __future__ import annotations
 
@@ -20,25 +20,35 @@ if TYPE_CHECKING:
     from gta_ref.maps.compare import Layer
     from gta_ref.maps.passages import Window
 
-_SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # of compare.VIEWS
-_SHOWN = "0.8"  # the threshold of the table by layer
-_TOKENS = 32  # in the figure of the maps
+_SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # names of compare.VIEWS
+_SHOWN = "0.8"  # the cosine threshold that the table by layer uses
+_TOKENS = 32  # tokens shown in the figure of the maps
 
 
 @one_line_errors
 def maps(
     model: ModelOption = "smollm2",
     text: Annotated[
-        Path | None, typer.Option(help="Text that it reads. Default: 4 passages of prose, 4 of code.")
+        Path | None,
+        typer.Option(help="Text file that the model reads. Default: 4 passages of prose and 4 of code, built in."),
     ] = None,
-    length: Annotated[int, typer.Option(help="Tokens of a window.", min=8)] = 256,
-    windows: Annotated[int, typer.Option(help="Windows, at even distances in your text.", min=2)] = 8,
-    layer: Annotated[int | None, typer.Option(help="Layer whose maps are drawn. Default: the middle one.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the shuffled baseline.", min=0)] = 0,
+    length: Annotated[int, typer.Option(help="Tokens in each window of text.", min=8)] = 256,
+    windows: Annotated[
+        int, typer.Option(help="Largest number of windows that are taken from the text, evenly spaced.", min=2)
+    ] = 8,
+    layer: Annotated[
+        int | None, typer.Option(help="Index of the layer whose maps are drawn, from 0. Default: the middle one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the baseline with shuffled keys.", min=0)] = 0,
     json: JsonOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the four figures and maps.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the four figures and maps.json. Default: write none.")
+    ] = None,
 ) -> None:
-    """Measure how alike the attention maps of heads are, layer by layer, against two baselines; cluster the heads."""
+    """Measure how similar the attention maps of a model's heads are.
+
+    The heads of each layer are compared with one another and with two baselines, and grouped into clusters.
+    """
     import numpy as np
 
     from gta_ref.files import write_json
@@ -119,20 +129,20 @@ def _introduce(console: Console, reader: LanguageModel, structure: Any, read: Se
 
 def _show(console: Console, figures: dict[str, Any]) -> None:
     console.print(
-        "\nTwo different heads of a layer, mean over all pairs:\n"
-        "[bold]cos[/]    cosine of their rows               [bold]bits[/]  Jensen–Shannon divergence\n"
-        "[bold]pos[/]    cosine against another text: what position alone makes alike\n"
-        f"[bold]maps[/]   how many are needed so that each head has one with cosine ≥ {_SHOWN}\n"
+        "\nMeans over all pairs of two different heads in a layer:\n"
+        "[bold]cos[/]    cosine of their maps' rows         [bold]bits[/]  Jensen–Shannon divergence\n"
+        "[bold]pos[/]    the same cosine on two different texts: similarity by position alone\n"
+        f"[bold]maps[/]   number of maps needed so that each head has one with cosine ≥ {_SHOWN}\n"
         "[bold]first[/]  weight on the first key\n"
-        f"[bold]sinks[/]  weight on it and on keys that far queries give ≥ {figures['sink_weight']} on average\n"
-        "[bold]no first[/], [bold]no sinks[/]: without these keys; what is left of a row sums to 1 again\n",
+        f"[bold]sinks[/]  weight on it and on keys that distant queries give ≥ {figures['sink_weight']} on average\n"
+        "[bold]no first[/], [bold]no sinks[/]: without these keys; the rest of each row is scaled to sum 1\n",
         highlight=False,
     )
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("layer", "first", "sinks"):
         rows.add_column(f"\n{name}", justify="right")
     for name in _SHORT.values():
-        # the name of the view stands over its columns, a word over each
+        # the name of the view is written above its columns, one word above each
         for word, column in zip((*name.split(), "", ""), ("cos", "pos", "bits", "maps"), strict=True):
             rows.add_column(f"[bold]{word}[/]\n{column}", justify="right")
     for layer in figures["layers"]:
@@ -155,13 +165,13 @@ def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequenc
 
     for label, key in (
         ("cosine", "cosine_same"),
-        ("  against another text: position alone", "cosine_other"),
-        ("  keys shuffled: concentration alone", "cosine_shuffled"),
-        ("  a head with itself on another text", "same_head_other_text"),
-        ("  of flattened maps", "flat_cosine"),
+        ("  on two different texts: position alone", "cosine_other"),
+        ("  with shuffled keys: concentration alone", "cosine_shuffled"),
+        ("  of one head on two different texts", "same_head_other_text"),
+        ("  of whole maps, flattened", "flat_cosine"),
         ("divergence, bits", "divergence_same"),
-        ("  against another text", "divergence_other"),
-        ("  keys shuffled", "divergence_shuffled"),
+        ("  on two different texts", "divergence_other"),
+        ("  with shuffled keys", "divergence_shuffled"),
     ):
         row(label, lambda found, key=key: f"{found[key]:.2f}")  # type: ignore[misc]
     all_maps = summary["all_keys"]["maps"]
@@ -170,16 +180,16 @@ def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequenc
         row(label, lambda found, t=f"{threshold:g}": str(found["maps_needed"][t]))  # type: ignore[misc]
     if (sharing := summary["all_keys"]["sharing_a_key"]) is not None:
         row("cosine of heads that share a key head", lambda found: f"{found['sharing_a_key']['within']:.2f}")
-        row("cosine of heads that do not", lambda found: f"{found['sharing_a_key']['across']:.2f}")
-        label = f"layers of {sharing['layers']} where the former is higher"
+        row("cosine of heads that do not share one", lambda found: f"{found['sharing_a_key']['across']:.2f}")
+        label = f"layers of {sharing['layers']} in which the former is higher"
         row(label, lambda found: str(found["sharing_a_key"]["layers_more_alike_within"]))
-        label = f"key heads of {sharing['groups']} whose heads are a cluster"
+        label = f"key heads of {sharing['groups']} whose heads form a cluster"
         row(label, lambda found: str(found["sharing_a_key"]["groups_found"]))
         row("  expected by chance", lambda found: f"{found['sharing_a_key']['expected_by_chance']:.1f}")
     console.print(rows)
     console.print(
-        "\nMaps that are alike say that on such text the layer computes some of them more than once. They do not say "
-        "that a model trained with fewer, shared maps is as good: that shows only in a model trained so.",
+        "\nSimilar maps mean that on such text the layer computes some of them more than once. They do not say that a "
+        "model with fewer, shared maps would be as good: only training such a model can show that.",
         highlight=False,
     )
 
@@ -196,8 +206,8 @@ def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: S
     }
     clusters = figures["layers"][chosen]["all_keys"]["clusters"][_SHOWN]
     return {
-        "similarity.png": similarity_by_layer(found, f"How alike two heads' attention maps are: {name}"),
-        "heads.png": head_similarity(found, figures["key_heads"], f"Every two heads of {name}"),
+        "similarity.png": similarity_by_layer(found, f"How similar the attention maps of two heads are: {name}"),
+        "heads.png": head_similarity(found, figures["key_heads"], f"Every pair of heads of {name}"),
         "needed.png": maps_needed(
             counts, thresholds, figures["maps_a_layer"], f"How many maps a layer of {name} needs"
         ),
@@ -206,7 +216,7 @@ def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: S
             tokens,
             clusters=clusters,
             title=f"{name}, layer {chosen}, reading {figures['windows'][0]['name']}\n"
-            f"heads of one colour: a cluster at cosine ≥ {_SHOWN}",
+            f"heads of the same colour form a cluster at cosine ≥ {_SHOWN}",
         ),
     }
 

@@ -1,4 +1,4 @@
-"""gta-ref study: a small set of training runs with equal budgets, and what they say."""
+"""gta-ref study: a small set of training runs with equal budgets, and what they show."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from gta_ref.commands.common import JsonOption, one_line_errors, table
 
 @one_line_errors
 def study(
-    name: Annotated[str, typer.Argument(help="mechanisms, gate, activations, sizes or retrieval.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder of the runs' files.")] = Path("gta-studies"),
-    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 2,
-    quick: Annotated[bool, typer.Option("--quick", help="Two steps and two seeds: to see that it works.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the figure into this file.")] = None,
+    name: Annotated[str, typer.Argument(help="The study: mechanisms, gate, activations, sizes or retrieval.")],
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for the files of the runs; finished runs found there are kept.")
+    ] = Path("gta-studies"),
+    jobs: Annotated[int, typer.Option(help="Number of runs that are trained at the same time.", min=1)] = 2,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train two steps from two seeds, only to see that the study runs.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Image file for the figure. Default: draw none.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Train a study's models from three seeds each and compare them; a study that was stopped goes on.
+    """Train the models of a study and compare them.
 
-    The full studies take from one to several hours on two cores; docs/studies.md has their results.
+    Each model is trained from three seeds. A study that was stopped continues where it was if it is started again. The
+    full studies take from one to several hours on two cores; docs/studies.md has their results.
     """
     from gta_ref.files import write_json
     from gta_ref.lab import runner, studies, summary
@@ -35,14 +40,14 @@ def study(
     console.print(f"[bold]{chosen.question}[/]", highlight=False)
     budget = chosen.settings
     console.print(
-        f"{len(chosen.arms)} models from {len(chosen.seeds)} seeds; {budget.steps} steps of "
-        f"{budget.batch} × {budget.length} tokens each; runs in {folder}",
+        f"{len(chosen.arms)} models from {len(chosen.seeds)} seeds each; {budget.steps} steps of "
+        f"{budget.batch} × {budget.length} tokens; the runs' files are in {folder}",
         highlight=False,
     )
     results = _run(console, runner, chosen, folder, jobs)
     found = summary.summarise(chosen, results)
     parameters = [arm["parameters"] for arm in found["arms"].values()]
-    console.print(f"{min(parameters):,} to {max(parameters):,} parameters; cache: elements a token and layer\n")
+    console.print(f"{min(parameters):,} to {max(parameters):,} parameters; cache: elements per token and layer\n")
     for content in (summary.loss_rows(found), summary.measured_rows(found)):
         if content:
             header, *lines = content

@@ -1,4 +1,4 @@
-"""gta-ref tour: run the steps of gta_ref.tour and show what they found."""
+"""gta-ref tour: run the steps of gta_ref.tour and show their results."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from gta_ref.commands.common import JsonOption, one_line_errors, table
 
 @one_line_errors
 def tour(
-    text: Annotated[Path | None, typer.Option(help="Text that the layer reads. Default: Python's own source.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text file that the layer reads. Default: a passage of Python's own source.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the figures and tour.json.")] = Path("gta-tour"),
     seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
     json: JsonOption = None,
 ) -> None:
-    """Run a GTA-1B-sized attention layer on real text and check every claim on the way."""
+    """Run a GTA-1B attention layer on real text and check its claims.
+
+    The layer has the sizes of GTA-1B and random weights. Its stages are shown, and each claim about it is computed:
+    both forms of its equation, its gradients, decoding with a cache, and what it saves.
+    """
     from gta_ref import tour as steps
     from gta_ref.files import write_json
 
@@ -68,20 +74,20 @@ def _introduce(console: Console, run: Any) -> None:
         f"{c.n_q} maps, {c.n_k} key head, {c.n_c} latent head of {c.latent_dim}",
         highlight=False,
     )
-    console.print(f"Text: the first {len(run.text)} bytes of {run.source}, a byte a token:", highlight=False)
+    console.print(f"Text: the first {len(run.text)} bytes of {run.source}, one token per byte:", highlight=False)
     first = run.text.decode("utf-8", errors="replace").splitlines()[:4]
     console.print("\n".join(f"  [dim]{escape(line)}[/]" for line in first), highlight=False)
     console.print("The weights are random: these numbers are about the mechanism, not about language.\n")
 
 
 _MEANING = {
-    "q_proj": "queries, one head a map",
+    "q_proj": "queries, one head per map",
     "k_proj": "keys",
     "c": "latent values; [bold]cached[/]",
     "q": "queries after RoPE",
     "k": "keys after RoPE; [bold]cached[/]",
     "scores": "Q Kᵀ / √d_h; a fused engine never stores it",
-    "map": "softmax, masked; nor this",
+    "map": "masked softmax; not stored either",
     "z": "latent context, A C",
     "values": "decoded, Z W_P + copies of Z",
     "gate": "σ(x W_G), from the query's token",
@@ -100,13 +106,13 @@ def _show_stages(console: Console, stages: dict[str, Any]) -> None:
 
 
 def _show_equation(console: Console, found: dict[str, Any]) -> None:
-    console.print("\n[bold]2. Eq. 7 = Eq. 8[/]: decode every value and attend, or attend and decode once")
+    console.print("\n[bold]2. Eq. 7 = Eq. 8[/]: decode all values before the attention, or once after it")
     _verdict(console, "largest difference ÷ largest value", found["relative_error"], found)
 
 
 def _show_gradients(console: Console, found: dict[str, Any]) -> None:
     console.print("\n[bold]3. The backward pass[/] against finite differences along a random direction, N = 64")
-    rows = table("by", "error ÷ all terms", numbers_from=1)
+    rows = table("with respect to", "error ÷ all terms", numbers_from=1)
     for name, error in found["relative_error"].items():
         rows.add_row(name, f"{error:.1e}")
     console.print(rows)
@@ -115,17 +121,17 @@ def _show_gradients(console: Console, found: dict[str, Any]) -> None:
 
 def _show_decoding(console: Console, found: dict[str, Any]) -> None:
     padding = ", ".join(map(str, found["left_padding"]))
-    console.print(f"\n[bold]4. Decoding a token at a time[/] = the full forward; left padding {padding}")
+    console.print(f"\n[bold]4. Decoding one token at a time[/] = the full forward; left padding {padding}")
     _verdict(console, "largest difference ÷ largest value", found["relative_error"], found)
 
 
 def _show_costs(console: Console, found: dict[str, Any]) -> None:
-    console.print("\n[bold]5. What it saves[/] beside GQA-1B")
+    console.print("\n[bold]5. What it saves[/] compared with GQA-1B")
     rows = table("", "GTA-1B", "GQA-1B", "ratio", numbers_from=1)
     for label, key, ratio in (
-        ("cache elements a token and layer", "cache_elements", "cache_ratio"),
+        ("cache elements per token and layer", "cache_elements", "cache_ratio"),
         (f"bytes held, {found['tokens']} tokens, {found['layers']} layers, bfloat16", "cache_bytes", "cache_ratio"),
-        ("attention multiply–accumulates a pair", "attention_macs", "attention_ratio"),
+        ("multiply–accumulates per query and key", "attention_macs", "attention_ratio"),
     ):
         gta, gqa = found[key].values()
         rows.add_row(label, f"{gta:,}", f"{gqa:,}", f"[bold]{found[ratio]:.3f}[/]")
@@ -145,7 +151,7 @@ def _show_pretrained_maps(console: Console, found: dict[str, Any]) -> None:
     console.print(
         f"   Its {found['maps']} maps give {found['first_weight']:.2f} of their weight to the first token. The mean "
         f"cosine of two maps' rows is {cosine['all_keys']:.2f}, and {cosine['without_first']:.2f} without that token. "
-        "All layers: gta-ref maps",
+        "gta-ref maps compares the maps of all layers.",
         highlight=False,
     )
 

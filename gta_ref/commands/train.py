@@ -1,4 +1,4 @@
-"""gta-ref train: a small language model from scratch, on text a byte a token."""
+"""gta-ref train: train a small language model from scratch on text, with one token per byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gta_ref.commands.common import JsonOption, one_line_errors
 
-# option of the command: field of Settings
+# options of the command that are fields of Settings
 _SETTINGS = ("steps", "batch", "length", "learning_rate", "seed", "validate_every")
 _SIZES = ("hidden_size", "n_heads", "n_layers")
 
@@ -20,28 +20,42 @@ _SIZES = ("hidden_size", "n_heads", "n_layers")
 @one_line_errors
 def train(
     context: typer.Context,
-    mechanism: Annotated[str, typer.Option(help="mha, mqa, gqa, mla, gva, gha or gta.")] = "gta",
+    mechanism: Annotated[
+        str, typer.Option(help="The attention mechanism: mha, mqa, gqa, mla, gva, gha or gta.")
+    ] = "gta",
     hidden_size: Annotated[int, typer.Option(help="Width of the model.")] = 128,
-    n_heads: Annotated[int, typer.Option(help="Output heads.")] = 8,
-    n_layers: Annotated[int, typer.Option(help="Layers.")] = 4,
-    gate: Annotated[str | None, typer.Option(help="sigmoid, silu, relu2 or none. Default: the mechanism's.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Text to learn. Default: Python's standard library.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps in all.")] = 600,
-    batch: Annotated[int, typer.Option(help="Sequences a step.")] = 16,
-    length: Annotated[int, typer.Option(help="Bytes of a sequence.")] = 256,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 6e-3,
-    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
-    validate_every: Annotated[int, typer.Option(help="Steps from one validation, and one file, to the next.")] = 100,
-    engine: Annotated[str, typer.Option(help="Of the attention core: auto, numba or reference.")] = "auto",
-    out: Annotated[Path, typer.Option(help="File of the run, written after every validation.")] = Path(
+    n_heads: Annotated[int, typer.Option(help="Number of output heads in each layer.")] = 8,
+    n_layers: Annotated[int, typer.Option(help="Number of layers.")] = 4,
+    gate: Annotated[
+        str | None,
+        typer.Option(help="The gate's activation: sigmoid, silu, relu2 or none. Default: that of the mechanism."),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to learn from. Default: the source of Python's standard library.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Total number of training steps.")] = 600,
+    batch: Annotated[int, typer.Option(help="Number of sequences per step.")] = 16,
+    length: Annotated[int, typer.Option(help="Length of a sequence in bytes, each of which is a token.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the learning rate, reached after the warm-up.")] = 6e-3,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the batches.")] = 0,
+    validate_every: Annotated[
+        int, typer.Option(help="Number of steps between validations; the run is saved after each.")
+    ] = 100,
+    engine: Annotated[
+        str, typer.Option(help="Engine that computes the attention core: auto, numba or reference.")
+    ] = "auto",
+    out: Annotated[Path, typer.Option(help="File in which the run is saved, ending in .safetensors.")] = Path(
         "gta-run.safetensors"
     ),
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run; its file is the one written.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="File of a saved run to continue; it is updated, and --out is ignored.")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Train a small decoder language model; Ctrl-C saves it, and --resume goes on exactly where it was.
+    """Train a small decoder language model on text.
 
-    The sizes are made so that every mechanism has as many parameters as MHA at the same width.
+    Ctrl-C saves the run, and --resume continues it exactly where it was. The MLP's width is chosen so that a model has
+    as many parameters with any mechanism as with MHA at the same width.
     """
     from gta_ref.files import write_json
     from gta_ref.lm import small
@@ -65,25 +79,25 @@ def train(
     console.print(
         f"{mechanism if resume is None else made.mechanism}: {small.n_parameters(made):,} parameters, "
         f"{made.n_layers} layers of width {made.hidden_size}; "
-        f"{made.module.structure(made.attention).cache_elements} cached elements a token and layer",
+        f"{made.module.structure(made.attention).cache_elements} cached elements per token and layer",
         highlight=False,
     )
     console.print(f"text: {source.name}", highlight=False)
     if run.state.step == run.settings.steps:
         console.print(f"{out}: this run has done all its {run.state.step} steps", highlight=False)
     elif run.state.step:
-        console.print(f"goes on after step {run.state.step}", highlight=False)
+        console.print(f"continues after step {run.state.step}", highlight=False)
     done = run.state.step
     try:
         _advance(console, training, run, source, engine, out)
     except KeyboardInterrupt:
         training.save(out, run)
-        console.print(f"stopped after step {run.state.step}; go on with: gta-ref train --resume {out}", highlight=False)
+        console.print(f"stopped after step {run.state.step}; continue: gta-ref train --resume {out}", highlight=False)
         raise typer.Exit(130) from None
     except training.DivergedError as error:
-        kept = f"the run as of its last validation is in {out}" if out.is_file() else "nothing was written"
+        kept = f"the run up to its last validation is in {out}" if out.is_file() else "nothing was written"
         raise ValueError(f"{error}; {kept}; try a smaller --learning-rate") from None
-    console.print(f"loss {run.losses[-1]:.3f}, on text held out {run.validation[run.state.step]:.3f} nats a byte")
+    console.print(f"loss {run.losses[-1]:.3f}, on held-out text {run.validation[run.state.step]:.3f} nats per byte")
     if run.state.step > done:
         console.print(f"written: {out}", highlight=False)
     if json is not None:
@@ -96,7 +110,7 @@ def _source(texts: Any, text: Path | None) -> Any:
 
 def _advance(console: Console, training: Any, run: Any, source: Any, engine: str, out: Path) -> None:
     if run.state.step == run.settings.steps:
-        training.advance(run, source)  # nothing is left to do, but it checks the text
+        training.advance(run, source)  # there is no step left to train, but this checks the text
         return
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
     tokens = run.settings.batch * run.settings.length
@@ -115,7 +129,7 @@ def _advance(console: Console, training: Any, run: Any, source: Any, engine: str
 
 
 def _check_same(context: typer.Context, path: Path, run: Any, config: Any, settings: Any) -> None:
-    """Refuse options that were given and say something else than the run's file."""
+    """Raise ValueError if an option that was given contradicts the file of the run."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = {name for name, found in sources.items() if found is not None and found.name != "DEFAULT"}
     for name in _SETTINGS:

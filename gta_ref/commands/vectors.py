@@ -1,4 +1,4 @@
-"""gta-ref vectors: list the cases, write them to files."""
+"""gta-ref vectors: list the verification cases and write them to files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ from rich.progress import track
 
 from gta_ref.commands.common import JsonOption, one_line_errors, table
 
-app = typer.Typer(help="Test vectors for implementations in any language.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Write test vectors for implementations in any language.", no_args_is_help=True, rich_markup_mode=None
+)
 
-SuiteOption = Annotated[str, typer.Option(help="core, attention, layer, lm, large or all.")]
+SuiteOption = Annotated[
+    str,
+    typer.Option(
+        help="Which cases: core (attention, layer and lm together), attention (the attention core), layer (attention "
+        "layers), lm (language models), large (a few large cases), or all."
+    ),
+]
 
 
 @app.command()
 @one_line_errors
 def export(
-    out: Annotated[Path, typer.Option(help="Folder for one safetensors file a case.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files; one safetensors file is written per case.")],
     suite: SuiteOption = "core",
-    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Type of the inputs: float64, float32, bfloat16 or float16.")] = "float32",
 ) -> None:
-    """Write inputs, every stage, outputs, cotangents, gradients and budgets of each case."""
+    """Write the test vectors of a suite to files.
+
+    A file holds the inputs of a case, every stage of its computation, the outputs, cotangents and gradients, and the
+    budget of each array, which is the largest allowed error.
+    """
     from gta_ref.verify import cases, vectors
 
     chosen = cases.suite(suite, dtype)
@@ -40,7 +52,7 @@ def export(
 @app.command("list")
 @one_line_errors
 def list_cases(suite: SuiteOption = "all", json: JsonOption = None) -> None:
-    """List the cases with their tags, what an implementation needs for them, and their dtypes."""
+    """List the cases with their tags and dtypes."""
     from gta_ref.files import write_json
     from gta_ref.verify import cases
 

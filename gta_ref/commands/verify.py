@@ -1,4 +1,4 @@
-"""gta-ref verify: check an implementation, or dumps of one, or the kit itself."""
+"""gta-ref verify: check an implementation, the files that one has written, or the verification kit itself."""
 
 from __future__ import annotations
 
@@ -22,28 +22,55 @@ COLOURS = {"pass": "green", "fail": "red", "error": "red", "missing": "yellow", 
 @one_line_errors
 def verify(
     what: Annotated[
-        list[str] | None, typer.Argument(help="A folder of dumps; or: explain REPORT (with --case).", metavar="[DIR]")
+        list[str] | None,
+        typer.Argument(
+            help="Folder of the safetensors files that an implementation has written (its dumps). Or: explain REPORT, "
+            "which shows every array of one case (--case) from a report that was written with --json.",
+            metavar="[DIR]",
+        ),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Folder of gta-ref vectors export. Default: the dumps' own folder.")
+        Path | None,
+        typer.Option(help="For dumps: folder that gta-ref vectors export has written. Default: the folder of dumps."),
     ] = None,
-    impl: Annotated[str | None, typer.Option(help="An implementation: package.module:name.")] = None,
-    suite: Annotated[str, typer.Option(help="core, attention, layer, lm, large or all.")] = "core",
-    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16, float16; several by commas.")] = "float32",
+    impl: Annotated[str | None, typer.Option(help="A Python implementation to check, as package.module:name.")] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="For --impl, which cases: core (attention, layer and lm together), attention (the attention core), "
+            "layer (attention layers), lm (language models), large (a few large cases), or all."
+        ),
+    ] = "core",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="For --impl, the type of the inputs: float64, float32, bfloat16 or float16, or several, separated by "
+            "commas."
+        ),
+    ] = "float32",
     capabilities: Annotated[
-        str | None, typer.Option(help="What the implementation can, by commas; cases that need more are left out.")
+        str | None,
+        typer.Option(
+            help="For --impl, what it supports, separated by commas: attention, layer, lm, backward, decode, padding, "
+            "lse, deterministic, dtypes, mechanisms. Cases that need more are skipped. Default: everything."
+        ),
     ] = None,
-    arrays: Annotated[str, typer.Option(help="Arrays that it takes: numpy, torch, jax, cupy.")] = "numpy",
-    wanted: Annotated[str, typer.Option(help="Arrays that dumps must have: all, or required.")] = "all",
+    arrays: Annotated[
+        str, typer.Option(help="For --impl, the library of the arrays that it accepts: numpy, torch, jax or cupy.")
+    ] = "numpy",
+    wanted: Annotated[
+        str,
+        typer.Option(help="For dumps, the arrays that they must contain: all, or required (outputs and gradients)."),
+    ] = "all",
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Check the kit: wrong and right implementations.")
+        bool, typer.Option("--self-test", help="Check the kit itself with implementations known to be wrong or right.")
     ] = False,
-    case: Annotated[str | None, typer.Option(help="For explain: the case.")] = None,
+    case: Annotated[str | None, typer.Option(help="For explain, the name of the case.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Check an implementation and say which array goes wrong first.
+    """Check an implementation and name the first wrong array.
 
-    Exit status: 0 right, 1 wrong, 2 wrong usage, 3 an array was not given.
+    Exit status: 0 if all is right, 1 if something is wrong, 2 for wrong usage, 3 if only an array is missing.
     """
     console = Console()
     words = what or []
@@ -93,7 +120,7 @@ def _show(console: Console, report: Report) -> None:
     if report.blame is not None:
         stage, cause = report.blame
         console.print(
-            f"[bold]First wrong in most cases: {stage}[/]" + (f"; likely cause: {escape(cause)}" if cause else "")
+            f"[bold]First wrong array in most cases: {stage}[/]" + (f"; likely cause: {escape(cause)}" if cause else "")
         )
 
 
@@ -134,7 +161,7 @@ def _self_test(console: Console, json: Path | None) -> None:
     with _progress(console) as bar:
         task = bar.add_task("", total=None)
         found = self_test(lambda name: bar.update(task, description=name))
-    rows = table("a wrong implementation", "caught", "first wrong", "recognised as")
+    rows = table("wrong implementation", "caught", "first wrong array", "recognised as")
     for mutant in found["mutants"].values():
         caught = "[green]yes[/]" if mutant["caught"] else "[red]no[/]"
         stage = str(mutant["stage"]) if mutant["located"] else f"[red]{mutant['stage']}[/]"
@@ -142,7 +169,7 @@ def _self_test(console: Console, json: Path | None) -> None:
             escape(mutant["wrong"]), caught, stage, "itself" if mutant["recognised"] else escape(str(mutant["cause"]))
         )
     console.print(rows)
-    right = table("a right implementation", "pass", "skip", "false alarms", numbers_from=1)
+    right = table("right implementation", "pass", "skip", "false alarms", numbers_from=1)
     for name, counts in found["right"].items():
         alarms = sum(n for status, n in counts.items() if status not in ("pass", "skip"))
         right.add_row(name, str(counts["pass"]), str(counts["skip"]), str(alarms))

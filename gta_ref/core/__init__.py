@@ -1,4 +1,4 @@
-"""The attention core: (q, k, v, mask) → (z, lse), defined once and computed by several engines."""
+"""The attention core, (q, k, v, mask) → (z, lse): one definition, several engines that compute it."""
 
 from gta_ref.core.engines import EngineError, attention_backward, attention_forward
 from gta_ref.core.mask import Mask

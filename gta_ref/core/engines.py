@@ -1,7 +1,8 @@
-"""The engines by name, and the two functions that everything else calls.
+"""The engines by name, and the two functions of the attention core that everything else calls.
 
-An engine is a module with ``forward``, ``backward``, ``check`` (raises EngineError on a case that it
-cannot take) and ``why_not`` (why it cannot run on this machine). It is imported when it is first used.
+An engine is a module with four functions: ``forward``, ``backward``, ``check`` (raises EngineError for a case that the
+engine does not support) and ``why_not`` (says why the engine cannot run on this machine). It is imported when it is
+first used.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ MODULES = {
     "cuda": "gta_cuda.engine",
 }
 ENGINES = (*MODULES, "auto")
-# Multiply–adds of a call, and of one tile's rows with all keys, from which "numba" was faster where it was measured:
-# forward and backward together, and a forward alone. Work below 2^17 is a toy's, which is spared the compilation.
+# Multiply–adds of a call, and of the maps that share both heads in one sequence, from which "auto" chooses "numba". It
+# was measured to be faster from there on, with a backward and without. A forward with less than 2^17 is a toy example,
+# for which compiling is not worthwhile.
 LEAST_WITH_BACKWARD = 2**21, 120_000
 LEAST_FORWARD = 2**17, 1024
 
 
 class EngineError(ValueError):
-    """An engine cannot take this case; the message says what it can."""
+    """An engine cannot run here or does not support this case; the message says why."""
 
 
 class AttentionSaved(NamedTuple):
-    """What a forward leaves for its backward: the engine that ran, and that engine's own state."""
+    """What a forward saves for its backward: the name of the engine that ran, and that engine's own state."""
 
     engine: str
     state: Any
@@ -43,13 +45,14 @@ class AttentionSaved(NamedTuple):
 
 
 def why_not(engine: str) -> str | None:
-    """Why an engine cannot run here, in one line; None where it can."""
+    """Why an engine cannot run here, in one line; None if it can."""
     check_choice("engine", engine, tuple(MODULES))
-    return importlib.import_module(MODULES[engine]).why_not()
+    reason: str | None = importlib.import_module(MODULES[engine]).why_not()
+    return reason
 
 
 def load(engine: str) -> ModuleType:
-    """The module of an engine; EngineError says why it cannot run here."""
+    """The module of an engine. Raises EngineError, with the reason, if the engine cannot run here."""
     module = importlib.import_module(MODULES[engine])
     reason = module.why_not()
     if reason is not None:
@@ -58,11 +61,11 @@ def load(engine: str) -> ModuleType:
 
 
 def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict[str, Array] | None) -> str:
-    """The engine that "auto" stands for in this case.
+    """The engine that "auto" means in this case.
 
-    A trace wants the stages that only "reference" has. CuPy arrays go to "cuda", in the dtypes that it takes. Where a
-    backward follows, below some millions of multiply–adds, or where each tile has few of them, the work of cutting
-    tiles is more than the work in them.
+    A trace needs the stages that only "reference" has. "cuda" computes CuPy arrays if it supports their dtype, and
+    "reference" computes the others. "numba" computes NumPy arrays, except in small calls and calls with small tiles, in
+    which cutting the work into tiles would take longer than the work itself.
     """
     if trace is not None:
         return "reference"
@@ -109,12 +112,12 @@ def attention_forward(
     scale : float, optional
         Default 1/√d_k.
     engine : {"reference", "numba", "cuda", "auto"}
-        "auto" is the fastest engine that can take this case, its backward included unless
+        Default "auto": the fastest engine that supports this case, including its backward unless
         need_saved is False.
     need_saved : bool
-        False where no backward follows.
+        Whether a backward follows. Default True; False saves memory.
     trace : dict, optional
-        Receives the stages ``scores`` and ``map`` where the engine has them.
+        Receives the stages ``scores`` and ``map`` if the engine computes them as arrays.
 
     Returns
     -------
@@ -122,14 +125,15 @@ def attention_forward(
         0 in a row that sees nothing.
     lse : (B, n_q, N_q), float32 or float64
         Natural logarithm of Σ exp(score); −inf in a row that sees nothing.
-    saved : opaque, for :func:`attention_backward`; None with need_saved=False
+    saved : AttentionSaved, or None with need_saved=False
+        For :func:`attention_backward`.
 
     Raises
     ------
     ValueError
-        On a shape, dtype or mask that does not fit; the message names it.
+        If a shape, dtype or mask does not fit; the message names it.
     EngineError
-        Where the named engine cannot take this case.
+        If the named engine cannot run here or does not support this case.
     """
     mask = as_mask(mask)
     _check(q, k, v, mask)
@@ -148,7 +152,7 @@ def attend(
     need_saved: bool = True,
     trace: dict[str, Array] | None = None,
 ) -> tuple[Array, Array, AttentionSaved | None]:
-    """:func:`gta_ref.core.attention_forward` for arrays that the caller has made itself: only the engine's name is checked."""
+    """Run :func:`gta_ref.core.attention_forward` on arrays that need no check; only the engine's name is checked."""
     if engine not in ENGINES:
         check_choice("engine", engine, ENGINES)
     if engine == "auto":
@@ -162,21 +166,23 @@ def attend(
 def attention_backward(
     dz: Array, saved: AttentionSaved | None, *, dlse: Array | None = None, trace: dict[str, Array] | None = None
 ) -> tuple[Array, Array, Array]:
-    """Gradient of Σ dz ⊙ z + Σ dlse ⊙ lse by q, k and v, in the engine that ran the forward.
+    """Gradient of Σ dz ⊙ z + Σ dlse ⊙ lse with respect to q, k and v, by the engine that ran the forward.
 
     Parameters
     ----------
     dz : (B, n_q, N_q, d_v)
-    saved : from :func:`attention_forward`
+        Cotangent of z.
+    saved : AttentionSaved
+        The third result of :func:`attention_forward`.
     dlse : (B, n_q, N_q), optional
-        Cotangent of lse, which only callers that merge partial results need. What it says of a row
-        that sees nothing has no effect: lse is constant there.
+        Cotangent of lse; default 0. Only callers that merge partial results need it. It has no effect in a
+        row that sees nothing, because lse is constant there.
     trace : dict, optional
-        Receives ``d_map`` and ``d_scores`` where the engine has them.
+        Receives the stages ``d_map`` and ``d_scores`` if the engine computes them as arrays.
 
     Returns
     -------
-    dq, dk, dv : as q, k and v
+    dq, dk, dv : with the shapes and dtypes of q, k and v
     """
     if saved is None:
         raise ValueError("saved is None; expected what attention_forward returns with need_saved=True")
@@ -185,7 +191,8 @@ def attention_backward(
         raise ValueError(f"dz has dtype {dz.dtype}; expected {saved.z_dtype}, as z")
     if dlse is not None:
         check_shape("dlse", dlse, saved.z_shape[:3])
-    return load(saved.engine).backward(dz, saved.state, dlse, trace=trace)
+    dq, dk, dv = load(saved.engine).backward(dz, saved.state, dlse, trace=trace)
+    return dq, dk, dv
 
 
 def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
@@ -203,5 +210,5 @@ def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
         if x.shape[1] == 0:
             raise ValueError(f"{name}=0 must divide n_q={n_q}")
         check_divides(name, x.shape[1], "n_q", n_q)
-    if not (mask.q_start is mask.k_start is mask.k_stop is None):  # nothing can be wrong with the defaults
+    if not (mask.q_start is mask.k_start is mask.k_stop is None):  # the defaults are always valid
         mask.resolve(batch, n_queries, k.shape[2])

@@ -1,4 +1,4 @@
-"""Which key each query may see: one rule for causal, decode, chunked prefill, padding and ragged lengths."""
+"""Which keys each query may see: one rule for causal attention, decoding, chunked prefill, padding, ragged lengths."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Mask:
     Parameters
     ----------
     causal : bool
+        Whether a query sees no later keys. Default True.
     q_start : int or int array (B,), optional
-        The key slot of query row 0. Default N_k − N_q: the last query sees the last key. May be
-        negative; such rows see nothing.
+        The key slot of query row 0. Default N_k − N_q: the last query sees the last key. It may be
+        negative; a row with q_start + i < 0 then sees nothing if the mask is causal.
     k_start : int or int array (B,), optional
-        First slot that holds a real token (left padding before it). Default 0.
+        First slot that holds a real token; left padding comes before it. Default 0.
     k_stop : int or int array (B,), optional
-        One past the last such slot (right padding behind it). Default N_k. With ``k_stop <= k_start``
-        the sequence is empty and no row of it sees anything.
+        One past the last slot that holds a real token; right padding comes after it. Default N_k. If
+        ``k_stop <= k_start``, the sequence is empty and none of its rows sees anything.
 
     Notes
     -----
@@ -51,21 +52,21 @@ class Mask:
                     raise ValueError(
                         f"{name} has dtype {bound.dtype} and shape {bound.shape}; expected an int or integers (B,)"
                     )
-                bound = bound.astype(np.int64)  # a copy: the caller may change theirs
+                bound = bound.astype(np.int64)  # a copy, because the caller may change the original
             object.__setattr__(self, name, bound)
 
     def resolve(self, batch: int, n_queries: int, n_keys: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fill in the defaults: (q_start, k_start, k_stop), each int64 (B,).
+        """The bounds (q_start, k_start, k_stop), each int64 (B,), with defaults filled in.
 
         Raises
         ------
         ValueError
-            Where a bound has another batch size, k_start is negative, or k_stop is outside 0…N_k.
+            If a bound has another batch size, k_start is negative, or k_stop is outside 0…N_k.
         """
         q_start = self._bound("q_start", n_keys - n_queries, batch)
         k_start = self._bound("k_start", 0, batch)
         k_stop = self._bound("k_stop", n_keys, batch)
-        # k_start may lie past N_k: a cache that so far holds nothing but padding
+        # k_start may be larger than N_k if a cache contains only padding so far
         for name, bound, wrong, expected in (
             ("k_start", k_start, k_start < 0, "a whole number of at least 0"),
             ("k_stop", k_stop, (k_stop < 0) | (k_stop > n_keys), f"between 0 and N_k={n_keys}"),
@@ -79,7 +80,7 @@ class Mask:
         value: Any = getattr(self, name)
         value = default if value is None else value
         if np.ndim(value) == 1 and len(value) != batch:
-            raise ValueError(f"{name} has shape {value.shape}; expected ({batch},), one a sequence")
+            raise ValueError(f"{name} has shape {value.shape}; expected ({batch},), one per sequence")
         return np.broadcast_to(np.asarray(value, np.int64), (batch,))
 
     def positions(self, batch: int, n_queries: int, n_keys: int) -> np.ndarray:
@@ -88,20 +89,21 @@ class Mask:
         Returns
         -------
         positions : (1 or B, N_q), int64
-            One row where all sequences have the same.
+            One row if the positions of all sequences are equal.
         """
         q_start, k_start, _ = self.resolve(batch, n_queries, n_keys)
         first = q_start - k_start  # (B,)
         if (first == first[:1]).all():
             first = first[:1]
-        return np.maximum(0, first[:, None] + np.arange(n_queries))
+        found: np.ndarray = np.maximum(0, first[:, None] + np.arange(n_queries))
+        return found
 
     def to_dense(self, n_queries: int, n_keys: int) -> np.ndarray:
         """The mask as a boolean array, True where a query may see a key.
 
         Returns
         -------
-        visible : (N_q, N_k), or (B, N_q, N_k) where a bound is an array
+        visible : (N_q, N_k), or (B, N_q, N_k) if a bound is an array
         """
         batches = [len(v) for v in (self.q_start, self.k_start, self.k_stop) if np.ndim(v) == 1]
         q_start, k_start, k_stop = self.resolve(batches[0] if batches else 1, n_queries, n_keys)
@@ -110,7 +112,7 @@ class Mask:
 
 
 def as_mask(mask: Mask | None) -> Mask:
-    """The mask itself, or the default, ``Mask()``; anything else is a ValueError."""
+    """The mask itself, or the default ``Mask()`` for None. Anything else raises a ValueError."""
     if mask is None:
         return _DEFAULT
     if not isinstance(mask, Mask):
@@ -121,7 +123,7 @@ def as_mask(mask: Mask | None) -> Mask:
 def dense(
     causal: bool, q_start: np.ndarray, k_start: np.ndarray, k_stop: np.ndarray, n_queries: int, n_keys: int
 ) -> np.ndarray:
-    """The rule itself, from resolved bounds: (B, N_q, N_k)."""
+    """The rule, applied to resolved bounds: True where a query sees a key, (B, N_q, N_k)."""
     key = np.arange(n_keys)
     visible = (k_start[:, None, None] <= key) & (key < k_stop[:, None, None])  # (B, 1, N_k)
     if causal:

@@ -1,12 +1,12 @@
-"""The definition of the attention core: the map is an array that you can look at.
+"""The definition of the attention core, in which the map is an array that can be inspected.
 
 For every map m, with key head k(m) = m // (n_q/n_k) and value head v(m) = m // (n_q/n_v):
 
     S_m = scale · Q_m K_{k(m)}ᵀ        A_m = softmax(S_m, masked)        Z_m = A_m V_{v(m)}
 
-In GTA a value head is a latent head C (arXiv 2506.17286, Eq. 8); the core does not know the difference.
+In GTA a value head is a latent head C (arXiv 2506.17286, Eq. 8); for the core this makes no difference.
 Scores and map stay in the precision of computation (float32 for float16 and bfloat16), as they do in
-an engine that never writes them to memory; z is rounded once.
+an engine that never writes them to memory. z is rounded once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def forward(
     need_saved: bool = True,
     trace: dict[str, Array] | None = None,
 ) -> tuple[Array, Array, ReferenceState | None]:
-    """z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`.
+    """Compute z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`.
 
     `trace` receives ``scores`` (scaled, before masking) and ``map``, both (B, n_q, N_q, N_k).
     """
@@ -69,7 +69,7 @@ def forward(
     top = xp.where(xp.isneginf(top), scores.dtype.type(0), top)
     map_ = xp.exp(seen - top)  # (B, n_q, N_q, N_k)
     total = map_.sum(axis=-1, keepdims=True)  # (B, n_q, N_q, 1)
-    blind = total == 0  # false for NaN, which has to stay visible
+    blind = total == 0  # false for NaN, which has to reach the result
     total = xp.where(blind, total.dtype.type(1), total)
     map_ /= total
     lse = xp.where(blind, -np.inf, top + xp.log(total))[..., 0]  # (B, n_q, N_q)
@@ -86,7 +86,7 @@ def forward(
 def backward(
     dz: Array, state: ReferenceState, dlse: Array | None = None, *, trace: dict[str, Array] | None = None
 ) -> tuple[Array, Array, Array]:
-    """The gradient through z and lse; see :func:`gta_ref.core.attention_backward`.
+    """Compute the gradient through z and lse; see :func:`gta_ref.core.attention_backward`.
 
         dA_m = dZ_m V_{v(m)}ᵀ          dV_h = Σ_{m: v(m)=h} A_mᵀ dZ_m
         dS_m = A_m ⊙ (dA_m − rowsum(A_m ⊙ dA_m) + dlse_m)
@@ -115,9 +115,9 @@ def backward(
 
 
 def why_not() -> str | None:
-    """Why this engine cannot run here; None where it can."""
+    """Why this engine cannot run here; None if it can."""
     return None
 
 
 def check(q: Array, k: Array, v: Array) -> None:
-    """Every case of the contract is taken."""
+    """Accept every case, because this engine supports all of them."""

@@ -1,7 +1,7 @@
 """Count the multiply–accumulates that the real code executes.
 
-``with counted_products() as tally: forward(params, watched(x), …)``: every matrix product with at least one
-watched operand is noted. This is how the formulas of :mod:`gta_ref.costs.flops` are held against what is computed.
+``with counted_products() as tally: forward(params, watched(x), …)`` records every matrix product with at least one
+watched operand. The formulas of :mod:`gta_ref.costs.flops` are tested against these counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Tally:
     ----------
     products : list of (shape of a, shape of b)
     macs : int
-        Their multiply–accumulates.
+        Multiply–accumulates of these products.
     """
 
     products: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
@@ -34,11 +34,11 @@ class Tally:
 
 @contextmanager
 def counted_products() -> Iterator[Tally]:
-    """Count the products of watched arrays in this block."""
+    """Count the matrix products of watched arrays in this block."""
     tally = Tally()
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        result = a @ b
+        result: np.ndarray = a @ b
         tally.products.append((a.shape, b.shape))
         tally.macs += result.size * a.shape[-1]
         return result

@@ -1,4 +1,4 @@
-"""Multiply–accumulates of a prefill, a decoding step and a training step. One of them is two operations (FLOPs)."""
+"""Multiply–accumulates of a prefill, a decoding step and a training step; each counts as two operations (FLOPs)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from gta_ref.mechanisms.structure import Structure
 
 
 def pairs(new: int, held: int = 0, *, causal_saving: bool = True) -> int:
-    """Pairs of a query and a key whose product is computed for `new` tokens behind `held` ones.
+    """Number of pairs of a query and a key whose product is computed for `new` tokens that follow `held` ones.
 
-    With the causal saving only those that a query may see: new·held + new (new + 1) / 2. Without it all
-    new·(held + new), as an implementation does that masks a full map.
+    With the causal saving, only pairs whose key the query may see are computed: new·held + new (new + 1) / 2.
+    Without it all are, new·(held + new), as in an implementation that computes whole maps and then masks them.
     """
     return new * held + new * (new + 1) // 2 if causal_saving else new * (held + new)
 
 
 def attention_layer(structure: Structure, new: int, held: int = 0, *, causal_saving: bool = True) -> dict[str, int]:
-    """Multiply–accumulates of one attention layer for `new` tokens of one sequence behind `held` ones in the cache.
+    """Multiply–accumulates of one attention layer for `new` tokens of a sequence that follow `held` ones in the cache.
 
     Returns
     -------
@@ -39,18 +39,20 @@ def forward_macs(
     ----------
     model : Model
     batch : int
+        Number of sequences.
     new : int
-        Tokens of a sequence that the pass computes.
+        Tokens per sequence that the pass computes.
     held : int
-        Tokens of a sequence in the cache; from one on, the model's decode_structure counts.
+        Tokens per sequence that are in the cache already. Default 0. From 1 on, the model's `decode_structure` is used.
     causal_saving : bool
+        As in :func:`pairs`. Default True.
     all_logits : bool
-        True: the head runs for every new token, as in training. False: for the last one.
+        True: the head runs for every new token, as in training. False, the default: for the last one only.
 
     Returns
     -------
     macs : dict
-        attention, linear (of the attention layers), mlp, head, total.
+        Keys: attention, linear (of the attention layers), mlp, head, total.
     """
     batch, new = as_int("batch", batch, at_least=1), as_int("new", new, at_least=1)
     held = as_int("held", held, at_least=0)
@@ -68,12 +70,12 @@ def training_macs(
     """Multiply–accumulates of a training step, forward and backward.
 
     Every linear map runs three times: y = x W, dx = dy Wᵀ, dW = xᵀ dy. The attention core's backward has four
-    products, dA = dZ Vᵀ, dV = Aᵀ dZ, dQ = dS K, dK = dSᵀ Q; a fused kernel computes S = Q Kᵀ once more.
+    products, dA = dZ Vᵀ, dV = Aᵀ dZ, dQ = dS K, dK = dSᵀ Q; a fused kernel recomputes S = Q Kᵀ.
 
     Returns
     -------
     macs : dict
-        attention, linear, mlp, head, total.
+        Keys: attention, linear, mlp, head, total.
     """
     forward = forward_macs(model, batch, length, causal_saving=causal_saving, all_logits=True)
     s = model.structure

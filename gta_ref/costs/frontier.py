@@ -1,4 +1,4 @@
-"""Two maps: where GTA is how much faster, over batch and length; and which sizes are worth choosing."""
+"""Two surveys: how much faster GTA is at which batch and length, and which choices of its sizes are efficient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gta_ref.mechanisms import gta
 
 LEVELS = (1.0, 1.5, 2.0, 3.0)
 BATCHES = tuple(2**i for i in range(9))  # 1 … 256
-LENGTHS = tuple(round(256 * 2 ** (i / 4)) for i in range(37))  # 256 … 131072, four to an octave
+LENGTHS = tuple(round(256 * 2 ** (i / 4)) for i in range(37))  # 256 … 131072, four per doubling
 
 
 def speed_ups(
@@ -30,14 +30,14 @@ def speed_ups(
     lengths: Sequence[int] = LENGTHS,
     convention: str = "moved",
 ) -> dict[str, Any]:
-    """Time of the baseline over time of the model, prefill and decode, fused and unfused.
+    """Time of the baseline divided by time of the model, for prefill and decode, fused and unfused.
 
     Returns
     -------
     found : dict
-        ``batches``, ``lengths``; ``ratio``: "prefill fused" … → (batches, lengths), NaN where weights and cache
-        of one of the two do not fit into the hardware's memory; ``reached``: the same names → level → for
-        each batch the shortest length from which on the ratio stays at or above the level, or None.
+        ``batches`` and ``lengths``: the axes. ``ratio``: "prefill fused" … → array (batches, lengths), NaN where the
+        weights and cache of one of the two models do not fit into the hardware's memory. ``reached``: the same names →
+        level → for each batch, the shortest length from which on the ratio stays at or above the level, or None.
     """
     ratio = {}
     for stage, fused in itertools.product(STAGES, (False, True)):
@@ -76,14 +76,14 @@ class Choice:
     ----------
     n_q, n_k, n_c, latent_dim : int
     cache : int
-        Elements a token and layer.
+        Cached elements per token and layer.
     attention : int
-        Multiply–accumulates for a query and a key.
+        Multiply–accumulates per query and key.
     parameters : int
-        Of one attention layer.
+        Parameters of one attention layer.
     efficient : bool
-        It has the parameters asked for, and no other choice that has them is at least as good in both cache and
-        attention and better in one.
+        Whether the layer has at least the required parameters, and no other layer that has them is at least as good in
+        both cache and attention and better in one of them.
     """
 
     n_q: int
@@ -109,9 +109,11 @@ def choices(
     ----------
     hidden_size, n_heads, head_dim : int
     parameters : int
-        What a layer needs at least to count as efficient. By cost alone the smallest sizes would win; how well a
-        choice learns is for training to say, and at equal parameters the comparison is the usual one.
+        Least number of parameters with which a layer can count as efficient. Default 0. By cost alone the smallest
+        sizes would win. How well a choice learns only training can show; models are usually compared at equal
+        parameters.
     latent_dims : sequence of int
+        The latent widths d_l to try.
 
     Returns
     -------

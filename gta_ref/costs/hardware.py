@@ -1,4 +1,4 @@
-"""How fast a machine can compute and move bytes: presets with their sources, or this machine by measurement."""
+"""How fast a machine can compute and move bytes: presets with their sources, or a measurement of this machine."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gta_ref.errors import as_positive_float
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine as a roofline sees it.
+    """A machine as described by a roofline model.
 
     Attributes
     ----------
     name : str
     peak : float
-        Operations a second; two for a multiply–accumulate.
+        Operations per second; a multiply–accumulate counts as two.
     bandwidth : float
-        Bytes a second between memory and processor.
+        Bytes per second between memory and processor.
     memory : int or None
-        Bytes of that memory; None where nobody said.
+        Size of that memory in bytes; None if it is unknown.
     source : str
         Where the figures come from.
     """
@@ -74,12 +74,12 @@ PRESETS = {
 
 
 def get(text: str) -> Hardware:
-    """A preset by name, ``measured``, or any other by two numbers: ``GB/s,TFLOP/s``, such as ``3072,989.5``.
+    """Return a preset by its name, this machine (``measured``), or one given by ``GB/s,TFLOP/s``, as in ``3072,989.5``.
 
     Raises
     ------
     ValueError
-        Where it is none of these.
+        If `text` is none of these.
     """
     if text in PRESETS:
         return PRESETS[text]
@@ -96,20 +96,20 @@ def get(text: str) -> Hardware:
 
 
 def measure(seconds: float = 0.5) -> Hardware:
-    """Measure this machine: a large float32 product and a large copy, the best of what fits into `seconds` each.
+    """Measure this machine: a large float32 matrix product and a large copy, each the best run within `seconds`.
 
-    A copy reads and writes: it counts as twice its size. NumPy copies with one thread, so that on a machine
-    with many cores this is less than all of them could move.
+    A copy reads and writes, so it counts as twice its size. NumPy copies with one thread; on a machine with many cores
+    the bandwidth measured is less than all of them together could reach.
     """
     rng = np.random.default_rng(0)
     n = 2048
     a, b = rng.standard_normal((2, n, n), dtype=np.float32)
     product = np.empty_like(a)
-    source = np.ones(32 * 2**20, np.float32)  # 128 MiB: beyond the caches
+    source = np.ones(32 * 2**20, np.float32)  # 128 MiB, larger than the caches
     target = np.empty_like(source)
     peak = 2 * n**3 / _best(lambda: np.matmul(a, b, out=product), seconds)
     bandwidth = 2 * source.nbytes / _best(lambda: np.copyto(target, source), seconds)
-    return Hardware("measured", peak, bandwidth, _memory(), f"float32 product of {n} and copy of 128 MiB, NumPy, here")
+    return Hardware("measured", peak, bandwidth, _memory(), f"float32 product of width {n}, copy of 128 MiB, by NumPy")
 
 
 def _best(call: Callable[[], object], seconds: float) -> float:

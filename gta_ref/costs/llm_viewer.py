@@ -1,14 +1,14 @@
-"""The convention of LLM-Viewer, with which the paper's authors found "2×": to compare with, slips included.
+"""The convention of LLM-Viewer, with which the paper's authors found "2×"; for comparison, and with its two slips.
 
-It differs from :mod:`gta_ref.costs.operators` in this:
+It differs from :mod:`gta_ref.costs.operators` as follows:
 
-- no causal saving; a decoding step at length N attends to N keys, not to N and itself;
-- 2 bytes an element; RoPE, biases and the look-up in the embedding are not counted;
-- the scores of a prefill move the query as if it had n_k heads, and the MLP's activation moves H elements where it
-  reads or writes I: two slips;
-- GTA's decoder counts as one linear map (n_q·d_l → H/n_q), a residual add moves 2 H a token;
+- there is no causal saving, and a decoding step at length N attends to N keys, without the new token's own;
+- an element has 2 bytes; RoPE, biases and the look-up in the embedding are not counted;
+- two slips: the scores of a prefill move the query as if it had n_k heads, and the MLP's activation moves H elements
+  in a place where it really moves I;
+- GTA's decoder counts as one linear map (n_q·d_l → H/n_q), and a residual addition moves 2 H elements per token;
 - the head moves one row of logits, whatever the batch is;
-- its H100 reaches 989.5 TFLOP/s and 3072 GB/s.
+- an H100 reaches 989.5 TFLOP/s and 3072 GB/s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes: the cache, the weights, and what training keeps for the backward pass. All exact."""
+"""Memory of the cache, of the weights, and of what training keeps for the backward pass; all figures are exact."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ def weight_bytes(model: Model, dtype: Any = "bfloat16") -> int:
 
 
 def attention_activations(structure: Structure, batch: int, length: int, *, fused: bool = True) -> int:
-    """Elements that one attention layer keeps between forward and backward, its input counted once.
+    """Elements that one attention layer keeps between forward and backward; its input is counted once.
 
     Parameters
     ----------
     structure : Structure
     batch, length : int
     fused : bool
-        True: the core keeps q, k, v, z and lse. False: q, k, v and the map, N² elements for each of n_q.
+        True, the default: the core keeps q, k, v, z and lse. False: q, k, v and n_q maps of N² elements each.
 
     Returns
     -------
     elements : int
-        Without the tables of RoPE's cos and sin.
+        For the whole batch, without the tables of RoPE's cos and sin.
     """
     s = structure
     kept = sum(s.kept.values())
     if not fused:
         return batch * length * (kept + s.n_q * length)
-    z = 0 if "z" in s.kept else s.n_q * s.d_v  # one array, whoever keeps it
+    z = 0 if "z" in s.kept else s.n_q * s.d_v  # one array, even if the core and the decoder both keep it
     return batch * length * (kept + z + s.n_q)
 
 
 def training_activations(model: Model, batch: int, length: int, *, fused: bool = True) -> int:
-    """Elements that a whole model keeps between forward and backward, the logits included.
+    """Elements that a whole model keeps between forward and backward, including the logits.
 
-    A block keeps both inputs of its RMSNorms and their 1/r, the attention's part, and of the MLP its input, both
-    projections and their product.
+    A block keeps the inputs of its two RMSNorms and their 1/r, what its attention layer keeps, and the MLP's input,
+    both projections and their product.
     """
     attention = attention_activations(model.structure, batch, length, fused=fused)
     block = 2 * (model.hidden_size + 1) + model.hidden_size + 3 * model.intermediate_size

@@ -15,18 +15,18 @@ from gta_ref.mechanisms.structure import Structure
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder language model: RMSNorm, attention, SwiGLU MLP in every layer; embedding and head.
+    """A decoder language model: an embedding, layers of RMSNorm, attention and SwiGLU MLP, and a head.
 
     Attributes
     ----------
     name : str
     structure : Structure
-        Of the attention layer over whole sequences.
+        Structure of the attention layer when it computes whole sequences.
     decode_structure : Structure
-        Of the same layer in a decoding step. It differs for MLA alone, which then attends in the latent space.
+        Structure of the same layer in a decoding step. It differs only for MLA, which then attends in the latent space.
     n_layers, intermediate_size, vocab_size : int
     tied : bool
-        Whether the head is the embedding's transpose.
+        Whether the head is the embedding's transpose. Default True.
     """
 
     name: str
@@ -49,24 +49,24 @@ class Model:
 
     @property
     def mlp_macs(self) -> int:
-        """Multiply–accumulates of one layer's MLP, a token; as many parameters."""
+        """Multiply–accumulates of one layer's MLP per token; it has as many parameters."""
         return 3 * self.hidden_size * self.intermediate_size
 
     @property
     def head_macs(self) -> int:
-        """Multiply–accumulates of the head, a token whose logits are computed."""
+        """Multiply–accumulates of the head per token whose logits are computed."""
         return self.hidden_size * self.vocab_size
 
     @property
     def parameters(self) -> int:
-        """All weights, biases and gains."""
+        """Number of all weights, biases and gains."""
         layer = self.structure.parameters + self.mlp_macs + 2 * self.hidden_size
         embeddings = self.head_macs * (1 if self.tied else 2)
         return self.n_layers * layer + embeddings + self.hidden_size
 
     @classmethod
     def of(cls, name: str, mechanism: str, attention: Any, **sizes: Any) -> Model:
-        """A model around a mechanism's Config; `sizes` are n_layers, intermediate_size, vocab_size, tied."""
+        """Build a model around a mechanism's Config; `sizes` are n_layers, intermediate_size, vocab_size, tied."""
         module = mechanisms.load(mechanism)
         structure = module.structure(attention)
         decode = structure
@@ -76,25 +76,26 @@ class Model:
 
     @classmethod
     def preset(cls, name: str) -> Model:
-        """A published model: "gta-1b" or its baseline "gqa-1b"."""
+        """Return a published model: "gta-1b" or its baseline "gqa-1b"."""
         check_choice("model", name, tuple(PUBLISHED))
         mechanism = PUBLISHED[name]
         return cls.of(name, mechanism, mechanisms.load(mechanism).Config.preset(name))
 
     @classmethod
     def from_dict(cls, sizes: Mapping[str, Any]) -> Model:
-        """A model from names and sizes, as a JSON file holds them.
+        """Build a model from names and sizes, as a JSON file holds them.
 
         Parameters
         ----------
         sizes : mapping
-            ``mechanism``, the fields of its Config, and, where they differ from GTA-1B's, ``name``, n_layers,
-            intermediate_size, vocab_size, tied. hidden_size, n_heads and head_dim may be left out too.
+            ``mechanism``, the fields of its Config, n_layers, intermediate_size, vocab_size and tied, and a ``name``.
+            Defaults: ``name`` is the mechanism's; n_layers, intermediate_size, vocab_size, tied, hidden_size, n_heads
+            and head_dim are GTA-1B's.
 
         Raises
         ------
         ValueError
-            Naming what is missing, unknown or does not fit.
+            If a size is missing, unknown or does not fit; the message names it.
         """
         if not isinstance(sizes, Mapping) or "mechanism" not in sizes:
             raise ValueError("model: missing mechanism; expected a mapping with mechanism and its sizes")
@@ -115,7 +116,7 @@ class Model:
 
     @classmethod
     def parse(cls, text: str) -> Model:
-        """A model from words, as the command line has them: ``gta n_q=10 n_k=1 n_c=1 latent_dim=256``."""
+        """Build a model from words, as typed on the command line: ``gta n_q=10 n_k=1 n_c=1 latent_dim=256``."""
         mechanism, *words = text.split() or [""]
         sizes: dict[str, Any] = {"mechanism": mechanism, "name": " ".join(text.split())}
         for word in words:

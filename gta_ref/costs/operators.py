@@ -1,8 +1,8 @@
 """A forward pass as a list of operators, each with its operations and the bytes that it really moves.
 
-What an operator reads and writes is counted once; nothing stays in a cache between two operators. A query that
-sees only half of the keys costs half (the causal saving) where the attention is fused, because such kernels skip
-what is masked; unfused attention computes, writes and reads whole maps.
+What an operator reads and writes is counted once; nothing stays in the processor's caches between two operators. If
+the attention is fused, a query that sees only half of the keys costs half (the causal saving), because such kernels
+skip what is masked; unfused attention computes, writes and reads whole maps.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Operator:
     ----------
     name : str
     operations : int
-        Two for a multiply–accumulate.
+        A multiply–accumulate counts as two.
     bytes : int
-        Read and written.
+        Bytes read and written.
     """
 
     name: str
@@ -33,18 +33,18 @@ class Operator:
 
 
 def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, itemsize: int = 2) -> list[Operator]:
-    """All operators of a prefill (held = 0) or of a decoding step, the layers' each with its n_layers-fold cost.
+    """All operators of a prefill (held = 0) or of a decoding step; a layer's operators have the cost of all layers.
 
     Parameters
     ----------
     model : Model
     batch : int
     new, held : int
-        Tokens of a sequence that are computed, and that are in the cache already.
+        Tokens per sequence that are computed, and that are in the cache already.
     fused : bool
         Whether the maps stay inside the attention kernel.
     itemsize : int
-        Bytes of an element.
+        Bytes per element. Default 2.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
         layer.append((name, 2 * rows * product.macs, moved))
 
     def norm() -> None:
-        # a square and a sum, a root, a division and a gain: 7 an element, LLM-Viewer's figure, kept
+        # square, sum, root, division, gain: 7 operations per element are LLM-Viewer's figure, which is kept here
         layer.append(("norm", 7 * tokens * h, tokens * 2 * h))
 
     norm()
@@ -68,13 +68,13 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
         if product.name not in ("w_p", "w_g", "w_o"):
             linear("projections", product, batch * (held + new) if product.held else tokens)
     turned = tokens * (s.n_q + s.n_k) * s.d_k
-    layer.append(("rope", 3 * turned, 2 * turned))  # of a pair, six operations
+    layer.append(("rope", 3 * turned, 2 * turned))  # six operations per pair of features
     layer.extend(attention(s, batch, new, held, fused=fused))
     width = next(product.d_in for product in s.products if product.name == "w_o")
     for product in s.products:
         if product.name == "w_p":
             linear("decoder", product, tokens)
-            if s.decoder_residual:  # values += the latent contexts, e times
+            if s.decoder_residual:  # values += e copies of the latent contexts
                 layer.append(("decoder", tokens * width, tokens * (s.n_q * s.d_v + 2 * width)))
     for product in s.products:
         if product.name == "w_g":
@@ -100,7 +100,7 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
 
 
 def attention(s: Structure, batch: int, new: int, held: int, *, fused: bool) -> list[tuple[str, int, int]]:
-    """The core's operators: name, operations, elements moved."""
+    """Operators of the attention core, each as (name, operations, elements moved)."""
     keys = held + new
     queries, keys_moved, values_moved = (
         batch * new * s.n_q * s.d_k,

@@ -18,15 +18,16 @@ STAGES = ("prefill", "decode")
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a pass takes by the roofline.
+    """Time, operations and bytes of a pass.
 
     Attributes
     ----------
     seconds : float
         Σ over operators of max(operations / peak, bytes / bandwidth).
     operations, bytes : int
+        Sums over all operators.
     parts : dict of str to float
-        Seconds by operator.
+        Operator's name → seconds.
     """
 
     seconds: float
@@ -45,7 +46,7 @@ def estimate(
     fused: bool = False,
     convention: str = "moved",
 ) -> Estimate:
-    """Time of a prefill of `length` tokens, or of one decoding step behind `length` tokens; 2 bytes an element.
+    """Time of a prefill of `length` tokens, or of one decoding step after `length` tokens, at 2 bytes per element.
 
     Parameters
     ----------
@@ -54,11 +55,12 @@ def estimate(
     batch, length : int
         At least 1.
     hardware : Hardware
-        With the convention "llm-viewer" and the name "h100", that tool's own figures take its place.
+        With the convention "llm-viewer", the preset "h100" is replaced by that tool's own figures.
     fused : bool
-        Whether the maps stay inside the attention kernel.
+        Whether the maps stay inside the attention kernel. Default False.
     convention : {"moved", "llm-viewer"}
-        :mod:`gta_ref.costs.operators` or :mod:`gta_ref.costs.llm_viewer`.
+        How operations and bytes are counted: as in :mod:`gta_ref.costs.operators`, the default, or as in
+        :mod:`gta_ref.costs.llm_viewer`.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def time(found: Sequence[Operator], hardware: Hardware) -> Estimate:
 
 
 def check_fits(model: Model, batch: int, length: int, hardware: Hardware) -> None:
-    """Raise ValueError where weights and cache, at 2 bytes an element, do not fit into the hardware's memory."""
+    """Raise ValueError unless weights and cache, at 2 bytes per element, fit into the hardware's memory."""
     if hardware.memory is None:
         return
     need = weight_bytes(model) + cache_bytes(model, batch, length)

@@ -1,4 +1,4 @@
-"""Everything about a few models in one nested dict: what ``gta-ref costs`` prints and writes."""
+"""All costs of a few models in one nested dict, which ``gta-ref costs`` prints and writes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def summary(
     convention: str = "moved",
     dtype: Any = "bfloat16",
 ) -> dict[str, Any]:
-    """Costs of each model, and of each over the last one.
+    """Compute the costs of each model, and their ratios to those of the last model.
 
     Returns
     -------
     found : dict
-        ``setting``; ``models``: name → costs; ``ratios``: name → cache, attention, prefill and decode seconds
-        over those of the last model.
+        ``setting``: the arguments. ``models``: name → costs. ``ratios``: name → cache, attention, prefill and decode
+        seconds, each divided by that of the last model.
     """
     if convention == "llm-viewer" and hardware.name == "h100":
         hardware = llm_viewer.H100
     found: dict[str, dict[str, Any]] = {}
     for model in models:
-        # without a fused kernel nothing is computed twice, but whole maps are
+        # without a fused kernel nothing is computed twice, but the maps are computed whole
         training = training_macs(model, batch, length, fused=fused, causal_saving=fused)
         found[model.name] = {
             "mechanism": model.structure.mechanism,

@@ -1,8 +1,8 @@
-"""While a student's function runs, the library's functions refuse to.
+"""Block the library's functions while a student's function runs.
 
 A function is blocked by exchanging its code object, so every reference to it is blocked with it: a name imported
-into the notebook, a closure, a partial, a default argument. This stops an oversight, not somebody who wants to
-cheat.
+into the notebook, a closure, a partial, a default argument. This catches an oversight; it does not stop a student who
+wants to cheat.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 PACKAGES = ("gta_ref", "gta_cuda")
-# the checks themselves, and what allowed operations are made of
+# never blocked: the checks themselves, and the helpers that allowed operations use
 FREE = ("gta_ref.exercises", "gta_ref.errors", "gta_ref.ops.arrays")
 
 _called: list[str] = []
 
 
 class LibraryCalledError(RuntimeError):
-    """An exercise's answer called what it should write itself."""
+    """An exercise's answer called a function of the library instead of computing the result itself."""
 
 
 def stop(name: str) -> None:
@@ -32,16 +32,16 @@ def stop(name: str) -> None:
 
 @contextmanager
 def blocked(allowed: Iterable[str] = ()) -> Iterator[list[str]]:
-    """Block the library's functions in this block, but those of the modules `allowed`.
+    """Block the library's functions inside a ``with`` block, except those of the modules `allowed`.
 
     Yields
     ------
     called : list of str
-        Names of blocked functions that were called, in order; filled as it happens.
+        Names of the blocked functions that were called, in order; it is filled while the block runs.
 
     Notes
     -----
-    The library is blocked for the whole process, so not for use beside other threads that need it.
+    The library is blocked for the whole process, so do not use this while other threads need the library.
     """
     free = (*FREE, *allowed)
     _called.clear()
@@ -64,14 +64,14 @@ def blocked(allowed: Iterable[str] = ()) -> Iterator[list[str]]:
 
 
 def _stand_in(*args: Any, **kwargs: Any) -> None:
-    # runs with the blocked function's globals, so it brings its own; NAME is replaced
+    # runs with the blocked function's globals, so it imports what it needs; NAME becomes the function's name
     from gta_ref.exercises import blocking
 
     blocking.stop("NAME")
 
 
 class _Refuse:
-    """Refuses to import the library's modules that are not loaded yet, which could not be blocked any more."""
+    """Refuses to import modules of the library that are not loaded yet, since their functions are not blocked."""
 
     def __init__(self, free: Sequence[str]) -> None:
         self.free = free
@@ -90,7 +90,7 @@ def _within(name: str, modules: Iterable[str]) -> bool:
 
 
 def _functions(free: Sequence[str]) -> Iterator[FunctionType]:
-    """Every function of the library's loaded modules, methods included, once."""
+    """Every function of the library's loaded modules, methods included, each once."""
     seen: set[int] = set()
     for module_name, module in list(sys.modules.items()):
         if not isinstance(module, ModuleType) or not _ours(module_name) or _within(module_name, free):
@@ -108,7 +108,7 @@ def _functions(free: Sequence[str]) -> Iterator[FunctionType]:
 
 
 def _plain(member: Any) -> FunctionType | None:
-    """The Python function under a static or class method, a property or a decorator."""
+    """The Python function inside a static method, a class method, a property or a decorator; None if there is none."""
     member = getattr(member, "__func__", member)
     member = getattr(member, "fget", member)
     member = getattr(member, "__wrapped__", member)

@@ -22,7 +22,7 @@ MHA = {"layers": 3, "n_h": 6, "d_h": 8, "n_q": 6, "n_k": 6}
 
 
 def _bytes_truth(model: Mapping[str, int], batch: int, tokens: int, itemsize: int) -> np.ndarray:
-    """From the library's structures, which its tests compare with bytes really held."""
+    """Computed from the library's structures, whose sizes its tests compare with the bytes really held."""
     m, hidden = model, model["n_h"] * model["d_h"]
     if "d_l" in m:
         config: Any = gta.Config(hidden, m["n_h"], m["d_h"], m["n_q"], m["n_k"], m["n_c"], m["d_l"])
@@ -51,7 +51,7 @@ EX06 = Exercise(
     results={"bytes": ""},
     trials=lambda: [
         Trial("a GTA model with n_k=3, d_h=10, n_c=4, d_l=36; batch 3, 35 tokens, 2 bytes", (GROUPED, 3, 35, 2)),
-        Trial("MHA with 6 heads of 8 (no latent: keys and values alike); batch 3, 5 tokens, 4 bytes", (MHA, 3, 5, 4)),
+        Trial("MHA with 6 heads of width 8 (no latent, 2·n_k·d_h); batch 3, 5 tokens, 4 bytes", (MHA, 3, 5, 4)),
         Trial("GTA-1B, batch 1, 2048 tokens, 2 bytes", (GTA_1B, 1, 2048, 2)),
         Trial("GQA-1B, batch 1, 2048 tokens, 2 bytes", (GQA_1B, 1, 2048, 2)),
         Trial("GTA-160M, batch 32, 1,000,000 tokens, 2 bytes", (GTA_160M, 32, 1_000_000, 2)),
@@ -65,7 +65,7 @@ EX06 = Exercise(
             _bytes_by(lambda m: 2 * m["n_k"] * m["d_h"]),
         ),
         Mistake(
-            "the sum of keys and latent is doubled; n_k·d_h are the keys and n_c·d_l are all there is of the values",
+            "the sum of keys and latent is doubled; the keys are n_k·d_h, and the latent n_c·d_l replaces the values",
             _bytes_by(lambda m: 2 * _elements(m) if "d_l" in m else _elements(m)),
         ),
         Mistake("the keys are counted for every output head (n_h) instead of every key head (n_k)",
@@ -82,16 +82,17 @@ EX06 = Exercise(
         Mistake("only the keys are counted; the latent, or the values, are cached too",
                 _bytes_by(lambda m: m["n_k"] * m["d_h"])),
         Mistake(
-            "keys are padded to the latent's width, n_k·d_l + n_c·d_l: so does the released code's FlashAttention path "
-            "(256 elements in GTA-1B); the formula needs n_k·d_h + n_c·d_l (192)",
+            "keys are padded to the latent's width, n_k·d_l + n_c·d_l, as in the released code's FlashAttention path "
+            "(256 elements in GTA-1B); without padding it is n_k·d_h + n_c·d_l (192)",
             _bytes_by(lambda m: (m["n_k"] + m["n_c"]) * m["d_l"]),
         ),
-        Mistake("one layer is counted; every layer has a cache", _bytes_by(_elements, lambda m, b, t, i: b * t * i)),
-        Mistake("one sequence is counted; each of the batch has a cache",
+        Mistake("only one layer is counted; every layer has a cache",
+                _bytes_by(_elements, lambda m, b, t, i: b * t * i)),
+        Mistake("only one sequence is counted; each sequence of the batch has a cache",
                 _bytes_by(_elements, lambda m, b, t, i: m["layers"] * t * i)),
-        Mistake("elements are counted; the bytes of an element are missing",
+        Mistake("elements are counted instead of bytes: the factor itemsize is missing",
                 _bytes_by(_elements, lambda m, b, t, i: m["layers"] * b * t)),
-        Mistake("bits are counted: itemsize is in bytes already",
+        Mistake("bits are counted instead of bytes: itemsize is in bytes already",
                 _bytes_by(_elements, lambda m, b, t, i: m["layers"] * b * t * i * 8)),
     ),
 )  # fmt: skip
@@ -123,7 +124,7 @@ def _step_trials() -> list[Trial]:
         trial("one new token, 9 held", 9, 1, (0, 3)),
         trial("prefill: 7 new tokens, an empty cache", 0, 7),
         trial("prefill of padded sequences: the padding's own queries see nothing", 0, 7, (0, 4)),
-        trial("one map, 64 held", 64, 2, (1, 5), n_q=1),
+        trial("one map, 2 new tokens, 64 held", 64, 2, (1, 5), n_q=1),
         trial("float32", 5, 4, (0, 2), dtype="float32"),
     ]
 
@@ -155,7 +156,7 @@ def _step_by(
     scale: Any = lambda q, c: q.shape[-1] ** -0.5,
     again: bool = False,
 ) -> Any:
-    """The step with one of its parts replaced."""
+    """The step with some of its parts replaced."""
 
     def answer(
         q: np.ndarray, k: np.ndarray, c: np.ndarray, held_k: np.ndarray, held_c: np.ndarray, pad: np.ndarray
@@ -193,16 +194,16 @@ EX07 = Exercise(
             _step_by(positions=lambda held, new, pad: np.broadcast_to(np.arange(new), (len(pad), new))),
         ),
         Mistake(
-            "positions start at L + 1; they are counted from 0, so L tokens occupy 0 … L − 1",
+            "positions start at L + 1; they are counted from 0, so L tokens have the positions 0 … L − 1",
             _step_by(positions=lambda held, new, pad: np.maximum(0, held + 1 + np.arange(new) - pad[:, None])),
         ),
         Mistake("the cached keys are turned a second time; they were turned when they were new", _step_by(again=True)),
         Mistake("RoPE turns the latent C as well; only Q and K are turned", _step_by(turn="qkc")),
-        Mistake("the query is not turned", _step_by(turn="k")),
-        Mistake("the new keys are not turned", _step_by(turn="q")),
-        Mistake("nothing is turned", _step_by(turn="")),
+        Mistake("the queries are not turned by RoPE", _step_by(turn="k")),
+        Mistake("the new keys are not turned by RoPE", _step_by(turn="q")),
+        Mistake("neither the queries nor the new keys are turned by RoPE", _step_by(turn="")),
         Mistake(
-            "the causal mask starts at 0: query i sees the keys up to i, which are old ones; it sees all up to L + i",
+            "the causal mask starts at 0: query i sees the slots up to i, which are old; it has to see all up to L + i",
             _step_by(first=lambda held: 0),
         ),
         Mistake("the new tokens see later ones: the causal mask is missing", _step_by(first=lambda held: 10**6)),
@@ -215,10 +216,11 @@ EX07 = Exercise(
             "padding counts as positions: the first real token of a padded sequence is at position 0, so subtract pad",
             _step_by(positions=lambda held, new, pad: np.broadcast_to(held + np.arange(new), (len(pad), new))),
         ),
-        Mistake("padding is visible: the slots 0 … pad − 1 hold no tokens", _step_by(hidden=lambda pad: 0 * pad)),
-        Mistake("only the new keys and latents are returned; the cache is what was held and the new ones",
+        Mistake("padding is visible: the slots 0 … pad − 1 hold no tokens and have to be hidden",
+                _step_by(hidden=lambda pad: 0 * pad)),
+        Mistake("only the new keys and latents are returned; the cache has to hold the old ones as well",
                 _step_by(cached=lambda held_k, held_c, k, c: (k, c))),
-        Mistake("the cache comes back as it was: the new keys and latents are not appended",
+        Mistake("the cache is returned unchanged: the new keys and latents are not appended",
                 _step_by(cached=lambda held_k, held_c, k, c: (held_k, held_c))),
     ),
 )  # fmt: skip

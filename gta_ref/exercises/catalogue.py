@@ -18,20 +18,21 @@ def check(name: str, function: Any) -> Verdict:
     Parameters
     ----------
     name : str
-        Such as "ex03".
+        Name of the exercise, such as "ex03".
     function : callable
         The function itself, not its result.
 
     Returns
     -------
     Verdict
-        Shows in a notebook by itself; ``print`` it elsewhere. True where all hidden cases agree, otherwise with the
+        A notebook displays it; elsewhere, ``print`` it. It is true if all hidden cases agree; otherwise it names the
         first thing that is wrong.
 
     Raises
     ------
     ValueError
-        Where there is no exercise of this name.
+        If there is no exercise of this name.
     """
     check_choice("exercise", name, tuple(CATALOGUE))
-    return CATALOGUE[name].examine(function)
+    verdict: Verdict = CATALOGUE[name].examine(function)
+    return verdict

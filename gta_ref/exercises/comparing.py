@@ -1,4 +1,4 @@
-"""Compare what a student's function returned with what the library gives: form first, then values, then dtype."""
+"""Compare what a student's function returned with what the library computes: form first, then values, then dtype."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Expected:
-    """One array that has to come back.
+    """One array that the function has to return.
 
     Attributes
     ----------
     value : float64 or int64 array
+        The right values.
     tolerance : float
-        In units of the array; 0 for whole numbers.
+        Largest accepted difference, in units of the array; 0 for whole numbers.
     dtype : dtype
-        Of the array in the precision of the inputs.
+        The array's dtype when it is computed in the precision of the inputs.
     letters : str
         Its shape in the legend's letters, such as "B, n_q, N_q, N_k".
     """
@@ -34,7 +35,7 @@ def tolerance(truth: np.ndarray, low: np.ndarray, dtype: np.dtype) -> float:
     """How far off a right answer may be: 8 E + 16 ε S.
 
     E is the error of the library's own answer in float32, scaled to `dtype`; ε is the dtype's rounding and S the
-    largest value. The factors leave room for another order of operations.
+    largest value. The factors leave room for a different order of operations.
     """
     if dtype.kind != "f":
         return 0.0
@@ -45,12 +46,15 @@ def tolerance(truth: np.ndarray, low: np.ndarray, dtype: np.dtype) -> float:
 
 
 def arrays_of(answer: Any, expected: Mapping[str, Expected], function: str) -> tuple[dict[str, np.ndarray], str | None]:
-    """The answer's arrays by name, and what is wrong with their form. No arrays: their form says nothing."""
+    """The answer's arrays by name, and what is wrong with their form (None if nothing is).
+
+    There are no arrays if the answer is not made of the right number of arrays at all.
+    """
     several = len(expected) > 1
     if several and not isinstance(answer, tuple | list):
         return {}, f"{function}(…) returns {kind(answer)}; expected {len(expected)} arrays, {', '.join(expected)}."
     if several and len(answer) != len(expected):
-        return {}, f"{function}(…) returns {len(answer)} things; expected {len(expected)}: {', '.join(expected)}."
+        return {}, f"{function}(…) returns {len(answer)} values; expected {len(expected)}: {', '.join(expected)}."
     got: dict[str, np.ndarray] = {}
     problem = None
     for (name, one), part in zip(expected.items(), answer if several else (answer,), strict=True):
@@ -71,12 +75,12 @@ def arrays_of(answer: Any, expected: Mapping[str, Expected], function: str) -> t
 
 
 def wrong_shape(name: str, got: np.ndarray, expected: Expected) -> str:
-    """Shape that came and shape that was expected, with what tells them apart where it is simple."""
+    """Say which shape was returned and which was expected, and name the difference if it is a simple one."""
     want = expected.value.shape
     letters = f" = ({expected.letters})" if expected.letters else ""
     text = f"{name} has shape {got.shape}; expected {want}{letters}."
     if got.ndim == len(want) and sorted(got.shape) == sorted(want):
-        text += " The axes are there, in another order."
+        text += " The axes are right but in another order."
     elif got.ndim == len(want) + 1:
         text += " There is an axis too many: is a sum missing?"
     elif got.size == expected.value.size:
@@ -100,7 +104,7 @@ def agree(got: np.ndarray, want: np.ndarray, tolerance: float) -> bool:
 
 
 def wrong_places(got: np.ndarray, want: np.ndarray, tolerance: float) -> np.ndarray:
-    """Where two arrays of one shape differ; NaN equals NaN."""
+    """Where two arrays of the same shape differ; NaN equals NaN."""
     got, want = (x.astype(np.float64) for x in (got, want))
     both = np.isfinite(got) & np.isfinite(want)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
@@ -109,7 +113,7 @@ def wrong_places(got: np.ndarray, want: np.ndarray, tolerance: float) -> np.ndar
 
 
 def worst(got: np.ndarray, expected: Expected) -> tuple[int, ...]:
-    """Index of the element that is furthest off; the first that is not finite, where one is not."""
+    """Index of the element that is furthest off, or of the first one that is wrong and not finite, if there is one."""
     want = expected.value
     if not got.size:
         return ()
@@ -121,7 +125,7 @@ def worst(got: np.ndarray, expected: Expected) -> tuple[int, ...]:
 
 
 def difference(name: str, got: np.ndarray, expected: Expected) -> str | None:
-    """What is wrong with the values, in words; None where nothing is."""
+    """What is wrong with the values, in words; None if nothing is."""
     want = expected.value
     wrong = wrong_places(got, want, expected.tolerance)
     if not wrong.any():
@@ -133,22 +137,22 @@ def difference(name: str, got: np.ndarray, expected: Expected) -> str | None:
         count = int((odd & wrong).sum())
         if count:
             return f"{name} is {what} in {count} of {got.size} places; {at} should be {right}."
-    text = f"{int(wrong.sum())} of {got.size} values of {name} are off."
+    text = f"{int(wrong.sum())} of {got.size} values of {name} are wrong."
     text += f" The worst is {at}: yours {yours}, expected {right}."
     relation = related(got, expected)
     return text + (f" {relation}" if relation else "")
 
 
 def related(got: np.ndarray, expected: Expected) -> str | None:
-    """A simple relation to what is expected: a factor, or heads in another order."""
+    """A simple relation to what is expected: a factor, or heads in another order; None if there is none."""
     want, tol = expected.value, expected.tolerance
     norm = float((want * want).sum()) if np.isfinite(want).all() else 0.0
     if norm > 0 and got.size > 2:
         factor = float((got.astype(np.float64) * want).sum()) / norm
         if factor and agree(got, factor * want, max(1.0, abs(factor)) * tol):
             if abs(factor + 1) < 1e-6:
-                return "All of it has the wrong sign."
-            return f"All of it is {factor:.4g} times what is expected."
+                return "Every value has the wrong sign."
+            return f"Every value is {factor:.4g} times what is expected."
     if got.ndim >= 3 and 2 <= got.shape[1] <= 32:
         order = [
             next((j for j in range(got.shape[1]) if agree(got[:, i], want[:, j], tol)), None)
@@ -160,18 +164,18 @@ def related(got: np.ndarray, expected: Expected) -> str | None:
 
 
 def wrong_dtype(name: str, got: np.ndarray, expected: Expected) -> str | None:
-    """Right values in a wrong dtype."""
+    """What is wrong with the dtype of right values; None if nothing is."""
     if expected.dtype.kind == "i":
         if got.dtype.kind in "iu":
             return None
-        return f"{name} has the right values as {got.dtype}; expected whole numbers: // divides without a remainder."
+        return f"{name} has the right values as {got.dtype}; expected whole numbers, such as // returns."
     if got.dtype == expected.dtype:
         return None
     text = f"The values are right, but {name} is {got.dtype} where the inputs are {expected.dtype}."
     if got.dtype == np.float64:
         text += (
-            " A float64 number made of NumPy (np.sqrt(64), np.float64) or a float64 array (np.zeros without dtype) "
-            "widens what it touches; d**-0.5 and math.sqrt do not."
+            " A float64 number from NumPy (np.sqrt(64), np.float64) or a float64 array (np.zeros without dtype) "
+            "widens whatever it is combined with; Python's own numbers (d**-0.5, math.sqrt) do not."
         )
     return text
 
@@ -185,7 +189,7 @@ def shapes_of(expected: Mapping[str, Expected]) -> str:
 
 
 def kind(x: Any) -> str:
-    """Its type, with the library where it is not Python's own."""
+    """The type of x in words, with its library if it is not one of Python's own."""
     module = type(x).__module__
     name = type(x).__name__ if module == "builtins" else f"{module.partition('.')[0]}.{type(x).__name__}"
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

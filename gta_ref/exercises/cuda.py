@@ -1,6 +1,7 @@
-"""Exercise 12: a CUDA kernel with tiles in shared memory, in Numba's simulator, in a process of its own.
+"""Exercise 12: a CUDA kernel with tiles in shared memory, run in Numba's simulator in a separate process.
 
-The simulator has to be chosen before Numba is imported, hence the process; it gets the function's source.
+The simulator has to be chosen before Numba is imported. The kernel therefore runs in a separate process, which receives
+the source of the student's function.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gta_ref.exercises.verdict import Verdict
 TILE = 4
 MISSING = (
     "Numba's CUDA simulator is not installed here. It needs no GPU: "
-    'python -m pip install "numba-cuda[cu13]>=0.30,<0.31" (not for macOS).'
+    'python -m pip install "numba-cuda[cu13]>=0.30,<0.31" (not available for macOS).'
 )
 # N_q, N_k, d and the case in words
 CASES = (
@@ -67,16 +68,16 @@ class KernelExercise:
             problem = _barriers(result) or _values(out, result, expected, scale) or _traffic(result, len(q), len(k), d)
             if problem:
                 return Verdict(self.name, False, problem + case, _picture(out, expected))
-        return Verdict(self.name, True, f"All {len(CASES)} hidden cases agree, no race, no needless global read.")
+        return Verdict(self.name, True, f"All {len(CASES)} hidden cases agree, without races or needless global reads.")
 
 
 def simulate(kernel: Callable[..., Any], q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
-    """Run a kernel ``f(q, k, out, scale)`` in the simulator, in a process of its own.
+    """Run a kernel ``f(q, k, out, scale)`` in the simulator, in a separate process.
 
     Parameters
     ----------
     kernel : function
-        Decorated with ``cuda.jit`` or not; the names cuda, float32, math, np and TILE are there for it.
+        Decorated with ``cuda.jit`` or not; it can use the names cuda, float32, math, np and TILE.
     q : (N_q, d)
     k : (N_k, d)
     scale : float
@@ -89,7 +90,7 @@ def simulate(kernel: Callable[..., Any], q: np.ndarray, k: np.ndarray, scale: fl
     Raises
     ------
     RuntimeError
-        Where the kernel raises, or the simulator is not installed.
+        If the kernel raises, or the simulator is not installed.
     """
     problem = _not_there()
     answer: dict[str, Any] = (
@@ -105,7 +106,7 @@ def _not_there() -> str | None:
 
 
 def _simulate(function: Callable[..., Any], cases: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> dict[str, Any]:
-    """Send source and cases to the process and read its answer."""
+    """Send the source and the cases to the process and read its answer."""
     try:
         lines, line = inspect.getsourcelines(function)
     except (OSError, TypeError):
@@ -133,16 +134,17 @@ def _simulate(function: Callable[..., Any], cases: Sequence[tuple[np.ndarray, np
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"The kernel did not end within {SECONDS} s."}
+        return {"error": f"The kernel did not finish within {SECONDS} s."}
     if done.returncode != 0:
         return {"error": f"The simulator stopped: {done.stderr.strip().splitlines()[-1:]}"}
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def _tolerance(q: np.ndarray, k: np.ndarray, scale: float) -> float:
-    """float32's rounding of d products and their sum: d ε Σ|q||k|, and as much for the scale."""
+    """A bound on float32's rounding of d products and their sum, d ε Σ|q||k|, with a margin of 4 ε for the scale."""
     largest = float((np.abs(q) @ np.abs(k).T).max(initial=0.0)) * scale
-    return (q.shape[1] + 4) * float(np.finfo(np.float32).eps) * largest
+    return float((q.shape[1] + 4) * np.finfo(np.float32).eps * largest)
 
 
 def _barriers(result: dict[str, Any]) -> str | None:
@@ -150,7 +152,7 @@ def _barriers(result: dict[str, Any]) -> str | None:
     if result["uneven"]:
         return (
             f"Every thread of a block has to reach every cuda.syncthreads(), but {result['uneven']}. The simulator "
-            "goes on; a GPU may hang. Let threads outside q or k load zeros and wait like the others."
+            "continues; a GPU may hang. Let threads outside q or k load zeros and wait like the others."
         )
     if result["race"]:
         return (
@@ -168,8 +170,8 @@ def _values(out: np.ndarray, result: dict[str, Any], expected: Expected, scale: 
         return None
     if result["unfilled"]:
         return (
-            f"out is wrong, and the kernel reads {result['unfilled']}, which no thread has filled: a place outside q "
-            "or k has to be 0 in the tile."
+            f"out is wrong, and the kernel reads {result['unfilled']}, which no thread has filled: where a tile "
+            "reaches beyond q or k, it has to hold 0."
         )
     if comparing.agree(out, truth / scale, expected.tolerance / scale):
         return "The scale is left out: out = scale · Q Kᵀ."
@@ -177,7 +179,7 @@ def _values(out: np.ndarray, result: dict[str, Any], expected: Expected, scale: 
 
 
 def _traffic(result: dict[str, Any], n_queries: int, n_keys: int, d: int) -> str | None:
-    """Tiles read each element of q once for each block of keys, and of k once for each block of queries."""
+    """With tiles, each element of q is read once per block of keys, and each element of k once per block of queries."""
     needed = n_queries * d * -(-n_keys // TILE) + n_keys * d * -(-n_queries // TILE)
     if result["reads"] <= needed:
         return None

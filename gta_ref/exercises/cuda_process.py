@@ -3,9 +3,9 @@
 Reads one JSON object from standard input, {"name", "source", "line", "tile", "cases": [{"q", "k", "d", "scale"}]}, and
 writes one to standard output: for each case the result and what the threads did (:class:`Watch`), or an error.
 
-Numba's simulator runs each CUDA thread as a Python thread. Shared memory is replaced here by an array that notes who
-touched an element between which barriers: two threads that touch it in the same stretch, one of them writing, are a
-race, whether or not it showed in the values.
+Numba's simulator runs each CUDA thread as a Python thread. Here, shared memory is replaced by an array that records
+which thread touched which element between which barriers. If two threads touch an element between the same two barriers
+and at least one of them writes, that is a race, whether or not it showed in the values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Watch:
         self.unfilled: str | None = None
 
     def thread(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The calling thread: block and place in the block."""
+        """The calling thread: its block and its place in the block."""
         now: Any = threading.current_thread()
         block, place = now.blockIdx, now.threadIdx
         return (block.x, block.y), (place.x, place.y)
@@ -49,7 +49,7 @@ class Watch:
         return None
 
     def report(self, out: np.ndarray, threads: int) -> dict[str, Any]:
-        """What goes back: plain data."""
+        """The results as plain data, ready for JSON."""
         return {
             "out": out.tolist(), "reads": self.reads, "writes": self.writes, "shared": self.shared,
             "race": self.race, "unfilled": self.unfilled, "uneven": self.uneven(threads),
@@ -57,10 +57,10 @@ class Watch:
 
 
 class SharedArray:
-    """Shared memory of one block that notes races."""
+    """Shared memory of one block that records races."""
 
     def __init__(self, shape: Any, dtype: Any, watch: Watch, line: int) -> None:
-        self.memory = np.full(shape, np.nan, dtype)  # nobody may rely on what was there
+        self.memory = np.full(shape, np.nan, dtype)  # no kernel may rely on what was there
         self.shape = self.memory.shape
         self.watch, self.line = watch, line
         self.wrote: dict[Any, tuple[Any, int]] = {}
@@ -84,7 +84,7 @@ class SharedArray:
         if writer is not None and writer[0] != thread and writer[1] == stretch:
             self._race(index, thread, "reads", writer[0], "writes")
         if writer is None and self.watch.unfilled is None:
-            self.watch.unfilled = f"element {index} of the shared array of line {self.line}"
+            self.watch.unfilled = f"element {index} of the shared array in line {self.line}"
         self.read.setdefault(index, {})[thread] = stretch
 
     def _note_write(self, index: Any) -> None:
@@ -101,8 +101,8 @@ class SharedArray:
     def _race(self, index: Any, thread: Any, does: str, other: Any, did: str) -> None:
         if self.watch.race is None:
             self.watch.race = (
-                f"between two barriers thread {thread[1]} {does} element {index} of the shared array of line "
-                f"{self.line}, which thread {other[1]} {did}"
+                f"between two barriers thread {thread[1]} {does} element {index} of the shared array in "
+                f"line {self.line}, which thread {other[1]} {did}"
             )
 
 
@@ -151,7 +151,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from numba import cuda, float32
 
     own, tile = "<kernel>", job["tile"]
-    padded = "\n" * (job["line"] - 1) + job["source"]  # so that line numbers are the notebook's
+    padded = "\n" * (job["line"] - 1) + job["source"]  # so that line numbers agree with the notebook
     linecache.cache[own] = (len(padded), None, padded.splitlines(keepends=True), own)
     names = {"cuda": cuda, "float32": float32, "math": math, "np": np, "TILE": tile}
     results = []
@@ -186,5 +186,5 @@ def _sentence(error: Exception, own: str) -> str:
 
 if __name__ == "__main__":
     printed = sys.stdout
-    sys.stdout = sys.stderr  # what a kernel prints is not the answer
+    sys.stdout = sys.stderr  # keeps what a kernel prints out of the answer
     printed.write(json.dumps(run(json.load(sys.stdin))))

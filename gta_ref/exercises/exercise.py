@@ -1,7 +1,8 @@
 """What an exercise consists of, and how a function is checked against it.
 
-A trial is one call with arrays that the notebook does not show. What it has to give is computed by the library. A
-mistake is a wrong answer as a function of the same arguments: a result that equals a mistake's is named by it.
+A trial is one call with arrays that the notebook does not show; the library computes the expected result. A mistake is
+a known wrong answer, written as a function of the same arguments. If a student's result equals that of a mistake, the
+student is shown the mistake's hint.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Mistake:
     Attributes
     ----------
     hint : str
-        Goes on after "your result equals what comes out when".
+        Completes the sentence "Your result equals what comes out when ...".
     answer : function
-        Of a trial's arguments; what it raises means that it does not apply.
+        Computes the wrong result from a trial's arguments. If it raises, the mistake does not apply to that trial.
     """
 
     hint: str
@@ -44,16 +45,16 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Trial:
-    """One call.
+    """One call of the student's function.
 
     Attributes
     ----------
     what : str
         The case in words, for the hint.
     arguments : tuple
-        Given by position; arrays are handed over read-only.
+        Passed by position; the function receives read-only copies of arrays.
     nan : str
-        The likely reason where this case gives NaN or infinities that no mistake explains; a sentence.
+        A sentence with the likely reason if the result has NaN or infinities that no mistake explains.
     """
 
     what: str
@@ -63,7 +64,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Memory:
-    """A call that may not allocate more than so many bytes at a time."""
+    """A call whose memory is limited.
+
+    Attributes
+    ----------
+    trial : Trial
+        The call.
+    limit : int
+        The most bytes that the function may hold at a time.
+    hint : str
+        Completes the message that the function holds too much: why, and what to do instead.
+    """
 
     trial: Trial
     limit: int
@@ -77,25 +88,25 @@ class Exercise:
     Attributes
     ----------
     name : str
-        Such as "ex03".
+        Name of the exercise, such as "ex03".
     function : str
         The function's name in the notebook.
     parameters : str
-        Their names, such as "q, k, visible".
+        The names of the function's parameters, such as "q, k, visible".
     results : mapping of str to str
         Name of each returned array and its shape in letters; several are returned as a tuple.
     trials : function
-        Gives the hidden calls, the plainest first.
+        Returns the hidden calls, the simplest first.
     truth : function
         The library's answer to the same arguments.
     mistakes : sequence of Mistake
-        The most likely first.
+        Known wrong answers, the most likely first.
     allowed : sequence of str
-        Modules of the library that may be called.
+        Modules of the library that the student's function may call.
     memory : function, optional
-        Gives a call whose memory is limited.
+        Returns a call whose memory is limited.
     draw : function, optional
-        Of (got, expected), the first wrong array → Figure; default three heat maps.
+        Draws the first wrong array, from (got, expected), as a Figure; by default three heat maps are drawn.
     """
 
     name: str
@@ -114,14 +125,14 @@ class Exercise:
         return [name.strip() for name in self.parameters.split(",")]
 
     def _shapes(self, arguments: tuple[Any, ...]) -> str:
-        """The shapes of a call's arrays, for an error that is about shapes."""
+        """The shapes of a call's arrays, as a line to follow an error that is about shapes."""
         shapes = [
             f"{name} {x.shape}" for name, x in zip(self._names, arguments, strict=True) if isinstance(x, np.ndarray)
         ]
         return f"\nCalled with {', '.join(shapes)}." if shapes else ""
 
     def examine(self, function: Any) -> Verdict:
-        """Check a function; the first thing that is wrong ends it."""
+        """Check a function, and stop at the first thing that is wrong."""
         problem = not_callable(self.function, self.parameters, function)
         if problem:
             return Verdict(self.name, False, problem)
@@ -188,11 +199,11 @@ class Exercise:
                 return f"{self.function} changes its input {name}. {hint}", None
         if answer is None:
             shapes = comparing.shapes_of(expected)
-            return f"{called_with(self.function)} returns None; expected {shapes}. Is the return missing?", None
+            return f"{called_with(self.function)} returns None; expected {shapes}. Is `return` missing?", None
         return None, answer
 
     def _expected(self, arguments: tuple[Any, ...]) -> dict[str, Expected]:
-        """The truth in float64, with the tolerance that the library's own error in the trial's precision gives."""
+        """The truth in float64, with the tolerance that follows from the library's own rounding errors."""
         wide = _tuple(self.truth(*(_widen(x) for x in arguments)))
         own = _tuple(self.truth(*arguments))
         single = own
@@ -206,9 +217,9 @@ class Exercise:
     def _recognise(
         self, wrong: str, got: Mapping[str, np.ndarray], arguments: tuple[Any, ...], expected: Mapping[str, Expected]
     ) -> str | None:
-        """The hint of the first mistake that gives the same numbers, up to the first wrong array, or None."""
+        """The hint of the first mistake that has the same numbers up to the first wrong array; None without one."""
         names = list(expected)[: list(expected).index(wrong) + 1]
-        # in both precisions: what overflows in one may not in the other
+        # in both precisions: what overflows in one may not overflow in the other
         variants = [arguments, tuple(_widen(x) for x in arguments)]
         for mistake in self.mistakes:
             for given in variants:
@@ -223,7 +234,7 @@ class Exercise:
         return None
 
     def _measure(self, function: Callable[..., Any], memory: Memory) -> str | None:
-        """Whether the function allocates more than it may."""
+        """What is wrong if the function holds more memory than it may; None if it does not."""
         own = tuple(_read_only(x) for x in memory.trial.arguments)
         running = tracemalloc.is_tracing()
         with warnings.catch_warnings(), blocked(self.allowed):
@@ -244,8 +255,8 @@ class Exercise:
             return None
         used, limit = (peak - before) / 2**20, memory.limit / 2**20
         return (
-            f"The values are right, but {called_with(self.function)} holds {used:.1f} MB at a time where "
-            f"{limit:.1f} MB are plenty: {memory.hint}\nCase: {memory.trial.what}."
+            f"The values are right, but {called_with(self.function)} holds up to {used:.1f} MiB at a time, where "
+            f"{limit:.1f} MiB are enough: {memory.hint}\nCase: {memory.trial.what}."
         )
 
     def _picture(self, name: str, got: np.ndarray, expected: Expected) -> Callable[[], Figure] | None:

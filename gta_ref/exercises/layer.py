@@ -36,7 +36,7 @@ class LayerExercise:
     parameters: str = "arrays, settings"
 
     def examine(self, function: Any) -> Verdict:
-        """Run cases of the kit one by one; the first that fails ends it."""
+        """Run cases of the kit one by one, up to the first that fails."""
         problem = not_callable(self.function, self.parameters, function)
         if problem:
             return Verdict(self.name, False, problem)
@@ -50,7 +50,7 @@ class LayerExercise:
         errors: list[str] = []
 
         def guarded(arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-            """The student's function with the library blocked; what goes wrong in it is kept."""
+            """The student's function, run with the library blocked; its errors are kept."""
             with warnings.catch_warnings(), blocked(ALLOWED) as called:
                 warnings.simplefilter("ignore")
                 try:
@@ -76,7 +76,7 @@ class LayerExercise:
             return None
         if result.status == "missing":
             missing = ", ".join(f.name for f in result.findings if f.kind == "missing")
-            return f"What is there is right. Still to come: {missing}."
+            return f"What you return so far is right. Still missing: {missing}."
         cause = f" The kit recognises: {result.cause}." if result.cause else ""
         text = result.text if result.stage else f"It {result.text}"  # "writes into its input x"
         return f"{text}.{cause}"

@@ -50,8 +50,8 @@ EX01 = Exercise(
     truth=_heads_truth,
     mistakes=(
         Mistake(
-            "heads are interleaved over the maps (head i reads map i % n_q, as np.tile lays them); here each map "
-            "serves a run of heads, i // (n_h/n_q), as np.repeat lays them",
+            "heads are interleaved over the maps (head i reads map i % n_q, as np.tile lays them out); here each "
+            "map serves a run of heads, i // (n_h/n_q), as np.repeat lays them out",
             lambda maps, values: np.tile(maps, (1, _times(maps, values), 1, 1)) @ values,
         ),
         Mistake("every head reads map 0", lambda maps, values: maps[:, :1] @ values),
@@ -120,15 +120,16 @@ EX02 = Exercise(
             _readers_by(_run, lambda m, n_q, n: m % n),
         ),
         Mistake(
-            "head i is divided by n_q, the number of maps, instead of by n_h/n_q, the heads a map serves",
+            "head i is divided by n_q, the number of maps, instead of by n_h/n_q, the number of heads per map",
             _readers_by(lambda i, n_h, n_q: i // n_q, _run),
         ),
         Mistake(
-            "a map is divided by the number of key or latent heads instead of by the maps that one of them serves",
+            "map m is divided by the number of key or latent heads instead of by the number of maps that each of them "
+            "serves",
             _readers_by(_run, lambda m, n_q, n: m // n),
         ),
         Mistake(
-            "the head's own number i, not its map's, is divided by n_q/n to find key and latent head",
+            "the head's own number i, not its map's number m, is divided by n_q/n to find its key and latent head",
             lambda n_h, n_q, n_k, n_c: (
                 np.arange(n_h) // (n_h // n_q), np.arange(n_h) // (n_q // n_k), np.arange(n_h) // (n_q // n_c),
             ),
@@ -144,9 +145,9 @@ EX02 = Exercise(
 # --- ex03: A_m = softmax(Q_m K_{k(m)}ᵀ / √d_h), masked ------------------------------------------------------
 
 
-_OVERFLOW = "exp overflows: subtract the row's largest visible score first, which changes nothing else"
-_QUERIES = "the softmax sums over the wrong axis, the queries; the weights of one query sum to 1 over the keys"
-_BLIND = "a row that sees nothing is 0/0 = NaN; it has to be 0"
+_OVERFLOW = "exp overflows: subtract the row's largest visible score first, which does not change the softmax"
+_QUERIES = "the softmax sums over the wrong axis, the queries; the weights of one query have to sum to 1 over the keys"
+_BLIND = "the row of a query that sees nothing is 0/0 = NaN; it has to be 0"
 
 
 def _map_trials() -> list[Trial]:
@@ -161,7 +162,7 @@ def _map_trials() -> list[Trial]:
         visible[:, np.arange(n_queries), np.arange(n_queries) % n_keys] = True  # every query sees something
         return Trial(what, (q, normal(rng, 2, n_k, n_keys, 5, dtype=dtype), visible), nan)
 
-    causal = trial("causal, 5 new queries behind 60 keys", 4, 1, 5, 65)
+    causal = trial("causal, 5 new queries after 60 keys", 4, 1, 5, 65)
     causal.arguments[2][:] = np.arange(65) <= 60 + np.arange(5)[:, None]
     padded = trial("left padding: the first queries of sequence 1 see nothing", 3, 1, 7, 7)
     padded.arguments[2][:] = np.tri(7, dtype=bool)
@@ -174,9 +175,9 @@ def _map_trials() -> list[Trial]:
         trial("one token", 2, 1, 1, 1),
         causal,
         padded,
-        trial("scores of some thousands", 4, 2, 7, 7, factor=3000.0),
+        trial("scores in the thousands", 4, 2, 7, 7, factor=3000.0),
         trial("float32", 6, 2, 7, 9, dtype="float32"),
-        trial("float32, scores of some thousands", 2, 1, 5, 5, dtype="float32", factor=3000.0),
+        trial("float32, scores in the thousands", 2, 1, 5, 5, dtype="float32", factor=3000.0),
         nothing,
     ]
 
@@ -213,7 +214,7 @@ def _shifted(s: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _blind(value: float) -> Any:
-    """What a row that sees nothing becomes: NaN, or the same for all keys."""
+    """Replace the rows of queries that see nothing, by NaN or by the same weight for all keys."""
 
     def after(a: np.ndarray, seen: np.ndarray) -> np.ndarray:
         nothing = ~seen.any(-1, keepdims=True)
@@ -223,7 +224,7 @@ def _blind(value: float) -> Any:
 
 
 def _overflowing(q: np.ndarray, k: np.ndarray, visible: np.ndarray, guard: bool) -> np.ndarray:
-    """Softmax without the shift; `guard` leaves a row 0 whose sum is 0."""
+    """Softmax without the shift; with `guard`, a row whose sum is 0 stays 0."""
     s = q @ np.repeat(k, q.shape[1] // k.shape[1], 1).swapaxes(-1, -2) * q.shape[-1] ** -0.5
     w = np.exp(np.where(visible[:, None], s, s.dtype.type(-np.inf)))
     total = w.sum(-1, keepdims=True)
@@ -242,25 +243,26 @@ EX03 = Exercise(
         Mistake("the scores are divided by d_h instead of √d_h", _map_by(scale=lambda q: 1 / q.shape[-1])),
         Mistake("the scores are multiplied by √d_h instead of divided", _map_by(scale=lambda q: q.shape[-1] ** 0.5)),
         Mistake(
-            "the scale is that of the whole width, 1/√(n_q·d_h); a head's own width d_h counts",
+            "the scale is that of all heads together, 1/√(n_q·d_h), instead of one head's, 1/√d_h",
             _map_by(scale=lambda q: (q.shape[1] * q.shape[-1]) ** -0.5),
         ),
         Mistake(
             "the key heads are interleaved over the maps (m % n_k); map m reads key head m // (n_q/n_k), as np.repeat "
-            "lays them",
+            "lays them out",
             _map_by(spread=lambda k, n: np.tile(k, (1, n, 1, 1))),
         ),
         Mistake(_QUERIES, _map_by(axis=-2)),
         Mistake(_QUERIES, _map_by(axis=-2, weights=lambda s, axis: _shifted(s, -1))),
         Mistake("the softmax sums over the maps instead of over the keys", _map_by(axis=1)),
         Mistake("nothing is hidden: visible is not used", _map_by(hide=lambda s, seen: s)),
-        Mistake("visible is taken the wrong way round: True means that a query sees the key",
+        Mistake("visible is read the wrong way round: True means that a query sees the key",
                 _map_by(hide=lambda s, seen: np.where(seen, -np.inf, s))),
-        Mistake("hidden scores are set to 0 instead of −∞: e⁰ = 1 still has weight",
+        Mistake("hidden scores are set to 0 instead of −∞: e⁰ = 1, so hidden keys still have weight",
                 _map_by(hide=lambda s, seen: s * seen)),
-        Mistake("the map is masked after the softmax: what is left of a row does not sum to 1",
+        Mistake("the map is masked after the softmax: what is left of a row no longer sums to 1",
                 _map_by(hide=lambda s, seen: s, after=lambda a, seen: a * seen)),
-        Mistake("a row that sees nothing is spread evenly over all keys; it has to be 0", _map_by(after=_blind(1.0))),
+        Mistake("a query that sees nothing has its weight spread evenly over all keys; its row has to be 0",
+                _map_by(after=_blind(1.0))),
         Mistake(_BLIND, _map_by(after=_blind(np.nan))),
         Mistake(_OVERFLOW, lambda q, k, visible: _overflowing(q, k, visible, guard=True)),
         Mistake(_OVERFLOW, lambda q, k, visible: _overflowing(q, k, visible, guard=False)),

@@ -1,4 +1,4 @@
-"""Pictures of a wrong answer: yours, what is expected, and the difference. Each returns a matplotlib Figure."""
+"""Figures of a wrong answer: the student's array, the expected one and the difference."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ AXES = {"N_q": "query", "N": "token", "N_k": "key"}
 
 
 def difference(name: str, letters: str, got: np.ndarray, want: np.ndarray, index: tuple[int, ...]) -> Figure:
-    """Three heat maps of the last two axes, at the leading indices of the worst element, which is framed.
+    """Three heat maps over the last two axes, at the leading indices of the worst element, which is framed.
 
     Parameters
     ----------
     name : str
         The array's name.
     letters : str
-        Its shape, such as "B, n_q, N_q, N_k".
+        The letters of its shape, such as "B, n_q, N_q, N_k".
     got, want : arrays of one shape, at least 2-D
     index : tuple of int
-        Of the worst element.
+        Index of the worst element.
+
+    Returns
+    -------
+    Figure
     """
     lead = index[:-2]
     yours, right = got[lead].astype(float), want[lead].astype(float)
@@ -47,7 +51,7 @@ def difference(name: str, letters: str, got: np.ndarray, want: np.ndarray, index
     figure, axes = panels((WIDTH, 3.5), 1, 3, frame="none", title=heading)
     down, across = [AXES.get(letter.strip(), letter.strip()) for letter in letters.split(",")][-2:]
     for ax, (x, title, norm, cmap) in zip(axes, shown, strict=True):
-        # infinities would take the colour of the scale's end
+        # infinities would get the colour at the end of the scale
         image = ax.imshow(np.where(np.isfinite(x), x, np.nan), norm=norm, cmap=cmap, interpolation="nearest")
         ax.set_facecolor("0.75")
         map_axes(ax, rows, columns, (down if ax is axes[0] else "", across))
@@ -61,12 +65,16 @@ def difference(name: str, letters: str, got: np.ndarray, want: np.ndarray, index
 
 
 def readers(got: np.ndarray, want: np.ndarray) -> Figure:
-    """Lines from every output head to what it reads, yours beside what is expected; wrong lines are dashed.
+    """Lines from every output head to what it reads, the student's next to the expected ones; wrong ones are dashed.
 
     Parameters
     ----------
     got, want : (n_h,)
         For each head, the number of its map, key head or latent head.
+
+    Returns
+    -------
+    Figure
     """
     figure, axes = panels((min(WIDTH, max(7.0, 0.5 * len(want) + 2)), 3.4), 1, 2, frame="none")
     n = int(max(want.max(initial=0), got.max(initial=0))) + 1

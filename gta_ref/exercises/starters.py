@@ -1,10 +1,10 @@
-"""A starter is its solution without the solution: one master for each exercise, so that the two cannot drift apart.
+"""Make starters from solutions. Each exercise has one master, its solution, so that the two cannot drift apart.
 
     python -m gta_ref.exercises.starters notebooks/exercises
 
-writes a starter for every file in ``solutions/``. The marks are otter-grader's (``# BEGIN SOLUTION``, and raw cells
-such as ``# BEGIN QUESTION``), of which this needs three: raw cells and what stands between ``# BEGIN TESTS`` and
-``# END TESTS`` go, and a solution becomes ``...``.
+writes a starter for every file in ``solutions/``. The masters carry otter-grader's marks: ``# BEGIN SOLUTION`` in the
+code, and raw cells such as ``# BEGIN QUESTION``. In the starter, the raw cells are removed, everything between
+``# BEGIN TESTS`` and ``# END TESTS`` is removed, and a solution becomes ``...``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SOLUTION = re.compile(r"(?ms)^( *)# BEGIN SOLUTION\n.*?# END SOLUTION$")
 
 
 def starter(master: str) -> str:
-    """The text of a starter, both in jupytext's percent format.
+    """Make the text of a starter from the text of its master, both in jupytext's percent format.
 
     Raises
     ------
     ValueError
-        Where the master has no solution.
+        If the master has no solution.
     """
     head, *cells = CELL.split(master)
     kept, in_tests = [], False
@@ -36,7 +36,7 @@ def starter(master: str) -> str:
             kept.append(SOLUTION.sub(r"\1...", cell).rstrip() + "\n")
     text = head.rstrip() + "\n\n"
     for before, cell in zip(["", *kept], kept, strict=False):
-        # two blank lines around a function, as the formatter wants them
+        # two blank lines around a function, as the formatter requires
         apart = "\n\n" if _ends_or_begins_with_function(before, cell) else "\n"
         text += (apart if before else "") + cell
     if text.count("...") == 0 or "SOLUTION" in text:
@@ -62,6 +62,6 @@ def write_all(folder: Path) -> list[Path]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "solutions").is_dir():
-        sys.exit("usage: python -m gta_ref.exercises.starters FOLDER, which has a folder solutions/")
+        sys.exit("usage: python -m gta_ref.exercises.starters FOLDER (it has to contain a folder solutions/)")
     for path in write_all(Path(sys.argv[1])):
         print(path)

@@ -13,10 +13,10 @@ from gta_ref.exercises.exercise import Exercise, Memory, Mistake, Trial, normal
 
 
 _OVERFLOW = (
-    "exp overflows, or underflows to 0/0, because the larger lse is not subtracted first: only differences of the two "
-    "matter"
+    "exp overflows, or underflows to 0/0, because the larger lse is not subtracted first: only the difference of the "
+    "two matters"
 )
-_BOTH = "−∞ − −∞ = NaN in a row that saw nothing in either part; it has z = 0 and lse = −∞"
+_BOTH = "−∞ − −∞ gives NaN in a row that saw nothing in either part; such a row has z = 0 and lse = −∞"
 
 
 def _merge_trials() -> list[Trial]:
@@ -61,7 +61,7 @@ def _merge_truth(z1: np.ndarray, lse1: np.ndarray, z2: np.ndarray, lse2: np.ndar
     scores = np.stack([lse1, lse2], -1).reshape(-1, 2)  # (rows, 2)
     values = np.stack([z1, z2], -2).reshape(-1, 1, 2, d)
     seen = ~np.isneginf(scores)
-    # a query that is its own scores: keys are the unit vectors. Bounds instead of −∞, one sequence a row
+    # each query consists of its scores, because the keys are unit vectors; bounds replace −∞, so each row is a sequence
     q = np.where(seen, scores, 0)[:, None, None]  # (rows, 1, 1, 2)
     keys = np.broadcast_to(np.eye(2, dtype=q.dtype), (len(q), 1, 2, 2))
     first = np.where(seen[:, 0], 0, 1)
@@ -107,22 +107,22 @@ EX10 = Exercise(
     trials=_merge_trials,
     truth=_merge_truth,
     mistakes=(
-        Mistake("the two results are averaged; each weighs as much as the sum that it stands for, exp(lse)",
+        Mistake("the two results are averaged; each should be weighted by the sum of its part, exp(lse)",
                 _merge_by(weights=lambda a, b: (np.full_like(a, 0.5), np.full_like(a, 0.5)))),
         Mistake("the two results are added without weights", _merge_by(weights=lambda a, b: (1 + 0 * a, 1 + 0 * b),
                                                                        divide=False)),
-        Mistake("the weights are the lse themselves; they are exp(lse), since lse is a logarithm",
+        Mistake("the weights are the lse themselves; they should be exp(lse), because lse is a logarithm",
                 _merge_by(weights=lambda a, b: (a, b))),
         Mistake("the result is not divided by the sum of the weights", _merge_by(divide=False)),
-        Mistake("the weights are exchanged: the first result is weighed by the second lse",
+        Mistake("the weights are swapped: the first result is weighted by the second lse",
                 _merge_by(weights=lambda a, b: (np.exp(b - np.maximum(a, b)), np.exp(a - np.maximum(a, b))))),
         Mistake("the weights are powers of 2; lse is a natural logarithm",
                 _merge_by(weights=lambda a, b: (np.exp2(a - np.maximum(a, b)), np.exp2(b - np.maximum(a, b))))),
-        Mistake("lse is the larger of the two; it is log(exp(lse1) + exp(lse2))",
+        Mistake("lse is the larger of the two; it should be log(exp(lse1) + exp(lse2))",
                 _merge_by(lse=lambda a, b, top, total: np.maximum(a, b))),
-        Mistake("lse is the sum of the two; it is log(exp(lse1) + exp(lse2))",
+        Mistake("lse is the sum of the two; it should be log(exp(lse1) + exp(lse2))",
                 _merge_by(lse=lambda a, b, top, total: a + b)),
-        Mistake("lse lacks the largest that was subtracted before exp",
+        Mistake("lse lacks the larger lse, which was subtracted before exp and has to be added back",
                 _merge_by(lse=lambda a, b, top, total: np.log(total))),
         Mistake("lse is in powers of 2; it is a natural logarithm",
                 _merge_by(lse=lambda a, b, top, total: np.log2(np.exp(a - top) + np.exp(b - top)) + top)),
@@ -132,10 +132,10 @@ EX10 = Exercise(
 )  # fmt: skip
 
 
-# --- ex11: keys in tiles, the map never whole ---------------------------------------------------------------
+# --- ex11: keys in tiles, without a whole map ---------------------------------------------------------------
 
 
-_NOTHING = "−∞ − −∞ = NaN in a row that sees nothing in a tile; such a row has z = 0 and lse = −∞"
+_NOTHING = "−∞ − −∞ gives NaN in a row that sees nothing in a tile; such a row has z = 0 and lse = −∞"
 
 
 def _tile_trials() -> list[Trial]:
@@ -146,7 +146,7 @@ def _tile_trials() -> list[Trial]:
         shift: float = 0.0,
     ) -> Trial:  # fmt: skip
         q, k = (normal(rng, n, 4, dtype=dtype, factor=factor) for n in (n_queries, n_keys))
-        if shift:  # a feature that moves all scores alike
+        if shift:  # a feature that shifts all scores by about the same amount
             q[:, 0], k[:, 0] = shift, abs(shift) + rng.standard_normal(n_keys) / abs(shift)
         return Trial(what, (q, k, normal(rng, n_keys, 5, dtype=dtype), tile), f"Perhaps {_NOTHING}.")
 
@@ -211,8 +211,8 @@ def _tile_memory() -> Memory:
     rng, n = np.random.default_rng(211), 1024
     arguments = (normal(rng, n, 4), normal(rng, n, 4), normal(rng, n, 5), 32)
     hint = (
-        "a whole map of all queries and keys is formed somewhere. Only a tile's scores, and the running largest, sum "
-        "and z of every query, have to exist at a time."
+        "a whole map of all queries and keys is formed somewhere. Only one tile's scores, and the running maximum, sum "
+        "and z of every query, have to exist at the same time."
     )
     return Memory(Trial(f"{n} queries and keys, tiles of 32", arguments), n * n * 8 // 2, hint)
 
@@ -231,30 +231,30 @@ EX11 = Exercise(
                 _tile_by(shrink_sum=False)),
         Mistake("neither sum nor z is multiplied by exp(old − new) when a tile brings a larger score",
                 _tile_by(shrink_sum=False, shrink_z=False)),
-        Mistake("z is not divided by the sum in the end", _tile_by(divide=False)),
+        Mistake("z is not divided by the sum at the end", _tile_by(divide=False)),
         Mistake("the scale 1/√d is left out", _tile_by(scale=lambda d: 1.0)),
         Mistake("the causal mask is missing: a query sees later keys", _tile_by(first=lambda n, n_keys: 10**6)),
         Mistake(
             "the causal mask is aligned to the start: query i sees the keys up to i; it sees them up to N_k − N_q + i",
             _tile_by(first=lambda n, n_keys: 0),
         ),
-        Mistake("a query does not see its own key: j ≤ N_k − N_q + i counts it in",
+        Mistake("a query does not see its own key: j ≤ N_k − N_q + i includes it",
                 _tile_by(first=lambda n, n_keys: n_keys - n - 1)),
-        Mistake("the keys behind the last whole tile are dropped", _tile_by(whole=True)),
-        Mistake("the largest of the last tile takes the place of the largest so far: new = max(old, tile's)",
+        Mistake("the keys after the last whole tile are dropped", _tile_by(whole=True)),
+        Mistake("the last tile's maximum replaces the running one: it should be max(old, the tile's)",
                 _tile_by(keep_largest=False)),
-        Mistake("lse is the logarithm of the sum alone; the largest was subtracted and has to be added",
+        Mistake("lse is the logarithm of the sum alone; the largest score was subtracted and has to be added back",
                 _tile_by(lse=lambda largest, total: np.log(total))),
         Mistake("lse is the sum itself, not its logarithm", _tile_by(lse=lambda largest, total: largest + total)),
         Mistake("lse is the largest score; log(sum) is missing", _tile_by(lse=lambda largest, total: largest)),
         Mistake("lse is in powers of 2; it is a natural logarithm",
                 _tile_by(lse=lambda largest, total: largest + np.log2(total))),
         Mistake(
-            "the largest starts at 0 instead of −∞: where all scores are far below 0, every exp underflows",
+            "the largest starts at 0 instead of −∞: if all scores are far below 0, every exp underflows",
             _tile_by(start=0.0),
         ),
         Mistake(_NOTHING, _tile_by(guard=False)),
-        Mistake("the largest starts at 0 instead of −∞: where all scores are far below 0, every exp underflows",
+        Mistake("the largest starts at 0 instead of −∞: if all scores are far below 0, every exp underflows",
                 _tile_by(start=0.0, guard=False)),
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Exercises 4 and 5: the gate, and the decoder behind the sum (Eq. 7 = Eq. 8)."""
+"""Exercises 4 and 5: the gate, and the decoder after the sum (Eq. 7 = Eq. 8)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _soft(a: np.ndarray) -> np.ndarray:
 # --- ex04: O = (A V) ⊙ σ(x_t W_G + b_G) ---------------------------------------------------------------------
 
 
-_OVERFLOW = "σ overflows: eᵃ/(1 + eᵃ) is ∞/∞ = NaN for large a; 1/(1 + e⁻ᵃ) is not"
+_OVERFLOW = "σ overflows: eᵃ/(1 + eᵃ) is ∞/∞ = NaN for large a; 1/(1 + e⁻ᵃ) stays finite"
 
 
 def _gate_trials() -> list[Trial]:
@@ -54,9 +54,9 @@ def _gate_trials() -> list[Trial]:
         trial("one token", 4, 1),
         trial("65 tokens", 2, 65),
         blind,
-        trial("gates shut and open: x W_G of some thousands", 3, 5, factor=3000.0),
+        trial("gates fully shut and fully open: x W_G in the thousands", 3, 5, factor=3000.0),
         trial("float32", 4, 7, dtype="float32"),
-        trial("float32, x W_G of some thousands", 2, 5, dtype="float32", factor=3000.0),
+        trial("float32, x W_G in the thousands", 2, 5, dtype="float32", factor=3000.0),
     ]
 
 
@@ -88,7 +88,7 @@ EX04 = Exercise(
     truth=_gate_truth,
     mistakes=(
         Mistake(
-            "the gate's token is the key's: v is gated before the sum. Here the query's own token gates, after the sum",
+            "the gate's token is the key's: v is gated before the sum. Gate with the query's own token, after the sum",
             _gate_by(combine=lambda a, v, g: a @ (v * g)),
         ),
         Mistake("the gate is left out", _gate_by(combine=lambda a, v, g: a @ v)),
@@ -96,11 +96,11 @@ EX04 = Exercise(
         Mistake("the bias b_G is left out", _gate_by(linear=lambda x, w, b: x @ w)),
         Mistake("the gate is a SiLU, a σ(a), instead of σ(a)", _gate_by(activation=lambda a: a * _sigmoid(a))),
         Mistake("the gate is a tanh instead of σ", _gate_by(activation=np.tanh)),
-        Mistake("the gate is a softmax over its features instead of σ of each", _gate_by(activation=_soft)),
+        Mistake("the gate is a softmax over its features instead of σ of each one", _gate_by(activation=_soft)),
         Mistake("the gate is σ(−a): open where it should be shut", _gate_by(activation=lambda a: _sigmoid(-a))),
         Mistake("the gate is added to the heads instead of multiplied", _gate_by(combine=lambda a, v, g: a @ v + g)),
         Mistake(
-            "the gate (B, N, n_h·d_h) is reshaped to (B, n_h, N, d_h) at once, which mixes tokens and heads: reshape "
+            "the gate (B, N, n_h·d_h) is reshaped directly to (B, n_h, N, d_h), which mixes tokens and heads: reshape "
             "to (B, N, n_h, d_h) first, then swap the axes of tokens and heads",
             _gate_by(split=lambda g, n_h: g.reshape(g.shape[0], n_h, g.shape[1], -1)),
         ),
@@ -164,11 +164,11 @@ def _absorb_by(*, spread: Any = None, decode: Any = None, lay: Any = None, gated
 def _absorb_memory() -> Memory:
     rng, n_keys, width = np.random.default_rng(205), 4096, 96
     trial = Trial(f"one query on {n_keys:,} keys", _absorb_arguments(rng, 2, 1, 1, n_keys, width=width))
-    # B·N_k·n_q·width numbers are all decoded values; c with a copy for each map has 1/24 of that
+    # all decoded values are B·N_k·n_q·width numbers; one copy of c per map is 1/24 of that
     limit = 2 * n_keys * 2 * width * 8 // 4
     hint = (
-        "past values are decoded, as in Eq. 7. Form Z = A C first, one latent for each query and map, and decode that "
-        "(Eq. 8): nothing then grows with the number of keys but the cache itself."
+        "past values are decoded, as in Eq. 7. Compute Z = A C first, one latent for each query and map, and decode "
+        "that (Eq. 8): then the number of decoded values does not grow with the number of keys."
     )
     return Memory(trial, limit, hint)
 
@@ -186,10 +186,10 @@ EX05 = Exercise(
             "the latent heads are interleaved over the maps (m % n_c); map m reads latent head m // (n_q/n_c)",
             _absorb_by(spread=lambda c, n: np.tile(c, (1, n, 1, 1))),
         ),
-        Mistake("every map is decoded by the matrix of map 0", _absorb_by(decode=lambda z, w: z @ w[:1])),
+        Mistake("every map is decoded with the matrix of map 0", _absorb_by(decode=lambda z, w: z @ w[:1])),
         Mistake("the gate is left out", _absorb_by(gated=False)),
         Mistake(
-            "the decoded values (B, n_q, N, width) are reshaped to (B, N, n_q·width) at once, which mixes tokens and "
+            "the decoded values (B, n_q, N, width) are reshaped directly to (B, N, n_q·width), which mixes tokens and "
             "maps: swap the axes of maps and tokens first",
             _absorb_by(lay=lambda u: u),
         ),

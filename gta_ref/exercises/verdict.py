@@ -1,4 +1,4 @@
-"""What a check answers: passed or not, one hint, and a picture where one helps."""
+"""The result of a check: passed or not, one hint, and a picture if one helps."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to one ``check``. Text in Python, text and picture in a notebook; true where it passed.
+    """The result of one ``check``: shown as text in Python, as text and picture in a notebook; true if it passed.
 
     Attributes
     ----------
     exercise : str
-        Such as "ex03".
+        Name of the exercise, such as "ex03".
     passed : bool
+        Whether nothing was found to be wrong.
     hint : str
         The first thing that is wrong, or what was checked.
     draw : function or None
-        Gives the picture; matplotlib is imported when it is called.
+        Returns the picture; matplotlib is imported only when it is called.
     """
 
     exercise: str
@@ -40,11 +41,11 @@ class Verdict:
         return f"{self.exercise}: {'passed' if self.passed else 'not yet'}. {self.hint}"
 
     def figure(self) -> Figure | None:
-        """The picture as a matplotlib Figure; None where there is none."""
+        """The picture as a matplotlib Figure; None if there is none."""
         return None if self.draw is None else self.draw()
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows."""
+        """The HTML that Jupyter shows."""
         colour = "#009E73" if self.passed else "#D55E00"
         head = f"<b>{self.exercise}: {'passed' if self.passed else 'not yet'}.</b>"
         first, _, rest = self.hint.partition("\n")

@@ -1,1 +1,1 @@
-"""The laboratory: small training runs with equal budgets that answer questions the paper leaves open."""
+"""Studies: small training runs with equal budgets that answer questions which the paper leaves open."""

@@ -9,17 +9,18 @@ import numpy as np
 from gta_ref.lm import model
 from gta_ref.lm.train import Run
 
-N_SEQUENCES, BATCH = 256, 32  # of retrieval's test
-NEAR = 0.25  # share of the questions that count as near, and as far
+N_SEQUENCES, BATCH = 256, 32  # sequences in the test of retrieval, and how many of them are run at once
+NEAR = 0.25  # share of the questions that count as near; the same share counts as far
 
 
 def retrieval(run: Run, source: Any) -> dict[str, float]:
-    """Share of the questions whose answer is the most likely token.
+    """Share of the questions to which the model's most likely token is the answer.
 
     Returns
     -------
     shares : dict
-        found, of all questions; near and far, of the quarter whose record is nearest, and farthest.
+        ``found``: among all questions. ``near`` and ``far``: among the quarter of questions with the nearest and with
+        the farthest records.
     """
     rng = np.random.default_rng([20250617286, 1])
     right, distances = [], []
@@ -39,7 +40,7 @@ def retrieval(run: Run, source: Any) -> dict[str, float]:
 
 
 def effective_rank(matrix: np.ndarray) -> float:
-    """exp of the entropy of the singular values' shares (Roy and Vetterli, 2007): 1 … the smaller side.
+    """Effective rank (Roy and Vetterli, 2007): exp of the entropy of the singular values' shares in their sum.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def effective_rank(matrix: np.ndarray) -> float:
     Returns
     -------
     rank : float
-        r = exp(−Σ p_i ln p_i) with p_i = σ_i / Σ σ; r equal singular values and no others give r.
+        r = exp(−Σ p_i ln p_i) with p_i = σ_i / Σ σ, from 1 to the smaller of the two sizes. If k singular values are
+        equal and the others are 0, r is k.
     """
     singular = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
     shares = singular[singular > 0] / singular.sum()
@@ -56,9 +58,14 @@ def effective_rank(matrix: np.ndarray) -> float:
 
 
 def ranks(run: Run, source: Any) -> dict[str, float]:
-    """Effective rank of the decoded values and of the gated heads, rows being tokens; mean over layers.
+    """Effective rank of the decoded values and of the gated heads, with tokens as rows; mean over layers.
 
-    On four held-out sequences. ValueError where the model's mechanism has no decoded values.
+    It is measured on four held-out sequences.
+
+    Raises
+    ------
+    ValueError
+        If the model's mechanism has no decoded values.
     """
     if run.config.mechanism != "gta":
         raise ValueError(f"the run's mechanism is {run.config.mechanism!r}; expected 'gta', which decodes its values")

@@ -1,7 +1,7 @@
-"""Run a study: its runs side by side, each in a file of its own that a later call finds again.
+"""Run a study: several of its runs at a time, each with a file of its own, which a later call finds again.
 
-A run's file is named by a digest of all that decides its result but for rounding, so studies share the runs they have
-in common, and a study that was stopped goes on where it was.
+A run's file is named by a digest of everything that decides its result, except for rounding. So studies share the runs
+that they have in common, and a study that was stopped continues from there.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from gta_ref.files import write_json
 from gta_ref.lab.studies import SOURCES, Job, Study
 from gta_ref.lm import train
 
-# what a run's process tells of its progress: run, step, loss
+# called with the progress of a run: its label, step and loss
 Tell = Callable[[str, int, float], None]
 
-_progress: Any = None  # in a run's process: the queue to the study's
-_running = threading.Lock()  # and held there by a run
+_progress: Any = None  # in a run's process: the queue to the study's process
+_running = threading.Lock()  # in a run's process: held as long as a run is in progress
 
 
 def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any]]:
-    """Do what is left of a study.
+    """Carry out the runs of a study that have no result yet, and collect the results of all.
 
     Parameters
     ----------
     study : Study
     folder : path
-        Of the runs' files; made if it is not there.
+        Folder of the runs' files; it is created if it does not exist.
     jobs : int
-        Runs at a time, each with its share of the threads.
+        Number of runs at a time, each with an equal share of the threads.
     tell : callable
-        Called with a run's label, its last step and loss.
+        Called with a run's label, its latest step and its loss there.
 
     Returns
     -------
     results : list of dict
-        One a run, in the study's order: what :func:`result` gives, with ``arm`` and ``seed``.
+        One per run, in the study's order: what :func:`result` returns, with ``arm`` and ``seed``.
 
     Raises
     ------
     DivergedError
-        Of the first run whose loss stopped being finite; the others' files stay.
+        If the loss of a run stops being finite; the files of the other runs are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
@@ -59,7 +59,7 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
     waiting = [job for job in study.jobs() if not _result_path(folder, job).is_file()]
     pool = ProcessPoolExecutor(jobs, context, _set_up, (queue, threads))
     try:
-        left: set[Future] = {pool.submit(_run, job, folder) for job in waiting}
+        left: set[Future[None]] = {pool.submit(_run, job, folder) for job in waiting}
         while left:
             ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
             while not queue.empty():
@@ -79,13 +79,13 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
 
 
 def digest(job: Job) -> str:
-    """Name of a run: a digest of its model, its settings and its data."""
+    """Return the name of a run: a digest of its model, its settings and its data."""
     content = [train.config_to_dict(job.config), dataclasses.asdict(job.settings), job.source]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def result(job: Job, done: train.Run) -> dict[str, Any]:
-    """What a finished run leaves: sizes and losses; and room for what a study measures of it besides."""
+    """Return what is kept of a finished run: sizes, losses, and a place for what a study measures besides."""
     structure = job.config.module.structure(job.config.attention)
     return {
         "parameters": sum(p.size for p in done.state.params.values()),
@@ -124,14 +124,14 @@ def _set_up(queue: Any, threads: int) -> None:
 
 
 def _study() -> Any:
-    """The study's process, seen from a run's."""
+    """The study's process, as seen from a run's process."""
     return multiprocessing.parent_process()
 
 
 def _end_with_the_study() -> None:
-    """End a process that waits for its next run when the study is killed, which nobody would tell it."""
+    """End this process if the study is killed while it waits for its next run; nothing else would end it."""
     _study().join()
-    with _running:  # a run sees it by itself, and saves before it ends
+    with _running:  # a run notices by itself, and saves before it ends
         os._exit(1)
 
 
@@ -150,7 +150,7 @@ def _train(job: Job, folder: Path) -> None:
         if not _study().is_alive():
             train.save(path, run)
             os._exit(1)
-        # not every step: what nobody reads any more, after an error elsewhere, has to fit into the queue's pipe
+        # not every step: after an error in another run the queue is not read any more, and its pipe must not fill up
         if run.state.step % 10 == 0 or run.state.step == run.settings.steps:
             _progress.put((label, run.state.step, run.losses[-1]))
 

@@ -1,7 +1,7 @@
-"""The studies: which models are trained on what, and what is asked.
+"""The studies: the question of each, and which models are trained on which data to answer it.
 
 Every study trains each of its models from the same seeds with the same budget: the same batches, the same number of
-steps, the same schedule, and as many parameters (gta_ref/lm/small.py).
+steps, the same schedule, and equally many parameters (gta_ref/lm/small.py).
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ class Study:
     baseline : str
         The arm that the others are compared with.
     settings : Settings
-        Of every run, but for the seed.
+        Settings of every run, except for the seed.
     source : str
-        A key of SOURCES.
+        A key of SOURCES. Default "text".
     seeds : tuple of int
+        Every arm is trained once from each seed. Default 0, 1, 2.
     measure : function, optional
-        What is measured of a finished run besides its loss: (run, source) → name → figure.
+        What is measured of a finished run besides its loss: (run, source) → name → number.
     """
 
     name: str
@@ -60,20 +61,20 @@ class Study:
     measure: Measure | None = None
 
     def jobs(self) -> Iterator[Job]:
-        """All runs, seed by seed, so that an unfinished study has compared something."""
+        """Yield all runs, seed by seed, so that an unfinished study can already compare its arms."""
         for seed in self.seeds:
             for arm, config in self.arms.items():
                 yield Job(arm, config, replace(self.settings, seed=seed), self.source)
 
 
 def load(name: str) -> Study:
-    """The study called `name`."""
+    """Return the study called `name`."""
     check_choice("study", name, tuple(STUDIES))
     return STUDIES[name]()
 
 
 def quick(study: Study) -> Study:
-    """The same with next to no training: to see that it works."""
+    """Return the same study with hardly any training, to check that it runs."""
     settings = replace(study.settings, steps=2, batch=2, length=64, warmup=1, validate_every=1, validation_sequences=2)
     return replace(study, settings=settings, seeds=(0, 1))
 
@@ -113,7 +114,7 @@ def _activations() -> Study:
 
 
 def _sizes() -> Study:
-    # without copies of the latent context, whose width need not divide every one of these
+    # without the residual: it needs a latent width that divides the width of a map's heads, and not all of these do
     sizes = [(1, 32), (2, 32), (4, 32), (8, 32), (2, 16), (2, 64)]
     return Study(
         "sizes",
@@ -131,7 +132,8 @@ def _retrieval() -> Study:
     source = Retrieval()
     sizes = {"vocab_size": source.vocab_size, "hidden_size": 64, "n_layers": 2}
     arms = {name: small.config(name, **sizes) for name in ("mha", "mqa", "gqa", "mla", "gta")}
-    # what GTA narrows, one at a time: the same latent under more maps, and as few maps over a value for every head
+    # the two things that GTA reduces, one at a time: more maps with the same latent, and as few maps with a value head
+    # for every output head
     arms["gta, 4 maps"] = small.config("gta", n_q=4, **sizes)
     arms["gva, 2 maps"] = small.config("gva", **sizes)
     return Study(

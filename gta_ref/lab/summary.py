@@ -1,8 +1,8 @@
-"""What a study's runs say together: mean, spread, and whether a difference is more than chance.
+"""What a study's runs show together: mean, spread, and whether a difference is more than chance.
 
-An arm is compared with the baseline seed by seed, because runs of one seed see the same batches. The interval of the
-mean difference is Student's, 95 %, of as many differences as there are seeds; where it holds 0, the study does not
-tell the two apart.
+An arm is compared with the baseline seed by seed, because runs with the same seed see the same batches. The interval of
+the mean difference is Student's 95 % interval, from one difference per seed. If it contains 0, the two arms are not
+statistically distinguishable in this study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 
 def summarise(study: Study, results: Sequence[Result]) -> dict[str, Any]:
-    """The study in figures.
+    """Summarise a study in numbers.
 
     Parameters
     ----------
@@ -29,10 +29,10 @@ def summarise(study: Study, results: Sequence[Result]) -> dict[str, Any]:
     Returns
     -------
     summary : dict
-        name, question, source, seeds, budget, dates, seconds, and arms: arm → parameters, cache_elements,
-        attention_macs, loss (of each seed), validation (step → mean over seeds), mean, spread (standard deviation over
-        seeds), measured (name → what each seed gave), and against the baseline, difference (mean), interval and
-        verdict ("lower", "higher", "not told apart").
+        Keys: name, question, baseline, source, seeds, steps, tokens, dates, seconds, and ``arms``: arm → parameters,
+        cache_elements, attention_macs, loss (one per seed), validation (step → mean over seeds), mean, spread (standard
+        deviation over seeds), measured (name → one number per seed), and compared with the baseline: difference (mean),
+        interval and verdict ("lower", "higher" or, if the interval contains 0, "not distinguishable").
     """
     arms: dict[str, Any] = {}
     for arm in study.arms:
@@ -70,21 +70,21 @@ def summarise(study: Study, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def compare(losses: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
-    """Mean difference to the baseline, its 95 % interval, and what that allows to say."""
+    """Mean difference from the baseline, its 95 % interval, and the verdict that the interval allows."""
     differences = [loss - other for loss, other in zip(losses, baseline, strict=True)]
     mean = statistics.fmean(differences)
     if len(differences) < 2:
-        return {"difference": mean, "interval": None, "verdict": "not told apart"}
+        return {"difference": mean, "interval": None, "verdict": "not distinguishable"}
     from scipy.stats import t
 
     n = len(differences)
     half = float(t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
-    verdict = "lower" if mean + half < 0 else "higher" if mean - half > 0 else "not told apart"
+    verdict = "lower" if mean + half < 0 else "higher" if mean - half > 0 else "not distinguishable"
     return {"difference": mean, "interval": [mean - half, mean + half], "verdict": verdict}
 
 
 def loss_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table of the losses: a header and a line an arm, all as text."""
+    """The table of the losses: a header and one line per arm, all as text."""
     lines: list[tuple[str, ...]] = [("", "cache", "loss", f"− {summary['baseline']}", "95 % interval", "")]
     for name, arm in summary["arms"].items():
         against = ("", "", "baseline")
@@ -97,7 +97,7 @@ def loss_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def measured_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table of what was measured besides, mean ± spread over seeds; empty where nothing was."""
+    """The table of what was measured besides the loss, mean ± spread over seeds; empty if nothing was."""
     names = list(next(iter(summary["arms"].values()))["measured"])
     lines = [("", *names)] if names else []
     for arm_name, arm in summary["arms"].items() if names else ():

@@ -19,11 +19,12 @@ from gta_ref import threads
 from gta_ref.errors import check_shape
 from gta_ref.lm import model
 from gta_ref.ops import Array, embedding_forward
+from gta_ref.ops.arrays import Params
 from gta_ref.ops.cross_entropy import IGNORE
 
 
 def loss_and_gradient(
-    params: model.Params, ids: Array, targets: Array, config: model.Config, engine: str = "auto"
+    params: Params, ids: Array, targets: Array, config: model.Config, engine: str = "auto"
 ) -> tuple[float, dict[str, Array]]:
     """Mean cross-entropy of the next token, in nats, and its gradient by every parameter.
 
@@ -67,7 +68,8 @@ def loss_and_gradient(
     with threads.blas.one_thread():
         threads.run(workers, work)
     if len(sequences) < len(ids):
-        embedding_forward(ids, params["embed"])  # only for its check: a wrong id may be in a sequence of no part
+        # only for its check: a sequence that no part contains may have a wrong id
+        embedding_forward(ids, params["embed"])
     losses, grads = zip(*found, strict=True)
     for more in grads[1:]:
         for name, grad in more.items():

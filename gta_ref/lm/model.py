@@ -80,7 +80,8 @@ class Config:
     @property
     def hidden_size(self) -> int:
         """H, the model's width."""
-        return self.attention.hidden_size
+        width: int = self.attention.hidden_size
+        return width
 
     @classmethod
     def preset(cls, name: str) -> Config:

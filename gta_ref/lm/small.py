@@ -30,7 +30,7 @@ def config(
     intermediate_size: int | None = None,
     **attention: Any,
 ) -> model.Config:
-    """A small model with as many parameters as MHA has at these sizes, as nearly as a whole MLP width allows.
+    """A small model with as many parameters as MHA at these sizes, as nearly as a whole-numbered MLP width allows.
 
     Parameters
     ----------

@@ -106,7 +106,7 @@ def standard_library() -> Text:
     return _text(f"standard library of Python {platform.python_version()}", *(b"\n".join(parts[k]) for k in parts))
 
 
-def from_file(path: str | os.PathLike) -> Text:
+def from_file(path: str | os.PathLike[str]) -> Text:
     """Read any file, cut into 100 equal stretches, of which every tenth is held out.
 
     Raises

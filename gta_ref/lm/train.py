@@ -162,7 +162,7 @@ def advance(
         If the source is not the one that the run began with.
     """
     if source.name != run.source:
-        raise ValueError(f"the text is {source.name}; expected {run.source}, as the run began with")
+        raise ValueError(f"the text is {source.name}; expected {run.source}, with which the run began")
     while run.state.step < run.settings.steps:
         began = time.perf_counter()
         state, loss = take_step(run, source, engine)
@@ -212,7 +212,7 @@ def validation_loss(run: Run, source: Source, *, engine: str = "auto") -> float:
     return total / count
 
 
-def save(path: str | os.PathLike, run: Run) -> None:
+def save(path: str | os.PathLike[str], run: Run) -> None:
     """Write the run to a safetensors file, whole or not at all."""
     step, params, moments = run.state
     tensors = {f"params.{name}": p for name, p in params.items()}
@@ -229,7 +229,7 @@ def save(path: str | os.PathLike, run: Run) -> None:
     write_tensors(path, tensors, {"format": FORMAT, "run": json.dumps(about)})
 
 
-def load(path: str | os.PathLike) -> Run:
+def load(path: str | os.PathLike[str]) -> Run:
     """Read a run that :func:`save` has written.
 
     Raises

@@ -1,1 +1,1 @@
-"""How alike the attention maps of a model's heads are: comparison, clusters, a report, and texts to read."""
+"""How similar the attention maps of a model's heads are: comparison, clusters, a report, and texts to read."""

@@ -1,13 +1,14 @@
 """How many attention maps a layer needs: its heads clustered by the similarity of their maps.
 
 The tree is built by average linkage on the distance 1 − C, where C is the mean cosine of two heads' maps
-(:mod:`gta_ref.maps.compare`). Cut into k clusters, let each cluster keep one map, that of its medoid: the head with the
-largest summed similarity to its cluster. The layer needs k maps at the threshold τ if k is the least for which
+(:mod:`gta_ref.maps.compare`). It is cut into k clusters, and each cluster keeps one map, that of its medoid: the head
+with the largest summed similarity to its cluster. The layer needs k maps at the threshold τ if k is the smallest number
+for which
 
     C[i, medoid of i's cluster] ≥ τ   for every head i.
 
-This is what a user of GTA who starts from a trained model would look at to choose n_q. It gives an upper bound: the
-cuts of one tree are tried, not all partitions.
+A user who turns a trained model into GTA can choose n_q by this number. It is an upper bound, because only the cuts of
+one tree are tried, not all partitions.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from gta_ref.ops import Array
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
 
-Clusters = list[list[int]]  # the heads of each, in order
+Clusters = list[list[int]]  # the heads of each cluster, in order
 
 
 def cut(similarity: Array, k: int) -> Clusters:
-    """Cut the tree of n heads into at most k clusters, fewer only where distances tie.
+    """Cut the tree of n heads into at most k clusters, fewer only if distances tie.
 
     Parameters
     ----------
     similarity : (n, n)
         Symmetric; 1 on the diagonal.
     k : int
+        At least 1.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
@@ -48,17 +50,17 @@ def cut(similarity: Array, k: int) -> Clusters:
 
 
 def medoid(similarity: Array, cluster: Sequence[int]) -> int:
-    """Return the head with the largest summed similarity to its cluster, the first where there are several."""
+    """Return the head with the largest summed similarity to its cluster, the first if several tie."""
     return int(cluster[similarity[np.ix_(cluster, cluster)].sum(axis=1).argmax()])
 
 
 def least_similarity(similarity: Array, clusters: Clusters) -> float:
-    """Return the similarity of the worst served head to the medoid of its cluster."""
+    """Return the smallest similarity of any head to the medoid of its cluster."""
     return min(float(similarity[medoid(similarity, c), c].min()) for c in clusters)
 
 
 def needed(similarity: Array, thresholds: Sequence[float] = THRESHOLDS) -> list[Clusters]:
-    """For each threshold, the fewest clusters of the tree whose medoids serve every head at least so well.
+    """For each threshold, find the fewest clusters of the tree such that every head is that similar to its medoid.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ def needed(similarity: Array, thresholds: Sequence[float] = THRESHOLDS) -> list[
     Returns
     -------
     list of Clusters
-        The number of maps that are needed is the length of each.
+        One per threshold; its length is the number of maps needed.
     """
     if not all(threshold <= 1 for threshold in thresholds):
         raise ValueError(f"thresholds={tuple(thresholds)} must be at most 1")
@@ -90,7 +92,7 @@ def key_groups(n_q: int, n_k: int) -> Clusters:
 
 
 def within_and_across(similarity: Array, groups: Clusters) -> tuple[float, float]:
-    """Mean similarity of two heads of one group, and of two heads of different groups."""
+    """Mean similarity of two heads of the same group, and of two heads of different groups."""
     label = np.empty(len(similarity), int)
     for g, group in enumerate(groups):
         label[group] = g
@@ -100,5 +102,5 @@ def within_and_across(similarity: Array, groups: Clusters) -> tuple[float, float
 
 
 def n_shared(clusters: Clusters, groups: Clusters) -> int:
-    """Count the groups that are exactly a cluster."""
+    """Count the groups that are identical to a cluster."""
     return sum(group in clusters for group in groups)

@@ -1,30 +1,30 @@
-"""How alike the attention maps of a layer's heads are.
+"""How similar the attention maps of a layer's heads are.
 
-Row t of head i's map, A_{i,t}, is a distribution over the keys 0 … t. Heads are compared query by query, and the
-figure of two heads is the mean over the queries:
+Row t of head i's map, A_{i,t}, is a distribution over the keys 0 … t. Two heads are compared query by query, and the
+result is the mean over the queries:
 
     cosine       C_ij = mean_t ⟨A_{i,t}, B_{j,t}⟩ / (‖A_{i,t}‖ ‖B_{j,t}‖)
     divergence   D_ij = mean_t H(½ A_{i,t} + ½ B_{j,t}) − ½ H(A_{i,t}) − ½ H(B_{j,t}),   H(p) = −Σ_s p_s log2 p_s
 
-D is the Jensen–Shannon divergence in bits, 0 to 1. Every query counts alike, because each uses one row of the map. The
-cosine of flattened maps (:func:`flat_cosine`) does not: it weights a query by ‖A_{i,t}‖ ‖B_{j,t}‖, which is 1 where
-both rows see one key and 1/(t + 1) where both are even.
+D is the Jensen–Shannon divergence in bits, from 0 to 1. In C and D every query has the same weight. The cosine of
+flattened maps (:func:`flat_cosine`) is different: it weights a query by ‖A_{i,t}‖ ‖B_{j,t}‖, which is 1 if each row has
+all its weight on one key, and 1/(t + 1) if both rows are uniform.
 
-Trained heads put much of their weight on the first key, whatever stands there, and some also on a few other tokens of
-little meaning: sinks (:func:`sinks`). So there are three views of a layer: all keys, without the first key, and without
-the first key and all sinks. Keys are left out by
+Trained heads put much of their weight on the first key, whatever token it is, and some also on a few other tokens of
+little meaning. These keys are called sinks (:func:`sinks`). So there are three views of a layer: all keys, without the
+first key, and without the first key and all sinks. When keys are left out, each row is normalised over the kept ones:
 
-    A'_{i,t,s} = A_{i,t,s} / Σ_{r left} A_{i,t,r}.
+    A'_{i,t,s} = A_{i,t,s} / Σ_{r kept} A_{i,t,r}.
 
-A query with fewer than two keys to choose from has the same row in all heads, or none, and is not counted: query 0,
-and in the other views those that see only what is left out, and one key more.
+A query that has fewer than two keys to choose from has the same row in all heads, or no row, and is not counted. This
+is query 0 in the view of all keys, and in the other views every query that sees at most one key that is kept.
 
-B is A for the figure itself. For the two baselines, B is
+To compare the heads themselves, B is A. For the two baselines, B is
 
-- the maps on another text (``View.other``): gone is what a map owes to the words that it reads; left is what it
+- the maps on another text (``View.other``): this removes what a map owes to the words that it reads, and keeps what it
   owes to position (the first key, the neighbours) and to how concentrated its rows are;
-- A with the keys of each row permuted at random (``View.shuffled``): gone is where the weight lies; left is how
-  concentrated the rows are. Even rows stay alike under it, so a high cosine alone says little.
+- A with the keys of each row permuted at random (``View.shuffled``): this removes where the weight lies, and keeps how
+  concentrated the rows are. Uniform rows stay similar, so a high cosine alone says little.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ VIEWS = {
     "without_first": "without the first key",
     "without_sinks": "without the first key and sinks",
 }
-SINK_WEIGHT = 0.1  # mean weight from which on a key is a sink
-SINK_DISTANCE = 16  # queries nearer than that attend to a key as a neighbour
+SINK_WEIGHT = 0.1  # a key with at least this mean weight is a sink
+SINK_DISTANCE = 16  # the mean is over queries at least this far after the key; nearer ones attend to a neighbour
 
 
 class Comparison(NamedTuple):
-    """What two stacks of n maps have in common, head by head."""
+    """Similarity of two stacks of n maps, head by head."""
 
     cosine: Array  # (n, n)
     divergence: Array  # (n, n), bits
@@ -79,18 +79,18 @@ class View:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's figures.
+    """What is measured of one layer.
 
     Attributes
     ----------
     first_weight : float
-        Weight on the first key, mean over heads, windows and queries but query 0.
+        Weight on the first key, averaged over heads, windows and all queries except query 0.
     sink_weight : float
-        The same on the first key and all sinks.
+        The same for the first key and all sinks together.
     sinks : list of lists of int
         Each window's sinks.
     views : dict of str to View
-        Keyed by VIEWS.
+        The keys are those of VIEWS.
     """
 
     first_weight: float
@@ -100,7 +100,7 @@ class Layer:
 
 
 def layer_maps(params: Mapping[str, Array], ids: Array, config: model.Config) -> Iterator[Array]:
-    """Run the model over texts and give the attention maps of one layer after the other.
+    """Run the model over texts and yield the attention maps layer by layer.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def layer_maps(params: Mapping[str, Array], ids: Array, config: model.Config) ->
     iterator of (B, n_q, N, N)
         Only one layer's maps are held at a time.
     """
-    # not a loop, whose variable would hold all stages of one layer while the next is computed
+    # not a loop: its variable would hold all stages of one layer while the next layer is computed
     return map(itemgetter("map"), model.layer_traces(params, ids, config))
 
 
@@ -130,7 +130,7 @@ def measure(maps: Array, rng: np.random.Generator) -> Layer:
     Raises
     ------
     ValueError
-        On a shape that does not fit, or where no query is left to compare.
+        If the shape does not fit, or no query is left to compare.
     """
     check_shape("maps", maps, ("W", "n", "N", "N"))
     n_windows, n, n_queries, n_keys = maps.shape
@@ -145,7 +145,8 @@ def measure(maps: Array, rng: np.random.Generator) -> Layer:
     weights = [a[:, 1:, keys].sum(axis=-1).mean() for a, keys in zip(maps, dropped["without_sinks"], strict=True)]
     views: dict[str, View] = {}
     for name, keys in dropped.items():
-        twin = next((done for done in views if dropped[done] == keys), None)  # a layer without other sinks
+        # if no window has a sink besides the first key, two views leave out the same keys
+        twin = next((done for done in views if dropped[done] == keys), None)
         views[name] = _view(maps, keys, rng) if twin is None else views[twin]
     return Layer(float(maps[:, :, 1:, 0].mean()), float(np.mean(weights)), found, views)
 
@@ -174,26 +175,26 @@ def compare(a: Array, b: Array) -> Comparison:
     Parameters
     ----------
     a, b : (n, N, N)
-        Causal maps, as :func:`without` gives them. A query at which any head has an empty row is not counted.
+        Causal maps, as :func:`without` returns them. A query at which any head has an empty row is not counted.
 
     Returns
     -------
     Comparison
-        Entry [i, j] is that of a's head i and b's head j.
+        Entry [i, j] compares head i of `a` with head j of `b`.
 
     Raises
     ------
     ValueError
-        Where no query is left.
+        If no query is left.
     """
     counted = (a.sum(axis=-1) > 0).all(axis=0) & (b.sum(axis=-1) > 0).all(axis=0)  # (N,)
     n_queries = np.count_nonzero(counted)
     if n_queries == 0:
-        raise ValueError("maps: no query at which every head has weight on two keys or more that are left")
+        raise ValueError("maps: no query has two or more kept keys on which every head has weight")
     queries, keys = np.tril_indices(len(counted))
     queries, keys = queries[counted[queries]], keys[counted[queries]]
-    p, q = a[:, queries, keys], b[:, queries, keys]  # (n, E): the rows one after the other
-    # both figures are sums over queries of sums over keys, so sums over all entries
+    p, q = a[:, queries, keys], b[:, queries, keys]  # (n, E): all rows, concatenated
+    # both measures are sums over queries of sums over keys, so they are sums over all entries
     cosine = (p / _norms(a)[:, queries]) @ (q / _norms(b)[:, queries]).T / n_queries  # (n, n)
     p_half, q_half = p / 2, q / 2
     mixed = np.array([_entropy(p_i + q_half) for p_i in p_half])  # (n, n)
@@ -202,16 +203,17 @@ def compare(a: Array, b: Array) -> Comparison:
 
 
 def flat_cosine(maps: Array) -> Array:
-    """Cosine of every two heads' maps (n, N, N), each one long vector: (n, n)."""
+    """Cosine of every two heads' maps (n, N, N), each taken as one long vector: (n, n)."""
     vectors = maps.reshape(len(maps), -1)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors @ vectors.T
+    cosine: Array = vectors @ vectors.T
+    return cosine
 
 
 def without(maps: Array, keys: list[int]) -> Array:
-    """Leave keys out and let each row sum to 1 again; a row with fewer than two keys left becomes zero.
+    """Leave keys out and normalise each row to 1 again.
 
-    So does a row that has no weight on what is left.
+    A row becomes zero if it has fewer than two keys left or no weight on them.
 
     Parameters
     ----------
@@ -224,13 +226,14 @@ def without(maps: Array, keys: list[int]) -> Array:
     n_left[:, keys] = 0
     rest[..., n_left.sum(axis=1) < 2, :] = 0
     total = rest.sum(axis=-1, keepdims=True)
-    return np.divide(rest, total, out=np.zeros_like(rest), where=total > 0)
+    whole: Array = np.divide(rest, total, out=np.zeros_like(rest), where=total > 0)
+    return whole
 
 
 def sinks(maps: Array) -> list[int]:
-    """Find the keys to which queries that are 16 or more places later give 0.1 or more of their weight.
+    """Find the keys to which queries that are 16 or more positions later give 0.1 or more of their weight.
 
-    The mean over those queries and over all heads counts.
+    The weight is averaged over those queries and over all heads.
 
     Parameters
     ----------
@@ -244,7 +247,7 @@ def sinks(maps: Array) -> list[int]:
 
 
 def shuffle(maps: Array, rng: np.random.Generator, dropped: list[int]) -> Array:
-    """Permute the keys of each row, all heads alike; hidden keys and dropped ones stay where they are.
+    """Permute the keys of each row at random, in the same way for all heads; masked and dropped keys stay in place.
 
     Parameters
     ----------
@@ -253,7 +256,7 @@ def shuffle(maps: Array, rng: np.random.Generator, dropped: list[int]) -> Array:
     dropped : list of int
     """
     left = np.delete(np.arange(maps.shape[-1]), dropped)
-    visible = left <= np.arange(maps.shape[-1])[:, None]  # (N, keys left): in each row those in front
+    visible = left <= np.arange(maps.shape[-1])[:, None]  # (N, keys left): in each row, the first ones
     order = np.where(visible, rng.random(visible.shape), 1.0 + np.arange(len(left))).argsort(axis=1)
     shuffled = np.zeros_like(maps)
     shuffled[:, :, left] = np.take_along_axis(maps[:, :, left], order[None], axis=2)
@@ -267,11 +270,13 @@ def between_heads(matrix: Array) -> float:
 
 
 def _norms(maps: Array) -> Array:
-    return np.sqrt((maps**2).sum(axis=-1))  # (n, N)
+    norms: Array = np.sqrt((maps**2).sum(axis=-1))  # (n, N)
+    return norms
 
 
 def _entropy(p: Array) -> Array:
     """−Σ p log2 p over the last axis; 0 log 0 is 0."""
     terms = np.log2(p + np.finfo(p.dtype).tiny)
     terms *= p
-    return -terms.sum(axis=-1)
+    total: Array = -terms.sum(axis=-1)
+    return total

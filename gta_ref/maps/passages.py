@@ -1,4 +1,4 @@
-"""Passages of text for a model to read: English prose and code that every Python brings along, or a file.
+"""Passages of text for a model to read: English prose and code that every Python includes, or a file.
 
 The prose is the language reference that ``help()`` shows and the essay on heaps in heapq; the code is from the middle
 of modules of the standard library. Both differ a little between versions of Python.
@@ -18,7 +18,7 @@ import numpy as np
 
 from gta_ref.errors import as_int
 
-_TOPICS = ("objects", "execmodel", "debugger")  # of help()
+_TOPICS = ("objects", "execmodel", "debugger")  # topics of help()
 _MODULES = ("argparse", "configparser", "fractions", "tarfile")
 N_PASSAGES = len(_TOPICS) + 1 + len(_MODULES)
 
@@ -28,19 +28,19 @@ Encode = Callable[[str], Sequence[int]]
 
 
 class Window(NamedTuple):
-    """Tokens that the model reads at once."""
+    """A piece of text that the model reads at once, as tokens."""
 
     name: str
     ids: np.ndarray  # (N,), int64
 
 
 def standard(encode: Encode, length: int, n_windows: int = N_PASSAGES) -> list[Window]:
-    """Take the first `length` tokens of each of the passages: first prose, then code, half of each.
+    """Take the first `length` tokens of each of `n_windows` passages: half of them prose, which comes first, half code.
 
     Raises
     ------
     ValueError
-        Where a passage is shorter, or more are asked for than there are.
+        If a passage is shorter than `length`, or more passages are requested than there are.
     """
     length, n_windows = as_int("length", length, at_least=1), as_int("windows", n_windows, at_least=1)
     if n_windows > N_PASSAGES:
@@ -49,18 +49,18 @@ def standard(encode: Encode, length: int, n_windows: int = N_PASSAGES) -> list[W
     return [_first(name, encode(text), length) for name, text in passages]
 
 
-def from_file(path: str | os.PathLike, encode: Encode, length: int, n_windows: int) -> list[Window]:
-    """Take windows of `length` tokens that do not overlap, at even distances in a file of UTF-8 text.
+def from_file(path: str | os.PathLike[str], encode: Encode, length: int, n_windows: int) -> list[Window]:
+    """Take windows of `length` tokens that do not overlap, at equal distances in a file of UTF-8 text.
 
     Returns
     -------
     list of Window
-        Fewer than `n_windows` where the text is short.
+        Fewer than `n_windows` if the text is short.
 
     Raises
     ------
     ValueError
-        Where the text has fewer than two windows, or is not UTF-8.
+        If the text is too short for two windows, or is not UTF-8.
     """
     length, n_windows = as_int("length", length, at_least=1), as_int("windows", n_windows, at_least=1)
     path = Path(path)
@@ -84,7 +84,7 @@ def _prose() -> list[tuple[str, str]]:
 
 def _code() -> list[tuple[str, str]]:
     sources = {name: inspect.getsource(importlib.import_module(name)) for name in _MODULES}
-    # from the next empty line on, so that it begins as code does
+    # each passage starts after an empty line, so that it does not begin within a statement
     return [
         (f"source of {name}", text[text.index("\n\n", len(text) // 2) :].lstrip("\n")) for name, text in sources.items()
     ]

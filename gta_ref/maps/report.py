@@ -1,4 +1,4 @@
-"""What was found in all layers, as plain numbers for JSON: matrices, clusters, and their means over the layers."""
+"""The results of all layers as plain numbers for JSON: matrices, clusters, and their means over the layers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ _DIGITS = 5
 
 
 def report(layers: Sequence[Layer], n_k: int, thresholds: Sequence[float] = clustering.THRESHOLDS) -> dict[str, Any]:
-    """Cluster every layer's heads and sum up.
+    """Cluster every layer's heads and summarise the layers.
 
     Parameters
     ----------
     layers : sequence of Layer
     n_k : int
-        Key heads of a layer.
+        Key heads per layer.
     thresholds : sequence of float
+        Similarities at which the maps needed are counted, each at most 1.
 
     Returns
     -------
     dict
         ``layers``: for each layer and view the matrices of cosine and divergence, the number of maps needed and the
-        clusters at each threshold, and how alike heads are that share a key. ``summary``: by view, over the layers.
+        clusters at each threshold, and the similarity of heads that share a key head. ``summary``: for each view,
+        means and sums over the layers. ``thresholds``: as given.
     """
     found: list[dict[str, Any]] = [
         {
@@ -70,13 +72,14 @@ def _comparison(found: Comparison) -> dict[str, Any]:
 
 
 def _sharing(similarity: np.ndarray, n_k: int) -> dict[str, Any]:
-    """Ask whether heads that read one key head are more alike, and whether clustering into n_k puts them together."""
+    """Test whether heads that share a key head are more similar, and whether clustering into n_k finds these groups."""
     n_q = len(similarity)
     groups = clustering.key_groups(n_q, n_k)
     within, across = clustering.within_and_across(similarity, groups)
     clusters = clustering.cut(similarity, n_k)
     size = n_q // n_k
-    # were the heads' numbers drawn by lot, a cluster of the groups' size would be one of them so often
+    # expected number of groups found if the heads were numbered at random: a cluster of a group's size is one of the
+    # n_k groups with probability n_k / C(n_q, size)
     by_chance = sum(len(c) == size for c in clusters) * n_k / comb(n_q, size)
     return {
         "within": within,
@@ -121,4 +124,5 @@ def _sum_sharing(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | Non
 
 
 def _rounded(array: np.ndarray) -> list[Any]:
-    return np.round(array.astype(np.float64), _DIGITS).tolist()
+    rounded: list[Any] = np.round(array.astype(np.float64), _DIGITS).tolist()
+    return rounded

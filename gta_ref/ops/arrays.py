@@ -24,14 +24,15 @@ FLOAT_DTYPES = ("float64", "float32", *STORAGE_DTYPES)
 
 def array_module(x: Array) -> ModuleType:
     """Return the module (numpy or cupy) whose functions accept `x`."""
+    module: ModuleType = np
     if type(x).__module__.partition(".")[0] == "cupy":
         import cupy
 
-        return cupy
-    return np
+        module = cupy
+    return module
 
 
-def as_dtype(name: Any) -> np.dtype:
+def as_dtype(name: Any) -> np.dtype[Any]:
     """Return the floating-point dtype called `name`; bfloat16 is ml_dtypes' type.
 
     Raises
@@ -39,10 +40,12 @@ def as_dtype(name: Any) -> np.dtype:
     ValueError
         If `name` is none of float64, float32, float16 and bfloat16.
     """
+    dtype: np.dtype[Any] | None
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        dtype = np.dtype(ml_dtypes.bfloat16)
+        return dtype
     try:
         dtype = np.dtype(name)
     except TypeError:

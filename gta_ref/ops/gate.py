@@ -19,11 +19,12 @@ GATES = ("sigmoid", "silu", "relu2", "none")
 def sigmoid(a: Array) -> Array:
     """σ(a) = 1 / (1 + e^−a). If e^−a overflows, σ(a) is below the smallest normal number, and the result is 0."""
     xp = array_module(a)
-    y = xp.negative(a)
+    y: Array = xp.negative(a)  # all steps in one array: a new array for each would take twice as long
     with np.errstate(over="ignore"):
         xp.exp(y, out=y)
     y += 1
-    return xp.reciprocal(y, out=y)  # all steps in one array: a new array for each would take twice as long
+    xp.reciprocal(y, out=y)
+    return y
 
 
 def gate_forward(a: Array, kind: str = "sigmoid") -> tuple[Array, Any]:

@@ -25,10 +25,12 @@ def merge_heads(x: Array) -> Array:
 
 def repeat_heads(x: Array, n_q: int) -> Array:
     """Repeat each head for the maps that share it, n_q/n times in a row: (B, n, N, d) → (B, n_q, N, d)."""
-    return array_module(x).repeat(x, n_q // x.shape[1], axis=1)
+    repeated: Array = array_module(x).repeat(x, n_q // x.shape[1], axis=1)
+    return repeated
 
 
 def sum_heads(dx: Array, n: int) -> Array:
     """The transpose of :func:`repeat_heads`: (B, n_q, N, d) → (B, n, N, d), summed over the maps that share a head."""
     batch, n_q, length, d = dx.shape
-    return dx.reshape(batch, n, n_q // n, length, d).sum(axis=2)
+    total: Array = dx.reshape(batch, n, n_q // n, length, d).sum(axis=2)
+    return total

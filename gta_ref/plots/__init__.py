@@ -1,1 +1,1 @@
-"""The figures, a module an idea; a function returns a matplotlib Figure and neither shows nor saves it."""
+"""The figures, one module per topic. Each function returns a matplotlib Figure; it neither shows nor saves it."""

@@ -1,4 +1,4 @@
-"""Axes of attention maps and of other fields of cells: cell (i, j) is centred at y = i and x = j, row 0 is on top."""
+"""Axes of attention maps and of other grids: cell (i, j) is centred at y = i and x = j; row 0 is at the top."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from matplotlib.image import AxesImage
 
 from gta_ref.plots.common import box
 
-_MOST_LABELS = 48  # tokens along an axis
+_MOST_LABELS = 48  # token labels along an axis
 
 
 def map_axes(
     ax: Axes, rows: int, columns: int, names: tuple[str, str] = ("query", "key"), every: int | None = None
 ) -> None:
-    """Make `ax` the axes of an attention map: a row a query, the first on top, a column a key, and square cells.
+    """Make `ax` the axes of an attention map: square cells, one row per query from the top, one column per key.
 
     Parameters
     ----------
     ax : Axes
     rows, columns : int
     names : (str, str)
-        Of a row and a column.
+        Names of the rows and of the columns.
     every : int, optional
-        Cells from one tick to the next. Default: at most eight ticks.
+        Number of cells from one tick to the next. Default: the number that gives at most eight ticks.
     """
     ax.set_xlim(-0.5, columns - 0.5)
     ax.set_ylim(rows - 0.5, -0.5)
@@ -41,7 +41,7 @@ def map_axes(
 
 
 def weights(ax: Axes, map_: np.ndarray) -> AxesImage:
-    """Colour the cells of one causal map, (N, N) with rows that sum to 1; what the mask hides stays white."""
+    """Colour the cells of one causal map, (N, N) with rows that sum to 1; cells hidden by the mask stay white."""
     seen = np.where(np.tri(len(map_), dtype=bool), map_, np.nan)
     # exponent 0.4: most entries are weak, and a linear scale would show them all as 0
     return ax.imshow(seen, norm=PowerNorm(0.4, vmin=0, vmax=1), cmap="magma", interpolation="nearest")
@@ -50,7 +50,8 @@ def weights(ax: Axes, map_: np.ndarray) -> AxesImage:
 def token_axes(ax: Axes, tokens: Sequence[str], inches: float, *, down: bool, across: bool) -> None:
     """Write the tokens of a map beside its rows (`down`) and under its columns (`across`).
 
-    They are as large as a panel of so many inches allows, and every second or third of them where they are many.
+    The labels are as large as a panel of `inches` allows. If there are many tokens, only every second or third is
+    written.
     """
     step = -(-len(tokens) // _MOST_LABELS)
     ticks = range(0, len(tokens), step)
@@ -69,14 +70,14 @@ def token_axes(ax: Axes, tokens: Sequence[str], inches: float, *, down: bool, ac
 
 
 def token_label(token: str) -> str:
-    """Make a token a label: white space alone gets signs of its own, in front of a word it is left out."""
+    """Turn a token into a label: white space on its own becomes signs, and white space around a word is left out."""
     signs = {"\n": "↵", "\t": "→", " ": "·"}
     label = token.strip() or "".join(signs.get(c, "?") for c in token[:4])
     return drawable(label) if label.isprintable() and "\ufffd" not in label else "?"
 
 
 def drawable(text: str) -> str:
-    """Put a question mark for each character that the font of the labels does not have."""
+    """Replace each character that the font of the labels does not have with a question mark."""
     return "".join(c if ord(c) in _glyphs() else "?" for c in text)
 
 
@@ -95,12 +96,12 @@ def block(
     edge: str = "black",
     **style: Any,
 ) -> None:
-    """Draw a rectangle over `shape` cells from `corner` (row, column) on; without a colour it is a frame."""
+    """Draw a rectangle over `shape` cells from `corner` (row, column); without a colour, draw only its frame."""
     box(ax, corner[1] - 0.5, corner[0] - 0.5, shape[1], shape[0], colour, edge, **style)
 
 
 def numbers(ax: Axes, values: np.ndarray, form: str, dark: np.ndarray | None = None, size: float = 9) -> None:
-    """Write each finite number into its cell by the format `form`, in white where the cell is `dark`."""
+    """Write each finite number into its cell in the format `form`, in white if the cell is `dark`."""
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if dark is not None and dark[i, j] else "black"

@@ -1,4 +1,4 @@
-"""The backward pass: who needs what, a softmax's Jacobian, how well a gradient is checked, what is kept."""
+"""The backward pass: the flow of gradients, a softmax's Jacobian, errors of gradient checks, and the memory kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LETTER = {
 
 
 class _Stage(NamedTuple):
-    """Where a stage's box stands, what it is computed from, and by which formula, forwards and backwards."""
+    """The place of a stage's box, the stages it is computed from, and its formulas in the forward and the backward."""
 
     column: float
     row: float
@@ -40,7 +40,7 @@ class _Stage(NamedTuple):
     kept: bool
 
 
-# the backward needs what is kept; Q, K and A for the core, Z for dW_P, X for four weights
+# the backward needs the stages that are kept: Q, K and A for the core, Z for dW_P, X for four weights
 _STAGES = {
     "x": _Stage(0, 1.5, (), "", "sum of four", True),
     "q_proj": _Stage(1, 3, ("x",), "X W_Q + b_Q", "turn back", False),
@@ -60,12 +60,12 @@ _WIDE, _HIGH = 0.78, 0.5  # a box, in columns and rows
 
 
 def data_flow(shapes: Mapping[str, tuple[int, ...]]) -> Figure:
-    """Every stage of a GTA layer as a box with its shape: forwards above, backwards below.
+    """Draw every stage of a GTA layer as a box with its shape: the forward above, the backward below.
 
     Parameters
     ----------
     shapes : mapping of str to tuple of int
-        Of x and of every stage that ``gta.forward`` traces, by its name there.
+        Stage → shape, for x and every stage that ``gta.forward`` traces.
 
     Returns
     -------
@@ -113,12 +113,12 @@ def _arrow(ax: Axes, source: _Stage, target: _Stage, colour: str, *, reverse: bo
 
 
 def softmax_jacobian(row: np.ndarray) -> Figure:
-    """One row of a map, and the Jacobian diag(a) − a aᵀ by its scores, with the sums of its columns.
+    """Draw one row of a map and its Jacobian with respect to the scores, diag(a) − a aᵀ, with the sums of the columns.
 
     Parameters
     ----------
     row : (n,)
-        Sums to 1.
+        Weights that sum to 1.
 
     Returns
     -------
@@ -140,8 +140,8 @@ def softmax_jacobian(row: np.ndarray) -> Figure:
     numbers(ax, table, "{:z.2f}", dark=np.abs(table) > 0.6 * largest)
     ax.set_xticks(range(n))
     ax.set_yticks([*range(n), n + 1], [*map(str, range(n)), "sum"])
-    ax.set_xlabel("score l that is moved")
-    ax.set_ylabel("weight j that answers")
+    ax.set_xlabel("score l that changes")
+    ax.set_ylabel("weight j that responds")
     ax.set_title("its Jacobian, $\\partial A_j / \\partial S_l$", fontsize=10)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -150,13 +150,13 @@ def softmax_jacobian(row: np.ndarray) -> Figure:
 
 
 def step_sizes(steps: Sequence[float], errors: Mapping[str, Sequence[float]]) -> Figure:
-    """What finite differences say of gradients, against the size of the step.
+    """Draw the errors of gradients as measured by finite differences, against the size of the step.
 
     Parameters
     ----------
     steps : sequence of float
     errors : mapping of str to sequence of float
-        Relative errors, one a step.
+        Gradient → relative errors, one per step.
 
     Returns
     -------
@@ -176,15 +176,15 @@ def step_sizes(steps: Sequence[float], errors: Mapping[str, Sequence[float]]) ->
 def kept_for_backward(
     lengths: Sequence[int], formula: Mapping[str, Sequence[int]], measured: Mapping[str, Mapping[int, int]]
 ) -> Figure:
-    """Bytes that a layer keeps between forward and backward, against the length.
+    """Draw the bytes that a layer keeps between forward and backward, against the length.
 
     Parameters
     ----------
     lengths : sequence of int
     formula : mapping of str to sequence of int
-        Bytes, one a length.
+        Engine → bytes, one number per length.
     measured : mapping of str to mapping of length to bytes
-        Under the names of `formula`.
+        Engine → length → bytes, with the names of `formula`.
 
     Returns
     -------

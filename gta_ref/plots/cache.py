@@ -1,4 +1,4 @@
-"""The cache's accounting: what a token costs, the family side by side, what fits into a memory."""
+"""The cache's accounting: bytes per token, the family of mechanisms side by side, and what fits into a memory."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from gta_ref.mechanisms.structure import Structure
-from gta_ref.plots.common import BLUE, COLOURS, ORANGE, SKY, THOUSANDS, WIDTH, note, panels
+from gta_ref.plots.common import PART_COLOURS, THOUSANDS, WIDTH, mechanism_styles, note, panels
 
 
 def cache_growth(
     bytes_per_token: Mapping[str, int], measured: Mapping[str, Sequence[tuple[int, int]]], title: str = ""
 ) -> Figure:
-    """What a token costs in the cache, and how the cache of a whole model grows with the text.
+    """Draw the bytes that one token needs in the cache, and how the cache of a whole model grows with the text.
 
     Parameters
     ----------
     bytes_per_token : mapping of str to int
-        By formula, of the whole model; the last one is the baseline of the ratios.
+        Model → bytes by formula, all layers together; the last model is the baseline of the ratios.
     measured : mapping of str to sequence of (tokens, bytes)
-        Bytes held by real caches while they were filled.
+        Model → bytes held by real caches while they were filled.
     title : str
 
     Returns
@@ -34,12 +34,14 @@ def cache_growth(
     baseline = bytes_per_token[names[-1]]
     in_bytes = EngFormatter("B")
     context = max(tokens for points in measured.values() for tokens, _ in points)
+    styles = mechanism_styles(names)
     for i, (name, size) in enumerate(bytes_per_token.items()):
-        ratio = "" if name == names[-1] else f"   {size / baseline:.3f} ×"
-        bars.barh(i, size, color=COLOURS[i], height=0.5)
+        colour, marker, line = styles[name]
+        ratio = "" if name == names[-1] else f" ({size / baseline:.3f} ×)"
+        bars.barh(i, size, color=colour, height=0.5)
         note(bars, f"{in_bytes(size)}{ratio}", (size, i), fontsize=10)
-        lines.plot([0, context], [0, size * context], color=COLOURS[i], label=f"{name}, by formula")
-        lines.plot(*zip(*measured[name], strict=True), "o", color=COLOURS[i], label=f"{name}, bytes held")
+        lines.plot([0, context], [0, size * context], color=colour, ls=line, label=f"{name}, by formula")
+        lines.plot(*zip(*measured[name], strict=True), marker, color=colour, label=f"{name}, bytes held")
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
     bars.set_xlim(0, 1.3 * max(bytes_per_token.values()))
@@ -55,7 +57,7 @@ def cache_growth(
 
 
 def family(structures: Mapping[str, Structure]) -> Figure:
-    """Cache, attention operations and parameters of several attention layers, a bar each.
+    """Draw the cache, attention operations and parameters of several attention layers, one bar per layer.
 
     Parameters
     ----------
@@ -70,12 +72,13 @@ def family(structures: Mapping[str, Structure]) -> Figure:
     for row, s in zip(rows, structures.values(), strict=True):
         left = 0
         for name, (heads, width) in sorted(s.cached.items(), key=lambda entry: not entry[0].startswith("k")):
-            kind, colour = ("keys", SKY) if name.startswith("k") else ("values or latent", BLUE)
-            cache.barh(row, heads * width, left=left, height=0.6, color=colour, label=kind if row == 0 else None)
+            part, label = ("keys", "keys") if name.startswith("k") else ("values", "values or latent")
+            colour = PART_COLOURS[part]
+            cache.barh(row, heads * width, left=left, height=0.6, color=colour, label=label if row == 0 else None)
             left += heads * width
     macs = [s.attention_macs for s in structures.values()]
     millions = [s.parameters / 1e6 for s in structures.values()]
-    attention.barh(rows, macs, height=0.6, color=ORANGE)
+    attention.barh(rows, macs, height=0.6, color=PART_COLOURS["attention"])
     parameters.barh(rows, millions, height=0.6, color="0.6")
     shown: tuple[tuple[Axes, Sequence[float], str], ...] = (
         (cache, [s.cache_elements for s in structures.values()], "{:,}"),
@@ -90,8 +93,8 @@ def family(structures: Mapping[str, Structure]) -> Figure:
     cache.set_yticks(rows, list(structures))
     cache.invert_yaxis()
     cache.legend(frameon=False, fontsize=8.5, loc="lower right")
-    cache.set_xlabel("cached elements\nfor a token")
-    attention.set_xlabel("attention, multiply–accumulates\nfor a query and a key")
+    cache.set_xlabel("cached elements\nper token")
+    attention.set_xlabel("attention, multiply–accumulates\nper query and key")
     parameters.set_xlabel("parameters of the layer,\nmillions")
     return figure
 
@@ -99,7 +102,7 @@ def family(structures: Mapping[str, Structure]) -> Figure:
 def what_fits(
     contexts: Sequence[int], batches: Mapping[str, Mapping[str, Sequence[int]]], trained: int | None = None
 ) -> Figure:
-    """How many sequences fit into a memory, over their length; a panel a machine, a line a model.
+    """Draw how many sequences fit into a memory, against their length; one panel per machine, one line per model.
 
     Parameters
     ----------
@@ -107,7 +110,7 @@ def what_fits(
     batches : mapping of str to mapping of str to sequence of int
         Machine → model → sequences that fit at each context.
     trained : int, optional
-        The context of training, marked.
+        Tokens of context in training; marked by a dashed line.
 
     Returns
     -------
@@ -115,9 +118,10 @@ def what_fits(
     """
     figure, axes = panels((WIDTH, 4.2), 1, len(batches), grid="both", sharey=True)
     for ax, (machine, models) in zip(axes, batches.items(), strict=True):
-        for colour, (name, counts) in zip(COLOURS, models.items(), strict=False):
+        styles = mechanism_styles(models)
+        for name, counts in models.items():
             shown = [(n, count) for n, count in zip(contexts, counts, strict=True) if count]
-            ax.plot(*zip(*shown, strict=True), color=colour, lw=2, label=name)
+            ax.plot(*zip(*shown, strict=True), color=styles[name].colour, ls=styles[name].line, lw=2, label=name)
         if trained is not None:
             ax.axvline(trained, color="0.6", ls="--", lw=1)
         ax.set_xscale("log", base=2)

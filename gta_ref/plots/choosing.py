@@ -1,4 +1,4 @@
-"""Choosing sizes: differences with their intervals, training beside references, what each choice costs."""
+"""Choosing sizes: differences with their intervals, learning curves with references, what each choice costs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from gta_ref.lm.train import Run
 from gta_ref.plots.axes import block, numbers
-from gta_ref.plots.common import BLUE, COLOURS, ORANGE, WIDTH, note, panels
+from gta_ref.plots.common import BLUE, ORANGE, WIDTH, mechanism_styles, note, panels
 
 
 def intervals(summary: Mapping[str, Any]) -> Figure:
-    """Every arm's difference of loss to the baseline: a mark a seed, the mean, and the interval of the mean.
+    """Draw every arm's difference of loss from the baseline: one mark per seed, the mean, and the interval of the mean.
 
     Parameters
     ----------
@@ -25,32 +25,35 @@ def intervals(summary: Mapping[str, Any]) -> Figure:
     Returns
     -------
     Figure
+        An arm has its mechanism's colour. Its marks are filled if the interval excludes 0, and hollow otherwise.
     """
     baseline = summary["arms"][summary["baseline"]]["loss"]
     arms = {name: arm for name, arm in summary["arms"].items() if name != summary["baseline"]}
     figure, (ax,) = panels((WIDTH, 1.2 + 0.42 * len(arms)), grid="x")
     ax.axvline(0, color="0.3", lw=1)
-    for row, arm in enumerate(arms.values()):
-        differs = arm["verdict"] != "not told apart"
-        colour = ORANGE if differs else BLUE
+    styles = mechanism_styles(arms)
+    for row, (name, arm) in enumerate(arms.items()):
+        colour, marker, _ = styles[name]
+        low, high = arm["interval"]
+        filled = colour if low > 0 or high < 0 else "white"
         ax.plot(arm["interval"], (row, row), "-", color=colour, lw=5, alpha=0.35, solid_capstyle="butt")
         ax.plot(arm["difference"], row, "|", color=colour, ms=15, mew=2.5)
-        ax.plot(np.subtract(arm["loss"], baseline), [row] * len(baseline), "o", color=colour, ms=4.5)
-        note(ax, arm["verdict"], (1, row), xycoords=("axes fraction", "data"), color=colour)
+        ax.plot(np.subtract(arm["loss"], baseline), [row] * len(baseline), marker, color=colour, mfc=filled, ms=5)
+        note(ax, arm["verdict"], (1, row), xycoords=("axes fraction", "data"))
     ax.set_yticks(range(len(arms)), list(arms))
     ax.set_ylim(len(arms) - 0.4, -0.6)
-    ax.set_xlabel(f"loss − {summary['baseline']}'s, nats a token: seeds, mean, 95 % interval of the mean")
+    ax.set_xlabel(f"loss − {summary['baseline']}'s, nats per token: seeds, mean, 95 % interval of the mean")
     return figure
 
 
 def way_down(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure:
-    """Training loss of every step and loss on held-out text of a few runs, beside losses that need no network.
+    """Draw the learning curves of a few runs, in training and on held-out text, with losses that need no network.
 
     Parameters
     ----------
     runs : mapping of str to Run
     references : mapping of str to float
-        Name → loss, a dashed line each.
+        Name → loss, one dashed line per reference.
 
     Returns
     -------
@@ -58,15 +61,18 @@ def way_down(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure
     """
     figure, (ax,) = panels((9, 4))
     end = max(len(run.losses) for run in runs.values())
-    for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
-        ax.plot(range(1, len(run.losses) + 1), run.losses, color=colour, lw=1.3, alpha=0.8, label=f"{name}, training")
+    styles = mechanism_styles(runs)
+    for name, run in runs.items():
+        colour, marker, line = styles[name]
+        trained = range(1, len(run.losses) + 1)
+        ax.plot(trained, run.losses, line, color=colour, lw=1.3, alpha=0.8, label=f"{name}, training")
         steps, losses = zip(*run.validation.items(), strict=True)
-        ax.plot(steps, losses, "o", color=colour, ms=8, mec="white", label=f"{name}, held out")
+        ax.plot(steps, losses, marker, color=colour, ms=8, mec="white", label=f"{name}, held out")
     for name, loss in references.items():
         ax.axhline(loss, color="0.45", ls="--", lw=1)
         note(ax, name, (1.02 * end, loss), (0, 3), va="bottom", color="0.3")
     ax.set_xlabel("step")
-    ax.set_ylabel("loss, nats a byte")
+    ax.set_ylabel("loss, nats per byte")
     ax.set_xlim(0, 1.22 * end)
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.9), ncols=2)
     return figure
@@ -75,15 +81,16 @@ def way_down(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure
 def cost_maps(
     ratios: Mapping[str, np.ndarray], n_q: Sequence[int], latent_dims: Sequence[int], marked: tuple[int, int]
 ) -> Figure:
-    """Ratios to a baseline for every number of maps and width of the latent, a panel each, the number in its field.
+    """Draw ratios to a baseline for every number of maps and width of the latent, with the number in each cell.
 
     Parameters
     ----------
     ratios : mapping of str to (len(n_q), len(latent_dims))
-        Title → ratio; 1 is white, blue is better and orange worse; "×" in a title says that more is better.
+        Title of a panel → ratio. 1 is white, blue is better and orange worse; "×" in a title means that larger ratios
+        are better, otherwise smaller ones are.
     n_q, latent_dims : sequence of int
     marked : (int, int)
-        n_q and d_l of the choice that gets a frame.
+        n_q and d_l of the choice that is framed.
 
     Returns
     -------

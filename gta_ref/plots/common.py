@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -15,9 +20,86 @@ from gta_ref.files import atomic_path
 # a colour-blind safe set (Okabe and Ito, 2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = COLOURS
+GREY = "#8C8C8C"
+
+# One colour per mechanism and one per part, the same in every figure. A figure is coloured by mechanism or by part,
+# never by both, so the two tables may use one colour twice.
+MECHANISM_COLOURS: Mapping[str, str] = {
+    "mha": BLACK,
+    "mqa": SKY,
+    "gqa": BLUE,
+    "mla": GREEN,
+    "gva": PINK,
+    "gha": YELLOW,
+    "gta": ORANGE,
+}
+PART_COLOURS: Mapping[str, str] = {
+    # of an attention layer
+    "keys": BLUE,
+    "maps": ORANGE,
+    "output heads": GREY,
+    "values": GREEN,  # and the latent that GTA and MLA cache
+    # of a model's pass
+    "attention": YELLOW,
+    "projections": BLUE,
+    "gate and decoder": ORANGE,
+    "MLP": GREEN,
+    "head": PINK,  # with or without the embedding
+    "elementwise": SKY,  # norms, residual additions, RoPE, activations
+    "copies": BLACK,  # and Python between the calls
+}
 WIDTH = 10.0  # inches; no figure is wider
 
 THOUSANDS = "{x:,.0f}"  # an axis formatter: 8,192
+
+
+class Style(NamedTuple):
+    """How one series is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def mechanism_of(label: str) -> str:
+    """Find the mechanism that a label begins with: "gqa" for "GQA-1B".
+
+    Without one it is "gta": the laboratory names GTA's sizes by themselves, as in "n_q 2, d_l 32".
+    """
+    words = re.findall(r"[a-z]+", label.lower())
+    return words[0] if words and words[0] in MECHANISM_COLOURS else "gta"
+
+
+def mechanism_styles(labels: Iterable[str]) -> dict[str, Style]:
+    """Give each label its mechanism's colour; variants of one mechanism differ in marker, line style and shade.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Each begins with its mechanism's name, as in "GTA-1B" or "gta with a gate".
+
+    Returns
+    -------
+    dict of str to Style
+        Two variants share one shade. More of them go from dark to light in the order of `labels`.
+    """
+    variants: dict[str, list[str]] = {}
+    for label in labels:
+        variants.setdefault(mechanism_of(label), []).append(label)
+    styles = {}
+    for mechanism, names in variants.items():
+        shades = np.linspace(-0.55, 0.45, len(names)) if len(names) > 2 else np.zeros(len(names))
+        for i, (name, shade) in enumerate(zip(names, shades, strict=True)):
+            colour = shaded(MECHANISM_COLOURS[mechanism], shade)
+            styles[name] = Style(colour, "os^Dv"[i % 5], ("-", "--", "-.", ":")[i % 4])
+    return styles
+
+
+def shaded(colour: str, shade: float) -> str:
+    """Mix a colour with black (`shade` from −1 to 0) or with white (from 0 to 1)."""
+    towards = 1.0 if shade > 0 else 0.0
+    red, green, blue = (c + abs(shade) * (towards - c) for c in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def panels(
@@ -39,14 +121,15 @@ def panels(
         Inches.
     rows, columns : int
     n : int, optional
-        Panels that are wanted; further ones in the last row are left out.
+        Number of panels, if the last row is not full.
     frame : {"open", "none", "box"}
-        Lines on the left and at the bottom; none, and no ticks either (their labels stay); or all around.
+        "open": lines on the left and at the bottom; "none": neither lines nor ticks, only the ticks' labels; "box":
+        lines all around.
     grid : {"", "x", "y", "both"}
-        Grid lines at the ticks of these axes.
+        The axes whose ticks have grid lines.
     title : str
     **options
-        Of ``Figure.subplots``: sharex, width_ratios, and so on.
+        Arguments of ``Figure.subplots``, such as sharex and width_ratios.
 
     Returns
     -------
@@ -56,7 +139,7 @@ def panels(
     """
     figure = Figure(figsize=size, layout="constrained")
     if title:
-        letters = int(10 * size[0])  # that fit into a line
+        letters = int(10 * size[0])  # characters that fit into a line
         figure.suptitle("\n".join(fill(line, letters) for line in title.splitlines()), fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
     for ax in axes[n:] if n is not None else ():
@@ -81,7 +164,7 @@ def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, fl
 def box(
     ax: Axes, x: float, y: float, width: float, height: float, colour: str = "none", edge: str = "white", **style: Any
 ) -> None:
-    """Draw a rectangle from its corner of least x and y; without a colour it is a frame."""
+    """Draw a rectangle from its corner of least x and y; without a colour, draw only its frame."""
     style = {"lw": 0.6} | style
     ax.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor=edge, **style))
 
@@ -92,12 +175,16 @@ def shared_legend(
     columns: int | None = None,
     place: Literal["outside lower center", "outside upper center"] = "outside lower center",
 ) -> None:
-    """One legend for all panels, below or above them, of what `ax` names; in one row, or in so many columns."""
+    """Draw one legend with the labels of `ax` for all panels, below or above them, in one row or in columns."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc=place, ncols=columns or len(labels), frameon=False, fontsize=9)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, whole or not at all."""
+    """Write a figure to a file, whole or not at all. An SVG has its text as text, and is the same every time."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+        if path.suffix == ".svg":
+            with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gta_ref"}):
+                figure.savefig(temporary, metadata={"Date": None, "Creator": None})
+        else:
+            figure.savefig(temporary, dpi=150)

@@ -1,4 +1,4 @@
-"""The cost model: where a pass spends its time, where GTA is faster, and what every choice of sizes costs."""
+"""The cost model: where a pass spends its time, when GTA is faster, and what every choice of sizes costs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from gta_ref.costs.frontier import Choice
 from gta_ref.costs.roofline import Estimate
-from gta_ref.plots.common import COLOURS, ORANGE, THOUSANDS, WIDTH, note, panels, shared_legend
+from gta_ref.plots.common import MECHANISM_COLOURS, PART_COLOURS, THOUSANDS, WIDTH, note, panels, shared_legend
 
-# parts of a pass that are drawn as one
+# parts of a pass that are drawn as one, under a name and the key of its colour
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "attention": ("attention",),
     "projections": ("projections", "rope"),
@@ -23,15 +23,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "head and embedding": ("head", "embedding"),
     "norms and residual adds": ("norm", "residual"),
 }
+_COLOUR_OF = {"head and embedding": "head", "norms and residual adds": "elementwise"}
 
 
 def time_parts(passes: Mapping[str, Mapping[str, Estimate]]) -> Figure:
-    """Where the time of a pass goes by the roofline: a panel a pass, a bar a model, a colour a part.
+    """Draw where the time of a pass goes by the roofline: one panel per pass, one bar per model, one colour per part.
 
     Parameters
     ----------
     passes : mapping of str to mapping of str to Estimate
-        Pass → model → its estimate. The title gives the last model's time over the first's.
+        Pass → model → its estimate. A panel's title gives the last model's time divided by the first's.
 
     Returns
     -------
@@ -42,7 +43,8 @@ def time_parts(passes: Mapping[str, Mapping[str, Estimate]]) -> Figure:
     for ax, (title, models) in zip(axes, passes.items(), strict=True):
         for row, estimate in enumerate(models.values()):
             left = 0.0
-            for colour, (group, parts) in zip((*COLOURS[1:6], "0.5"), GROUPS.items(), strict=True):
+            for group, parts in GROUPS.items():
+                colour = PART_COLOURS[_COLOUR_OF.get(group, group)]
                 ms = 1e3 * sum(estimate.parts.get(part, 0.0) for part in parts)
                 ax.barh(row, ms, left=left, height=0.62, color=colour, label=group if row == 0 else None)
                 left += ms
@@ -61,13 +63,13 @@ def time_parts(passes: Mapping[str, Mapping[str, Estimate]]) -> Figure:
 def speed_up_frontier(
     batches: Sequence[int], lengths: Sequence[int], ratio: Mapping[str, np.ndarray], title: str = ""
 ) -> Figure:
-    """Contours of a ratio of times over batch and length, a panel each.
+    """Draw contours of a ratio of times over batch and length, one panel per ratio.
 
     Parameters
     ----------
     batches, lengths : sequences of int
     ratio : mapping of str to (batches, lengths)
-        NaN where the memory does not suffice.
+        Title of a panel → ratio; NaN where the memory does not suffice.
     title : str
 
     Returns
@@ -98,13 +100,13 @@ def speed_up_frontier(
 
 
 def design_space(choices: Sequence[Choice], parameters: int) -> Figure:
-    """Cache against attention operations of every choice of sizes; the efficient ones joined and named.
+    """Draw the cache against the attention operations of every choice of sizes; efficient ones are joined and named.
 
     Parameters
     ----------
     choices : sequence of Choice
     parameters : int
-        Choices with fewer are drawn hollow.
+        Choices with fewer parameters are drawn hollow.
 
     Returns
     -------
@@ -119,7 +121,7 @@ def design_space(choices: Sequence[Choice], parameters: int) -> Figure:
     points = ax.scatter(*_places(enough), c=millions, s=28, cmap="viridis", norm=LogNorm())
     efficient = sorted((c for c in choices if c.efficient), key=lambda c: c.cache)
     label = "efficient: nothing else has less of both"
-    ax.step(*_places(efficient), "o-", where="post", color=ORANGE, mfc="none", ms=11, label=label)
+    ax.step(*_places(efficient), "o-", where="post", color=MECHANISM_COLOURS["gta"], mfc="none", ms=11, label=label)
     for letter, c in zip(ascii_lowercase, efficient, strict=False):
         ax.plot([], [], " ", label=f"{letter}: n_q {c.n_q}, n_k {c.n_k}, n_c {c.n_c}, d_l {c.latent_dim}")
     for letters, c in _names(efficient):
@@ -129,8 +131,8 @@ def design_space(choices: Sequence[Choice], parameters: int) -> Figure:
     ax.set_xlim(left=min(c.cache for c in choices) / 2)
     ax.xaxis.set_major_formatter(THOUSANDS)
     ax.yaxis.set_major_formatter(THOUSANDS)
-    ax.set_xlabel("cache, elements a token and layer")
-    ax.set_ylabel("attention, multiply–accumulates a query and key")
+    ax.set_xlabel("cache, elements per token and layer")
+    ax.set_ylabel("attention, multiply–accumulates per query and key")
     ax.legend(frameon=False, loc="lower right")
     colours = figure.colorbar(points, label="parameters of the layer, millions")
     colours.ax.yaxis.set_major_formatter("{x:g}")
@@ -143,7 +145,7 @@ def _places(choices: Sequence[Choice]) -> tuple[list[int], list[int]]:
 
 
 def _names(choices: Sequence[Choice]) -> list[tuple[str, Choice]]:
-    """A letter for each choice and where it stands; of those that would cover each other, one text at the first."""
+    """Find letters for the choices; choices that would cover each other share one text, at the first of them."""
     names: list[tuple[str, Choice]] = []
     for letter, c in zip(ascii_lowercase, choices, strict=False):
         letters, near = names[-1] if names else ("", c)

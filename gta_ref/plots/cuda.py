@@ -1,6 +1,6 @@
-"""The CUDA kernels: who reads what, step by step of the ladder.
+"""The CUDA kernels: which memory each step of the ladder reads.
 
-The functions take measures and no kernels, so that they need no CUDA package.
+The functions accept sizes, not kernels, so they need no CUDA package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEPT = "#BFE3D4"  # what stays in a thread or a warp
 
 
 def first_steps() -> Figure:
-    """Steps 1 to 3: a block of 8 threads, one a query, on its walk over 16 keys, of which it shares 4 at a time."""
+    """Draw steps 1 to 3: a block of 8 threads, one per query, reads 16 keys; from step 2 on it shares 4 at a time."""
     titles = (
         "1  naive: each thread alone",
         "2  tiles: a block shares what it reads",
@@ -35,12 +35,12 @@ def first_steps() -> Figure:
 
 
 def _plane(ax: Axes, step: int, n: int = 16, first: int = 8, tile: slice = slice(4, 8), row: int = 11) -> None:
-    """The queries × keys of one map, the block's from `first` on, under a strip of keys; `row`'s thread is orange."""
+    """Draw one map under a strip of keys; the block's queries start at `first`, and the thread of `row` is orange."""
     tiled = step > 1
     for j in range(n):
         here = tiled and tile.start <= j < tile.stop
         box(ax, j, -6, 1, 1, GLOBAL, BLUE if here else "white", lw=1.6 if here else 0.6, zorder=2 if here else 1)
-    ax.text(0, -6.35, "K and C in global memory, a key a cell", fontsize=8, va="bottom")
+    ax.text(0, -6.35, "K and C in global memory, one cell per key", fontsize=8, va="bottom")
     for i in range(n):
         for j in range(i + 1):
             in_tile = tiled and tile.start <= j < tile.stop and i >= first
@@ -77,7 +77,7 @@ def _plane(ax: Axes, step: int, n: int = 16, first: int = 8, tile: slice = slice
 
 
 def _shared_tile(ax: Axes, step: int, tile: slice) -> None:
-    """The box of shared memory between the strip and the plane."""
+    """Draw the box of shared memory between the strip of keys and the map."""
     box(ax, 1.6, -4.1, 12.8, 2.2, "white", BLUE, ls="--", lw=1)
     for part in range(1 if step == 2 else 2):
         for j in range(tile.start, tile.stop):
@@ -94,14 +94,14 @@ def _shared_tile(ax: Axes, step: int, tile: slice) -> None:
 def register_tile(
     rows: int, columns: int, groups: int, height: int, d_k: int, d_v: int, thread: tuple[int, int]
 ) -> Figure:
-    """Step 4: what one thread (g, h) reads from shared memory, and what it keeps in registers, in both products.
+    """Draw step 4: what one thread (g, h) reads from shared memory and keeps in registers, in both products.
 
     Parameters
     ----------
     rows, columns, groups, height : int
-        Of ``gta_cuda.tiles.Tile``.
+        The fields of ``gta_cuda.tiles.Tile``.
     d_k, d_v : int
-        Columns of the queries and keys, and of the values.
+        Widths of a key and of a value.
     thread : (int, int)
         g, h
     """
@@ -124,7 +124,7 @@ def register_tile(
 def _product(
     ax: Axes, names: Sequence[str], rows: int, inner: int, columns: int, mine: range, taken: list[int], warp: int
 ) -> None:
-    """rows × inner beside inner × columns over rows × columns, the thread's parts in orange, true to scale."""
+    """Draw a product (rows, inner) · (inner, columns) to scale, with the thread's parts in orange."""
     gap, at = 8, 12  # the first of the 4 inner columns of one load
     box(ax, 0, 0, inner, rows, SHARED, "none")
     box(ax, inner + gap, -inner - gap, columns, inner, SHARED, "none")
@@ -150,18 +150,18 @@ def _product(
 
 
 def fragments(of_c: np.ndarray, of_a: np.ndarray, thread: int) -> Figure:
-    """Step 5: which thread of a warp holds which element: two accumulators side by side, and the next operand A.
+    """Draw step 5, which thread of a warp holds which element: two accumulators side by side, and the next operand A.
 
     Parameters
     ----------
     of_c, of_a : (16, 16) integers
         The thread that holds each element.
     thread : int
-        Whose elements are marked.
+        The thread whose elements are marked.
     """
     titles = (
         "C of S = Q Kᵀ: as two mma leave it (keys 0–7, 8–15)",
-        "A of Z += W C: as the next mma wants it",
+        "A of Z += W C: as the next mma needs it",
     )
     figure, axes = panels((WIDTH, 5.3), 1, 2, frame="none")
     for ax, held, title in zip(axes, (of_c, of_a), titles, strict=True):
@@ -177,14 +177,14 @@ def fragments(of_c: np.ndarray, of_a: np.ndarray, thread: int) -> Figure:
 
 
 def banks(places: Mapping[str, np.ndarray], column: int) -> Figure:
-    """Where 8 rows of a tile lie in shared memory, and where the 8 groups of one column are found.
+    """Draw the places of 8 rows of a tile in shared memory, with the 8 groups of one column marked.
 
     Parameters
     ----------
     places : mapping of str to (8, 8) integers
-        By the layout's name: row r's group c lies in banks 4·places[r, c] … 4·places[r, c] + 3.
+        Layout → places; group c of row r is in the banks 4·places[r, c] … 4·places[r, c] + 3.
     column : int
-        The group that one ``ldmatrix`` reads of every row.
+        The group that one ``ldmatrix`` reads in every row.
     """
     figure, axes = panels((WIDTH, 3), 1, len(places), frame="none")
     for ax, (name, of) in zip(axes, places.items(), strict=True):
@@ -200,16 +200,16 @@ def banks(places: Mapping[str, np.ndarray], column: int) -> Figure:
 
 
 def reads_by_step(from_global: Mapping[str, float], from_shared: Mapping[str, float], floor: float) -> Figure:
-    """What each step reads.
+    """Draw the bytes that each step reads from global and from shared memory.
 
     Parameters
     ----------
     from_global : mapping of str to float
-        Bytes that the threads ask global memory for.
+        Step → bytes that the threads request from global memory.
     from_shared : mapping of str to float
-        Loads from shared memory for one multiply–add.
+        Step → loads from shared memory per multiply–add.
     floor : float
-        Bytes of the inputs, read once.
+        Bytes of the inputs if each is read once.
     """
     figure, (left, right) = panels((WIDTH, 3.2), 1, 2, width_ratios=(1.25, 1))
     in_bytes = EngFormatter("B", places=0)
@@ -224,11 +224,11 @@ def reads_by_step(from_global: Mapping[str, float], from_shared: Mapping[str, fl
     left.text(floor, -0.75, f"Q, K and C once: {in_bytes(floor)}", color=ORANGE, fontsize=8, ha="center")
     left.set_xlim(floor / 3, 12 * max(from_global.values()))
     left.xaxis.set_major_formatter(in_bytes)
-    left.set_xlabel("asked of global memory, one map")
+    left.set_xlabel("requested from global memory, one map")
     for i, loads in enumerate(from_shared.values()):
-        note(right, f"1 load for {1 / loads:.0f}", (loads, i))
+        note(right, f"1 load per {1 / loads:.0f}", (loads, i))
     right.set_xlim(min(from_shared.values()) / 3, 6)
-    right.set_xlabel("loads from shared memory for a multiply–add")
+    right.set_xlabel("loads from shared memory per multiply–add")
     return figure
 
 

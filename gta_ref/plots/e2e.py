@@ -9,18 +9,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from gta_ref.plots.common import COLOURS, WIDTH, panels, shared_legend
+from gta_ref.plots.common import PART_COLOURS, WIDTH, panels, shared_legend
 
 
 def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], title: str = "") -> Figure:
-    """Seconds of a pass by part, a panel for each case: of each model, as predicted and as measured.
+    """Draw the seconds of a pass by part, one panel per case: for each model as predicted and as measured.
 
     Parameters
     ----------
     cases : sequence of mappings
         As :func:`gta_ref.bench.e2e.measure` returns them.
     groups : mapping of str to sequence of str
-        The parts that are drawn as one; at most seven groups.
+        Name → the parts that are drawn as one; PART_COLOURS has a colour for a name up to its first comma.
     title : str
 
     Returns
@@ -37,9 +37,9 @@ def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence
             for kind in ("predicted", "measured")
         }
         bottom = np.zeros(len(bars))
-        for colour, (group, parts) in zip(COLOURS, groups.items(), strict=False):
+        for group, parts in groups.items():
             height = np.array([sum(bar[part] for part in parts) for bar in bars.values()])
-            ax.bar(range(len(bars)), height, bottom=bottom, width=0.75, color=colour, label=group)
+            ax.bar(range(len(bars)), height, bottom=bottom, width=0.75, color=_colour(group), label=group)
             bottom += height
         ax.set_xticks(range(len(bars)), list(bars), fontsize=7)
         ax.set_title(case["name"], fontsize=9)
@@ -47,3 +47,8 @@ def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence
         ax.tick_params(axis="y", labelsize=8)
     shared_legend(figure, axes[0], 4)
     return figure
+
+
+def _colour(group: str) -> str:
+    """Find the colour of "copies, Python" under "copies"."""
+    return PART_COLOURS[group.partition(",")[0]]

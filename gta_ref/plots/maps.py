@@ -1,4 +1,4 @@
-"""Attention maps on text, and how alike the maps of a model's heads are."""
+"""Attention maps on text, and how similar the maps of a model's heads are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def attention_maps(
     clusters: Clusters | None = None,
     title: str = "",
 ) -> Figure:
-    """Heat maps of the maps of one layer, a panel each, with the tokens along both axes.
+    """Draw the attention maps of one layer as heat maps, one panel per map, with the tokens along both axes.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def attention_maps(
         Rows are queries and sum to 1.
     tokens : sequence of N str
     n_heads : int, optional
-        Output heads, where they share the maps: each panel then says which of them its map serves.
+        Number of output heads, if they share the maps. Each panel then says which of them read its map.
     clusters : list of lists of int, optional
-        Heads of one cluster have one colour; a head alone in its cluster stays black.
+        Heads of one cluster have the same colour; a head alone in its cluster stays black.
     title : str
 
     Returns
@@ -68,14 +68,14 @@ def _name(m: int, n: int, n_heads: int | None) -> str:
 
 
 def head_similarity(layers: Sequence[Layer], n_k: int, title: str = "") -> Figure:
-    """Cosine of every two heads, a panel a layer: above the diagonal with all keys, below it without sinks.
+    """Draw the cosine of every two heads, one panel per layer: with all keys above the diagonal, without sinks below.
 
     Parameters
     ----------
     layers : sequence of Layer
-        Of more than 36, so many at even distances are drawn.
+        If there are more than 36, 36 of them at even distances are drawn.
     n_k : int
-        Key heads; heads that share one are framed.
+        Number of key heads. Heads that share one are framed.
     title : str
 
     Returns
@@ -105,7 +105,7 @@ def head_similarity(layers: Sequence[Layer], n_k: int, title: str = "") -> Figur
 
 
 def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
-    """Mean cosine and divergence of two heads by layer, beside the two baselines.
+    """Draw the mean cosine and divergence of two heads by layer, with the two baselines.
 
     Parameters
     ----------
@@ -146,15 +146,15 @@ def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
 
 
 def maps_needed(counts: Mapping[str, np.ndarray], thresholds: Sequence[float], n_maps: int, title: str = "") -> Figure:
-    """How many maps each layer needs for each threshold, a panel a view.
+    """Draw how many maps each layer needs for each threshold, one panel per view.
 
     Parameters
     ----------
     counts : mapping of str to (layers, thresholds), integers
-        Keyed by VIEWS.
+        View, one of VIEWS → number of maps.
     thresholds : sequence of float
     n_maps : int
-        Maps that a layer has.
+        Number of maps in a layer.
     title : str
 
     Returns

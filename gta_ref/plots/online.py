@@ -5,6 +5,7 @@ It is HTML that plays without a kernel and without a network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Step(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """A moment of the animation: a step and what of it has happened."""
+    """A moment of the animation: a step, and how far it has progressed."""
 
     step: int
     phase: str  # scores, update, finish
@@ -47,27 +48,28 @@ def _frames(steps: Sequence[Step]) -> list[_Frame]:
 
 
 def picture(steps: Sequence[Step], index: int) -> Figure:
-    """Frame number `index` of :func:`animation` as a figure."""
+    """Draw one frame of the animation of the online softmax: scores, running maxima and sums, and outputs."""
     figure = Figure(figsize=_SIZE)
     _draw(figure, steps, _frames(steps)[index])
     return figure
 
 
 def animation(steps: Sequence[Step], seconds: float = 1.2, dpi: int = 90) -> str:
-    """Every tile of a causal map in turn: its scores, the running m and ℓ of its rows, and the output so far.
+    """Animate every tile of a causal map in turn: its scores, the running m and ℓ of its rows, and the output so far.
 
     Parameters
     ----------
     steps : sequence of Step
-        In the order of a loop over query tiles with a loop over key tiles inside.
+        In the order of a loop over query tiles that contains a loop over key tiles.
     seconds : float
-        Between two frames.
+        Seconds between two frames.
     dpi : int
+        Dots per inch of the frames.
 
     Returns
     -------
     html : str
-        A player with all frames inside: no kernel, no file and no network is needed.
+        A player that contains all frames. It needs no kernel, no file and no network.
     """
     figure = Figure(figsize=_SIZE, dpi=dpi)
 
@@ -82,7 +84,9 @@ def animation(steps: Sequence[Step], seconds: float = 1.2, dpi: int = 90) -> str
         return _offline(player.to_jshtml(default_mode="once"))
 
 
-# matplotlib's player takes the signs on its buttons from a font on the network
+_ALT = "The online softmax, tile by tile: scores, running maximum and sum of each query, and output so far"
+
+# matplotlib's player loads the signs on its buttons from a font on the network
 _SIGNS = {
     "minus": "−",
     "fast-backward": "|◀",
@@ -102,6 +106,7 @@ def _offline(html: str) -> str:
         html = html[:start] + html[html.index(">", start) + 1 :]
     for name, sign in _SIGNS.items():
         html = html.replace(f'<i class="fa fa-{name}"></i>', f"{sign}\ufe0e")  # as text, not as an emoji
+    html = re.sub(r"<img(?=[^>]*_anim_img)(?![^>]*\balt=)", f'<img alt="{_ALT}"', html)
     return html.replace("<style>", "<style>\n.animation img { max-width: 100%; height: auto; }", 1)
 
 
@@ -181,12 +186,12 @@ def _draw_map(ax: Axes, steps: Sequence[Step], frame: _Frame, length: int) -> No
 
 
 def _finite(steps: Sequence[Step]) -> np.ndarray:
-    """Every score that is seen."""
+    """Collect all scores that the mask does not hide."""
     return np.concatenate([step.scores[np.isfinite(step.scores)] for step in steps])
 
 
 def _draw_maxima(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> None:
-    """m of each row on the axis of the scores, the tile's scores as small dots."""
+    """Draw m of each row on the axis of the scores, and the tile's scores as small dots."""
     finite = _finite(steps)
     old, new = step.before[0], step.after[0]
     for r in range(len(step.rows)):
@@ -206,7 +211,7 @@ def _draw_maxima(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> Non
 
 
 def _draw_sums(ax: Axes, steps: Sequence[Step], step: Step, phase: str) -> None:
-    """ℓ of each row: what is left of the old sum, and what the tile added."""
+    """Draw ℓ of each row: the rest of the old sum, and the part that the tile added."""
     (m_old, old, _), (m_new, new, _) = step.before, step.after
     where = np.arange(len(step.rows))
     if phase == "scores":
@@ -231,7 +236,7 @@ def _row_axis(ax: Axes, step: Step) -> None:
 
 
 def _heat(ax: Axes, x: np.ndarray, largest: float, rows: np.ndarray, title: str) -> None:
-    """The rows of an output, coloured by sign and size."""
+    """Draw the rows of an output, coloured by sign and size."""
     ax.imshow(x, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
     every = max(1, len(rows) // 4)
     ax.set_yticks(range(0, len(rows), every), rows[::every])

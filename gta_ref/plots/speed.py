@@ -12,21 +12,21 @@ from gta_ref.plots.common import COLOURS, WIDTH, panels, shared_legend
 
 
 def core_speed(cases: Sequence[Mapping[str, Any]], machine: str) -> Figure:
-    """Speed of the attention core's engines, as a share of what the machine can do.
+    """Draw the speed of the attention core's engines, as a share of the machine's ceilings.
 
     Parameters
     ----------
     cases : sequence of mappings
         As :func:`gta_ref.bench.core.measure` returns them.
     machine : str
-        Named under the title.
+        Description of the machine, written under the title.
 
     Returns
     -------
     Figure
     """
     kinds = [kind for kind in ("forward", "forward+backward", "decode") if any(c["kind"] == kind for c in cases)]
-    title = f"Attention core, useful operations or bytes a second\n{machine}"
+    title = f"Attention core, useful operations or bytes per second\n{machine}"
     figure, axes = panels((WIDTH, 2 + 2.4 * len(kinds)), len(kinds), title=title)
     names = list(dict.fromkeys(name for case in cases for name in case["contestants"]))
     colour = dict(zip(names, COLOURS, strict=False))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gta_ref.plots.common import COLOURS, WIDTH, note, panels
+from gta_ref.plots.common import WIDTH, mechanism_styles, note, panels, shaded
 
 
 def study(summary: Mapping[str, Any]) -> Figure:
-    """Loss of every arm: a mark a seed and the mean, over the cache where arms differ in it; beside it, the way down.
+    """Draw the loss of every arm, one mark per seed and the mean, and the learning curves on the right.
 
     Parameters
     ----------
@@ -22,6 +22,7 @@ def study(summary: Mapping[str, Any]) -> Figure:
     Returns
     -------
     Figure
+        On the left, losses against the size of the cache, or side by side if the arms hardly differ in it.
     """
     arms = summary["arms"]
     title = f"{summary['question']}\n{len(summary['seeds'])} seeds, {summary['tokens'] / 1e6:.1f} M tokens each"
@@ -30,23 +31,27 @@ def study(summary: Mapping[str, Any]) -> Figure:
     by_cache = len(set(sizes.values())) > 2
     where = sizes if by_cache else {name: i for i, name in enumerate(arms)}
     heights = _heights(where, arms, by_cache)
-    for i, (name, arm) in enumerate(arms.items()):
-        colour, marker, x = COLOURS[i % len(COLOURS)], "os^Dv"[i // len(COLOURS)], where[name]
+    styles = mechanism_styles(arms)
+    for name, arm in arms.items():
+        colour, marker, line = styles[name]
+        x = where[name]
         left.plot([x] * len(arm["loss"]), arm["loss"], marker, ms=5, color=colour, alpha=0.45, mew=0)
         left.plot(x, arm["mean"], "_", ms=26, mew=2.5, color=colour)
-        note(left, name, (x, heights[name]), (16, 0), color=colour)
+        note(left, name, (x, heights[name]), (16, 0), color=shaded(colour, -0.25))
         steps = [int(step) for step in arm["validation"]]
-        right.plot(steps, list(arm["validation"].values()), color=colour, marker=marker, ms=3, lw=1.5, label=name)
+        right.plot(
+            steps, list(arm["validation"].values()), color=colour, marker=marker, ls=line, ms=4, lw=1.5, label=name
+        )
     if by_cache:
         left.set_xscale("log", base=2)
         ticks = sorted(set(sizes.values()))
         left.set_xticks(ticks, [str(t) for t in ticks])
-        left.set_xlabel("cached elements a token and layer")
+        left.set_xlabel("cached elements per token and layer")
     else:
         left.set_xticks([])
         left.set_xlim(-0.6, len(arms) + 0.7)  # room for the last name
     left.margins(x=0.2 if by_cache else 0.14, y=0.15)  # room for the names to the right of their marks
-    left.set_ylabel("loss on held-out data, nats a token")
+    left.set_ylabel("loss on held-out data, nats per token")
     right.set_xlabel("step")
     right.set_ylabel("mean over seeds")
     right.legend(frameon=False, fontsize=8)
@@ -54,7 +59,7 @@ def study(summary: Mapping[str, Any]) -> Figure:
 
 
 def _heights(where: Mapping[str, float], arms: Mapping[str, Any], by_cache: bool) -> dict[str, float]:
-    """Heights of the arms' names: at their means, or as far above them as it takes not to cover another name."""
+    """Find the heights of the arms' names: at their means, or higher if they would cover another name."""
     losses = [loss for arm in arms.values() for loss in arm["loss"]]
     line = 0.06 * (max(losses) - min(losses))
     x = np.log2(list(where.values())) if by_cache else np.array(list(where.values()))

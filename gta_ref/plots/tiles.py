@@ -1,4 +1,4 @@
-"""Attention in tiles: one row of scores, the tiles of a map, what memory and time they take."""
+"""Attention in tiles: one row of scores, the tiles of a map, and the memory and time they need."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SEEN, _PART, _NEVER = "#9DC6E3", "#F7C9A3", "#F5F5F5"  # a tile's colour
 
 
 def one_row(scores: np.ndarray, tile: int) -> Figure:
-    """Scores of one row with the running maximum above them, and below what makes up the running sum.
+    """Draw the scores of one row with the running maximum, and below them the parts of the running sum.
 
     Parameters
     ----------
     scores : (N,)
     tile : int
-        Scores that are read at a time.
+        Number of scores that are read at a time.
 
     Returns
     -------
@@ -56,14 +56,14 @@ def one_row(scores: np.ndarray, tile: int) -> Figure:
 
 
 def tile_grid(cases: Mapping[str, np.ndarray], tile: int) -> Figure:
-    """Which tiles of a map have to be computed, a panel a mask.
+    """Draw which tiles of a map have to be computed, one panel per mask.
 
     Parameters
     ----------
     cases : mapping of str to (N_q, N_k) booleans
         True where a query sees a key, as ``Mask.to_dense`` returns it.
     tile : int
-        Queries and keys of a tile.
+        Number of queries, and of keys, in a tile.
 
     Returns
     -------
@@ -101,15 +101,15 @@ def tile_grid(cases: Mapping[str, np.ndarray], tile: int) -> Figure:
 def memory_and_time(
     lengths: Sequence[int], memory: Mapping[str, Sequence[int]], seconds: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """What ways to compute the same attention allocate and how long they take, against the length.
+    """Draw the memory and the time of several ways to compute the same attention, against the length.
 
     Parameters
     ----------
     lengths : sequence of int
     memory : mapping of str to sequence of int
-        Bytes, one a length; fewer where a way was not run at the longest ones.
+        Name → bytes, one number per length; fewer if the longest lengths were left out.
     seconds : mapping of str to sequence of float
-        Of names in `memory`.
+        Seconds in the same form; names must be in `memory`.
 
     Returns
     -------

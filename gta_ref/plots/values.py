@@ -1,4 +1,4 @@
-"""Latent values: Eq. 7 beside Eq. 8, the rank of what heads put out, the residual's weight."""
+"""Latent values: Eq. 7 beside Eq. 8, the rank of the heads' outputs, the residual's weight."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from gta_ref.plots.common import BLUE, COLOURS, ORANGE, WIDTH, box, note, panels, shared_legend
+from gta_ref.plots.common import PART_COLOURS, WIDTH, box, mechanism_styles, note, panels, shared_legend
 
 
 def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
-    """Draw one query and one map, by Eq. 7 and by Eq. 8: what is an array over all past tokens, and what is one row.
+    """Draw Eq. 7 and Eq. 8 for one query and one map: which arrays span all past tokens, and which are one row.
 
     Parameters
     ----------
     n_tokens : int
-        Past tokens, for the numbers under the arrays; the drawing has eight.
+        Past tokens, for the numbers under the arrays; eight rows are drawn.
     d_l : int
         Width of the latent.
     width : int
-        (n_h/n_q)·d_h: the heads that share the map, side by side.
+        (n_h/n_q)·d_h, the width of the output heads that share the map.
 
     Returns
     -------
     Figure
     """
+    narrow, wide = PART_COLOURS["values"], PART_COLOURS["output heads"]
     # an array: rows and columns drawn, elements, colour, its name, and the step that leads to it
-    latent = (8, 2, n_tokens * d_l, BLUE, "$C$", "")
-    out = (1, 4, width, ORANGE, "$O$", "")
+    latent = (8, 2, n_tokens * d_l, narrow, "$C$", "")
+    out = (1, 4, width, wide, "$O$", "")
     ways = {
         "Eq. 7: decode, gate, then sum": (
             latent,
-            (8, 4, n_tokens * width, ORANGE, "$C\\,W_P$", "· $W_P$"),
-            (8, 4, n_tokens * width, ORANGE, "$V(t, \\cdot)$", "⊙ gate of t"),
+            (8, 4, n_tokens * width, wide, "$C\\,W_P$", "· $W_P$"),
+            (8, 4, n_tokens * width, wide, "$V(t, \\cdot)$", "⊙ gate of t"),
             (*out[:-1], "Σ over s"),
         ),
         "Eq. 8: sum, then decode and gate": (
             latent,
-            (1, 2, d_l, BLUE, "$Z$", "Σ over s"),
-            (1, 4, width, ORANGE, "$Z\\,W_P$", "· $W_P$"),
+            (1, 2, d_l, narrow, "$Z$", "Σ over s"),
+            (1, 4, width, wide, "$Z\\,W_P$", "· $W_P$"),
             (*out[:-1], "⊙ gate of t"),
         ),
     }
@@ -70,7 +71,7 @@ def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
 def spectra_and_strength(
     spectra: Mapping[str, np.ndarray], strengths: Sequence[float], ranks: Mapping[str, Sequence[float]], d_l: int
 ) -> Figure:
-    """Singular values of one map's output heads with each gate, and the effective rank over the gate's strength.
+    """Draw the singular values of one map's output heads with each gate, and their effective rank against its strength.
 
     Parameters
     ----------
@@ -81,23 +82,25 @@ def spectra_and_strength(
     ranks : mapping of str to sequence of float
         Gate → effective rank at each strength.
     d_l : int
-        Width of the latent, the bound without a gate.
+        Width of the latent: the largest possible rank without a gate.
 
     Returns
     -------
     Figure
     """
     figure, (left, right) = panels((WIDTH, 4.2), 1, 2)
-    colour = dict(zip(spectra, COLOURS, strict=False))
+    styles = mechanism_styles(spectra)  # all of them are GTA's
     for name, values in spectra.items():
         shown = values[values > 1e-9 * values[0]] / values[0]
         label = "no gate" if name == "none" else name
-        left.plot(np.arange(1, len(shown) + 1), shown, color=colour[name], marker=".", label=label)
+        colour, _, line = styles[name]
+        left.plot(np.arange(1, len(shown) + 1), shown, color=colour, ls=line, marker=".", label=label)
     left.set_yscale("log")
     left.set_xlabel("number of the singular value")
-    left.set_ylabel("singular value over the largest")
+    left.set_ylabel("singular value divided by the largest")
     for name, over_strengths in ranks.items():
-        right.plot(strengths, over_strengths, "-o", ms=4, color=colour[name], label=name)
+        colour, marker, line = styles[name]
+        right.plot(strengths, over_strengths, marker, ls=line, ms=4, color=colour, label=name)
     right.set_xscale("log", base=2)
     right.set_xticks(strengths[::2], [f"{s:g}" for s in strengths[::2]])
     right.set_xlabel("factor on the gate's input")
@@ -112,12 +115,12 @@ def spectra_and_strength(
 
 
 def decoder_weights(weights: Mapping[str, np.ndarray], head_dim: int) -> Figure:
-    """Heat maps of one map's decoder, in several forms, with the heads' borders.
+    """Draw heat maps of one map's decoder, in several forms, with lines between the heads.
 
     Parameters
     ----------
     weights : mapping of str to (d_l, width)
-        Name → weight; all on one scale of colours.
+        Name → weight; all share one colour scale.
     head_dim : int
 
     Returns

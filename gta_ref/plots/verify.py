@@ -1,4 +1,4 @@
-"""The verification kit: repairs of an implementation, and errors beside their budgets."""
+"""The verification kit: successive repairs of an implementation, and errors with their budgets."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ RIGHT = "#DCE9F2"
 
 
 def repairs(results: Mapping[str, CaseResult], title: str = "") -> Figure:
-    """One case as it was answered by one version of an implementation after the other.
+    """Draw the results of one case for successive versions of an implementation.
 
     Parameters
     ----------
     results : mapping of str to CaseResult
-        By the version's name, a row each; all of the same case, with findings.
+        Version → result, one row per version; all results are of the same case and have findings.
     title : str
 
     Returns
     -------
     Figure
-        Arrays from left to right in the order of computation: pale where within the budget, else the darker the
-        further off, the first wrong one framed and, where it was recognised, its cause beside the row.
+        Arrays from left to right in the order of computation. An array within its budget is pale; the larger the
+        error of the others, the darker they are. The first wrong array is framed, with its cause next to the row if
+        the kit recognised it.
     """
     names = [finding.name for finding in next(iter(results.values())).findings]
     ratios = np.full((len(results), len(names)), np.nan)
@@ -61,17 +62,17 @@ def repairs(results: Mapping[str, CaseResult], title: str = "") -> Figure:
 
 
 def errors_and_budgets(answers: Sequence[tuple[Vector, CaseResult]]) -> Figure:
-    """Error, budget and size of every array of a case, a panel for each dtype.
+    """Draw the error, the budget and the size of every array of a case, one panel per dtype.
 
     Parameters
     ----------
     answers : sequence of (Vector, CaseResult)
-        A case in one dtype or more, and how an implementation did in it.
+        A case in one or more dtypes, each with an implementation's result.
 
     Returns
     -------
     Figure
-        All three relative to the array's largest value, so that a result of zeros lies at 1.
+        All three are relative to the array's largest value, so a result of zeros is at 1.
     """
     names = [finding.name for finding in answers[0][1].findings]
     figure, axes = panels((WIDTH, 1.2 + 2.7 * len(answers)), len(answers), sharex=True)

@@ -1,7 +1,7 @@
-"""Is an implementation right, and if not, where does it go wrong? Cases, vectors, comparison, diagnosis.
+"""Check whether an implementation is right, and if it is not, find where it goes wrong.
 
-Start with ``gta_ref.verify.run.verify``, also as ``from gta_ref.verify import verify``; ``docs/verify.md`` shows
-how.
+Start with ``gta_ref.verify.run.verify``, which can be imported with ``from gta_ref.verify import verify``, too;
+``docs/verify.md`` shows how.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Report", "verify"]
 
 
 class _Callable(ModuleType):
-    """Lets ``gta_ref.verify(…)`` be the function of that name, although the package has the name too."""
+    """Makes ``gta_ref.verify(…)`` call the function ``verify``, although this package has the same name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Report:
         from gta_ref.verify.run import verify
@@ -30,7 +30,7 @@ sys.modules[__name__].__class__ = _Callable
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the pytest plugin lives in this package and has to start quickly."""
+    """Import a name when it is first used, because the pytest plugin is in this package and must start quickly."""
     if name == "verify":
         from gta_ref.verify.run import verify
 

@@ -1,4 +1,4 @@
-"""Compare what an implementation gave with a vector: names, shapes, dtypes, NaN and infinities, then values."""
+"""Compare the arrays of an implementation with a vector: names, shapes, dtypes, NaN and infinities, then values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from gta_ref.verify.vectors import Vector
 
 @dataclass(frozen=True)
 class Finding:
-    """One array of a case.
+    """The result for one array of a case.
 
     Attributes
     ----------
     name : str
     kind : {"ok", "missing", "shape", "dtype", "nonfinite", "value"}
+        "ok", or the first thing that is wrong with the array.
     text : str
-        One line that says it.
+        One line of text for the report.
     ratio : float
-        Error over budget, where values were compared; 0 else.
+        Error over budget if values were compared, else 0.
     index : tuple of int or None
-        Of the worst element.
+        Index of the worst element.
     """
 
     name: str
@@ -42,9 +43,9 @@ def compare(vector: Vector, given: Mapping[str, np.ndarray], wanted: Collection[
     ----------
     vector : Vector
     given : mapping of str to array
-        What the implementation gave. Names that the case does not have are ignored.
+        The arrays that the implementation returned. Names that the case does not have are ignored.
     wanted : names, optional
-        Those that have to be there; default: the case's required ones.
+        The arrays that must be present; default: those that the case requires.
 
     Returns
     -------
@@ -63,7 +64,7 @@ def compare(vector: Vector, given: Mapping[str, np.ndarray], wanted: Collection[
 
 
 def compare_one(name: str, got: Any, want: np.ndarray, budget: float, dtype: str, strict: bool) -> Finding:
-    """Compare one array; `strict` asks for the case's dtype, else any floating-point dtype will do."""
+    """Compare one array. With `strict` it must have the dtype of the case, otherwise any floating-point dtype."""
     if tuple(got.shape) != want.shape:
         return Finding(name, "shape", f"{name} has shape {tuple(got.shape)}; expected {want.shape}")
     if got.dtype.name != dtype and (strict or got.dtype.name not in FLOAT_DTYPES):
@@ -73,7 +74,10 @@ def compare_one(name: str, got: Any, want: np.ndarray, budget: float, dtype: str
     odd = ~(np.isfinite(got) & np.isfinite(want)) & ~((got == want) | (np.isnan(got) & np.isnan(want)))
     if odd.any():
         index = _first(odd)
-        text = f"{name}{list(index)} is {got[index]:g}; expected {want[index]:g} ({int(odd.sum())} of {got.size} so)"
+        text = (
+            f"{name}{list(index)} is {got[index]:g}; expected {want[index]:g} "
+            f"({int(odd.sum())} of {got.size} elements are off)"
+        )
         return Finding(name, "nonfinite", text, np.inf, index)
     finite = np.isfinite(want)
     error = np.where(finite, np.abs(np.where(finite, got, 0) - np.where(finite, want, 0)), 0.0)

@@ -1,4 +1,4 @@
-"""Recognise a cause: find the known wrong implementation that gives the same wrong numbers."""
+"""Recognise the cause of wrong numbers: find a known wrong implementation that computes the same ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from gta_ref.verify.mutants import MUTANTS, Mutant
 from gta_ref.verify.truth import wide
 from gta_ref.verify.vectors import Vector, make
 
-SLACK = 4.0  # budgets: a wrong implementation has rounding of its own
+SLACK = 4.0  # allowed difference in budgets, because a wrong implementation rounds in its own way
 
 
 def applicable(vector: Vector) -> list[Mutant]:
-    """The mutants that can run a case, the most particular first: the core's in every case, a layer's in GTA's."""
+    """The mutants that can run a case, the most specific first.
+
+    Mutants of the attention core can run any attention case and any GTA layer, those of a layer only GTA layers.
+    """
     settings = vector.settings
     if settings["level"] == "attention":
         return [m for m in MUTANTS if m.kind == "attention"]
@@ -28,10 +31,10 @@ def applicable(vector: Vector) -> list[Mutant]:
 
 
 def cause(vector: Vector, given: Mapping[str, np.ndarray], findings: list[Finding]) -> str | None:
-    """The cause whose numbers agree with `given` wherever `given` disagrees with the truth, or None.
+    """Find the known cause that explains the wrong arrays in `given`; None if there is none.
 
-    A cause is named only where it gives the same first wrong array; of several, the one that explains most of
-    the other wrong arrays.
+    A cause is named only if its mutant computes the same first wrong array. If several do, the one that explains the
+    most of the wrong arrays is named.
     """
     wrong = [f for f in findings if f.kind in ("value", "nonfinite", "shape")]
     if not wrong:
@@ -48,7 +51,7 @@ def cause(vector: Vector, given: Mapping[str, np.ndarray], findings: list[Findin
 
 
 def _explains(got: np.ndarray, numbers: np.ndarray, vector: Vector, name: str) -> bool:
-    """Whether the mutant's numbers are those that were given, and are wrong themselves."""
+    """Whether the mutant's numbers equal the given ones and differ from the truth."""
     budget = SLACK * vector.budgets[name]
 
     def same(x: np.ndarray, y: np.ndarray) -> bool:
@@ -58,10 +61,10 @@ def _explains(got: np.ndarray, numbers: np.ndarray, vector: Vector, name: str) -
 
 
 def _numbers(mutant: str, vector: Vector) -> Mapping[str, np.ndarray]:
-    """What the mutant gives for this vector's inputs; kept where they are those that the case is made with."""
+    """The mutant's arrays for the inputs of a vector; cached if they are the standard inputs of the case."""
     try:
         made = make(vector.case.name, vector.dtype).inputs
-    except ValueError:  # a case that only stands in a file
+    except ValueError:  # the case exists only in a file
         return _run(mutant, vector)
     if made is vector.inputs or _same(made, vector.inputs):
         return _cached(mutant, vector.case.name, vector.dtype)
@@ -81,5 +84,5 @@ def _run(name: str, vector: Vector) -> Mapping[str, np.ndarray]:
     mutant = next(m for m in MUTANTS if m.name == name)
     try:
         return mutant.implementation()(wide(vector.inputs), vector.settings)
-    except (ValueError, KeyError, IndexError):  # it cannot run this case: then it does not explain it
+    except (ValueError, KeyError, IndexError):  # a mutant that cannot run this case does not explain it
         return {}

@@ -1,4 +1,4 @@
-"""Numbers that a program in any language wrote to safetensors files, beside the vectors they answer."""
+"""Verify dumps: safetensors files in which a program in any language has written its results for the vectors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ WANTED = ("all", "required")
 
 
 def verify_dumps(folder: Path, against: Path, wanted: str = "all") -> Report:
-    """Compare a folder of dumps with a folder of vectors, file by file of the same name.
+    """Compare the files in a folder of dumps with the files of the same names in a folder of vectors.
 
     Parameters
     ----------
     folder : path
-        Files with tensors named as in the vectors, ``NAME`` or ``expected.NAME``.
+        Files with tensors named ``NAME`` or ``expected.NAME``, as in the vectors.
     against : path
-        From ``gta-ref vectors export``.
+        Folder that ``gta-ref vectors export`` has written.
     wanted : {"all", "required"}
-        Which arrays have to be there: every named stage, or outputs and gradients alone.
+        Which arrays must be present: every named stage, or only outputs and gradients.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def verify_dumps(folder: Path, against: Path, wanted: str = "all") -> Report:
     Raises
     ------
     ValueError
-        Where a folder is not there or `against` holds no vectors.
+        If a folder does not exist or `against` contains no vectors.
     """
     for path in (folder, against):
         if not path.is_dir():
@@ -65,9 +65,9 @@ def _one(dump: Path, file: Path, wanted: str) -> CaseResult:
 
 
 def _given(dump: Path, vector: Vector) -> Mapping[str, np.ndarray]:
-    """A dump's arrays by plain name; those of an exported file, which are exact, rounded to the case's dtype."""
+    """A dump's arrays by plain name; required arrays named ``expected.NAME`` are rounded to the dtype of the case."""
     tensors, metadata = read_tensors(dump)
-    if "gta_ref" in metadata:  # written by gta-ref vectors: what it says of its own tensors has to be true
+    if "gta_ref" in metadata:  # the file was written by gta-ref vectors, so that its tensors can be checked
         vectors.check_file(dump, tensors, metadata)
     given = {name: x for name, x in tensors.items() if name in vector.expected}
     for name, x in tensors.items():

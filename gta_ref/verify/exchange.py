@@ -1,4 +1,4 @@
-"""Arrays to and from other libraries, by DLPack; bfloat16 as its bits, which NumPy's DLPack does not carry."""
+"""Convert arrays to and from other libraries by DLPack; bfloat16, which NumPy's DLPack lacks, travels as its bits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LIBRARIES = ("numpy", "torch", "jax", "cupy")
 
 
 def from_numpy(arrays: Mapping[str, np.ndarray], library: str) -> dict[str, Any]:
-    """Arrays of another library, equal to NumPy's.
+    """Convert NumPy arrays to equal arrays of another library.
 
     Raises
     ------
     ValueError
-        Where the library is not installed, or cannot hold a dtype (float64 in JAX without jax_enable_x64).
+        If the library is not installed, or does not support a dtype (float64 in JAX without jax_enable_x64).
     """
     if library == "numpy":
         return dict(arrays)
@@ -29,12 +29,12 @@ def from_numpy(arrays: Mapping[str, np.ndarray], library: str) -> dict[str, Any]
 
 
 def to_numpy(x: Any, name: str = "array") -> np.ndarray:
-    """An array of any of the libraries as NumPy's.
+    """Convert an array of any of the libraries to a NumPy array.
 
     Raises
     ------
     ValueError
-        Where it is no array.
+        If `x` is not an array.
     """
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
@@ -44,12 +44,12 @@ def to_numpy(x: Any, name: str = "array") -> np.ndarray:
 
         x = x.detach().cpu().resolve_conj()
         if x.dtype == torch.bfloat16:
-            return x.contiguous().view(torch.int16).numpy().view(as_dtype("bfloat16"))
-        return x.numpy()
+            return np.asarray(x.contiguous().view(torch.int16).numpy()).view(as_dtype("bfloat16"))
+        return np.asarray(x.numpy())
     if family == "cupy":
-        return x.get()
+        return np.asarray(x.get())
     if hasattr(x, "__array__"):
-        return np.asarray(x)  # JAX among them
+        return np.asarray(x)  # arrays of JAX and others
     raise ValueError(f"{name} is a {type(x).__name__}; expected an array")
 
 
@@ -65,7 +65,7 @@ def _jax(x: np.ndarray) -> Any:
     import jax.numpy as jnp
 
     if x.dtype == np.float64 and jnp.zeros(0, jnp.float64).dtype != np.float64:
-        raise ValueError("JAX holds float64 only with jax_enable_x64")
+        raise ValueError("JAX supports float64 only with jax_enable_x64")
     return jnp.array(x)
 
 

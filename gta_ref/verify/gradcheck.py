@@ -1,7 +1,7 @@
-"""Gradients against finite differences: along one direction at any size, element by element at tiny ones.
+"""Check gradients against finite differences: along one direction at any size, or element by element at tiny sizes.
 
-Both take a function of named arrays and a random cotangent for its result, never ones: softmax's gradient of
-a plain sum is identically zero, and a wrong backward would pass.
+Both checks accept a function of named arrays and a random cotangent for its result. The cotangent must not be all ones:
+the gradient of the sum of a softmax is identically zero, so that a wrong backward would pass.
 """
 
 from __future__ import annotations
@@ -26,38 +26,43 @@ def directional_error(
 ) -> float:
     """Relative error of the gradient along one random direction, through all inputs at once or some of them.
 
-    Compares Σ grad ⊙ u with the derivative of f(s) = Σ cotangent ⊙ function(inputs + s·u) at s = 0, from
-    central differences of steps h and 2h with their h² error removed: (8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h.
+    Compares Σ grad ⊙ u with the derivative of f(s) = Σ cotangent ⊙ function(inputs + s·u) at s = 0. The derivative is
+    measured by central differences with steps h and 2h, combined so that their error of order h² cancels:
+
+        (8 (f(h) − f(−h)) − (f(2h) − f(−2h))) / 12h
 
     Parameters
     ----------
-    function : of named arrays, returns one array
+    function : callable
+        From a mapping of named arrays to one array.
     inputs : dict of str to float64 array
-    cotangent : as the function's result; random
+    cotangent : float64 array
+        Random, with the shape of the function's result.
     grads : dict of str to array
-        What the backward claims, under the inputs' names.
+        The gradients that the backward has computed, under the names of the inputs.
     rng : numpy.random.Generator
     step : float
-        h, relative to each input's root mean square.
+        h, relative to the root mean square of each input.
     along : names, optional
-        The inputs that are moved; default: all. The others stay where they are, but their terms count in the size
-        that the error is relative to: what rounding does to f is relative to f, and a gradient by one input may be 0.
+        The inputs that are moved; default: all. The others keep their values, but their terms count in the size to
+        which the error is relative: rounding in f is relative to f, and the gradient of one input may be 0.
 
     Returns
     -------
     error : float
-        |claimed − measured| / √(Σ_names (Σ grad ⊙ u)²), over the moved names above and all names below: relative
-        to the typical size of the terms, so that terms that happen to cancel do not make a right gradient look
-        wrong. Where the gradient by everything is claimed to be 0, relative to what was measured.
+        |claimed − measured| / √(Σ_names (Σ grad ⊙ u)²), where the numerator is a sum over the moved inputs and the
+        denominator over all inputs. The error is thus relative to the typical size of the terms, so that a right
+        gradient does not look wrong if its terms happen to cancel. If the claimed gradient of every input is 0, the
+        error is relative to the measured derivative.
 
     Raises
     ------
     ValueError
-        Where a name of `along` is no input's.
+        If a name in `along` is not that of an input.
     """
     moving = set(inputs if along is None else along)
     if unknown := moving - inputs.keys():
-        raise ValueError(f"along={sorted(unknown)!r} are no inputs; expected some of {', '.join(inputs)}")
+        raise ValueError(f"along={sorted(unknown)!r} are not inputs; expected some of {', '.join(inputs)}")
     direction = {}
     for name, x in inputs.items():
         size = np.sqrt(np.mean(x * x)) if x.size else 0.0
@@ -82,13 +87,14 @@ def elementwise_error(
     grads: Mapping[str, Array],
     step: float = 1e-3,
 ) -> dict[str, float]:
-    """Largest error of each gradient, relative to that gradient's largest element.
+    """Largest error of each gradient, relative to the largest element of that gradient.
 
-    Every element of every input is moved by ±h and ±2h: four runs an element, so tiny inputs only.
+    Every element of every input is moved by ±h and ±2h. That takes four runs per element, so inputs must be tiny.
 
     Parameters
     ----------
-    function, inputs, cotangent, grads, step : as in :func:`directional_error`; step is absolute here
+    function, inputs, cotangent, grads, step
+        As for :func:`directional_error`, except that step is absolute.
 
     Returns
     -------

@@ -4,10 +4,10 @@
     def test_my_kernel(gta_case):
         gta_case.check(my_kernel(**gta_case.arrays("torch")))
 
-A test with the fixture runs once for every case of the suite; ``dtype`` and ``capabilities`` mean what they mean to
-``gta_ref.verify.verify``, and have the same defaults. ``gta_case.check(named)`` fails with the first array
-that is wrong, its worst element and, where it is recognised, the cause. ``gta_case.run(impl)`` runs a whole
-implementation; without an argument the one that ``--gta-impl package.module:name`` names.
+A test with the fixture runs once for every case of the suite; ``dtype`` and ``capabilities`` have the same meaning and
+the same defaults as for ``gta_ref.verify.verify``. ``gta_case.check(named)`` fails with the first wrong array, its
+worst element and, if it is recognised, the cause. ``gta_case.run(impl)`` runs a whole implementation; without an
+argument, it runs the one named by ``--gta-impl package.module:name``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 
 class GtaCase:
-    """A case that a test is given.
+    """A case as the fixture ``gta_case`` passes it to a test.
 
     Attributes
     ----------
     name, dtype : str
     settings : dict
+        What the implementation is told about the case.
     vector : Vector
+        Inputs, expected arrays and budgets.
     """
 
     def __init__(self, name: str, dtype: str, able: Collection[str] | None, implementation: str | None) -> None:
@@ -41,7 +43,7 @@ class GtaCase:
         self._implementation = implementation
 
     def arrays(self, library: str = "numpy") -> dict[str, Any]:
-        """Private copies of the inputs as arrays of numpy, torch, jax or cupy."""
+        """Copies of the inputs as arrays of `library`: numpy, torch, jax or cupy."""
         import numpy as np
 
         from gta_ref.verify.exchange import from_numpy
@@ -49,7 +51,7 @@ class GtaCase:
         return from_numpy({name: np.array(x) for name, x in self.vector.inputs.items()}, library)
 
     def check(self, named: Mapping[str, Any], wanted: Any = ()) -> None:
-        """Fail unless every given array is right; names in `wanted` have to be there."""
+        """Fail unless every given array is right and all names in `wanted` are given."""
         from gta_ref.verify.exchange import to_numpy
         from gta_ref.verify.run import judge
 
@@ -59,7 +61,7 @@ class GtaCase:
         self._report(judge(self.vector, given, wanted))
 
     def run(self, impl: Any = None, library: str = "numpy") -> None:
-        """Run an implementation on this case and fail unless all that it has to give is right."""
+        """Run an implementation on this case and fail unless all required arrays are right."""
         from gta_ref.verify.cases import lacking
         from gta_ref.verify.run import load, run_case, to_function
 
@@ -80,19 +82,19 @@ class GtaCase:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --gta-impl."""
     group = parser.getgroup("gta_ref")
-    group.addoption("--gta-impl", metavar="MODULE:NAME", help="implementation that gta_case.run() runs")
+    group.addoption("--gta-impl", metavar="MODULE:NAME", help="the implementation that gta_case.run() runs")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
         "markers",
-        "gta_suite(name, dtype='float32', capabilities=None): cases of gta_ref that the fixture gta_case goes through",
+        "gta_suite(name, dtype='float32', capabilities=None): the suite whose cases the fixture gta_case runs through",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for every case of the suite that the marker names."""
+    """Make one test for every case of the suite that the marker names."""
     if "gta_case" not in metafunc.fixturenames:
         return
     from gta_ref.errors import check_choice

@@ -1,4 +1,4 @@
-"""What a verification found: a line a case, a summary, an exit status, JSON."""
+"""The result of a verification: one line per case, a summary, an exit status, and JSON."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ class CaseResult:
     case, dtype : str
     status : {"pass", "fail", "error", "missing", "skip"}
     text : str
-        One line.
+        One line of text about the result.
     stage : str or None
-        The first array, in the order of computation, that is wrong.
+        The first wrong array in the order of computation.
     kind : str or None
-        "shape", "dtype", "nonfinite", "value" or "missing".
+        What is wrong with it: "shape", "dtype", "nonfinite", "value" or "missing".
     index : tuple of int or None
-        Of the worst element.
+        Index of its worst element.
     ratio : float
-        Error over budget.
+        Its error over its budget; for a case that passed, the largest such ratio.
     cause : str or None
-        What is wrong, where it was recognised.
+        The cause of the error, if it was recognised.
     findings : list of Finding
     unchecked : tuple of str
-        Gradients that would have to be there and were not looked at.
+        Required gradients that were not checked.
     why_unchecked : str or None
+        The reason for that.
     """
 
     case: str
@@ -65,13 +66,13 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of cases by status."""
+        """Number of cases for each status."""
         counted = Counter(result.status for result in self.results)
         return {status: counted[status] for status in STATUSES}
 
     @property
     def unchecked(self) -> dict[str, int]:
-        """Number of gradients that were not checked in the cases that ran, by the reason."""
+        """Number of gradients that were not checked in the cases that ran, for each reason."""
         counted: Counter[str] = Counter()
         for result in self.results:
             if result.why_unchecked is not None:
@@ -80,7 +81,11 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """1 where a case failed or raised, 3 where only an array was not given, else 0; 2 where nothing ran."""
+        """The exit status of the command.
+
+        It is 1 if a case failed or raised an error, 3 if nothing is wrong but an array was not given, 2 if no case
+        ran, and else 0.
+        """
         counts = self.counts
         if counts["fail"] or counts["error"]:
             return 1
@@ -90,12 +95,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether something ran and nothing is wrong."""
+        """Whether at least one case ran and nothing is wrong or missing."""
         return self.exit_status == 0
 
     @property
     def blame(self) -> tuple[str, str | None] | None:
-        """The stage and the cause that most failing cases name; None where nothing failed."""
+        """The most frequent cause among the failed cases and the first wrong array; None if no case failed."""
         failed = [r for r in self.results if r.status == "fail" and r.stage is not None]
         if not failed:
             return None
@@ -105,7 +110,7 @@ class Report:
         return str(stages.most_common(1)[0][0]), cause
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, for JSON; infinite ratios as None."""
+        """The whole report as plain data for JSON, with None for infinite ratios."""
 
         def plain(result: CaseResult) -> dict[str, Any]:
             found = asdict(result)

@@ -1,4 +1,4 @@
-"""Run an implementation over a suite of cases: ``verify(impl, suite="core")`` gives a Report."""
+"""Run an implementation over a suite of cases: ``verify(impl, suite="core")`` returns a Report."""
 
 from __future__ import annotations
 
@@ -37,23 +37,24 @@ def verify(
     Parameters
     ----------
     impl : callable or object
-        ``impl(arrays, settings)`` returns named arrays: at least the required ones of the case (z, d_q, d_k, d_v
-        of an attention case; out, d_x and d_ with every parameter's name of a layer), and any inner stage that it
-        has. Or an object with ``forward(arrays, settings) -> (named, saved)``,
+        A function ``impl(arrays, settings)`` that returns named arrays: at least those that the case requires (for an
+        attention case z, d_q, d_k, d_v; for a layer out, d_x, and d_NAME for every parameter NAME), and any inner
+        stage that it has. Or an object with ``forward(arrays, settings) -> (named, saved)``,
         ``backward(cotangents, saved, settings) -> named`` and ``decode(arrays, settings) -> named``.
     suite : str
         "core", "attention", "layer", "lm", "large" or "all".
     dtype : str or sequence of str
-        Of float64, float32, bfloat16, float16.
+        One or several of float64, float32, bfloat16, float16.
     capabilities : collection of str, optional
-        What the implementation can: of attention, layer, lm, backward, decode, padding, lse, deterministic, the
-        dtypes and the mechanisms' names. A case whose forward needs another is skipped, and counted as such; where
-        only its gradients do, its forward is checked, and the report counts the gradients that were not. Default:
-        all. Where no level, no dtype or no mechanism is named, all of them count as named.
+        What the implementation supports: some of attention, layer, lm, backward, decode, padding, lse, deterministic,
+        the dtypes and the mechanisms' names. A case whose forward needs something else is skipped and counted as such.
+        If only the gradients of a case need something else, its forward is checked, and the report counts the gradients
+        that were not checked. Default: everything. If no level, no dtype or no mechanism is named, all levels, dtypes
+        or mechanisms count as named.
     arrays : {"numpy", "torch", "jax", "cupy"}
-        The library whose arrays `impl` takes and returns.
+        The library whose arrays `impl` accepts and returns.
     progress : callable, optional
-        Called with each case's name.
+        Called with the name of each case before it runs.
 
     Returns
     -------
@@ -80,7 +81,7 @@ def verify(
 
 
 def not_declared(needs: Collection[str]) -> str:
-    """Why something was not checked, as the report says it."""
+    """The reason why something was not checked, as the report states it."""
     return f"needs {', '.join(needs)}, not declared"
 
 
@@ -91,9 +92,9 @@ def run_case(
     steady: bool = True,
     no_gradients: Collection[str] = (),
 ) -> CaseResult:
-    """Run one case, twice where results have to be the same from run to run.
+    """Run one case; with `steady`, run it twice and require equal results.
 
-    no_gradients: abilities that `call` lacks for the gradients; without them the forward alone is checked.
+    `no_gradients` are the abilities that `call` lacks for the gradients; if there are any, only the forward is checked.
     """
     result = _run_case(call, vector, library, steady, no_gradients)
     if not no_gradients or result.status == "error":
@@ -108,7 +109,7 @@ def _run_case(
 ) -> CaseResult:
     name, dtype = vector.case.name, vector.dtype
     checked = [key for key in vector.expected if not no_gradients or key not in vector.gradients]
-    # what does not know lse does not know its cotangent
+    # an implementation without lse is not given the cotangent of lse
     left_out = {"d_lse"} & vector.inputs.keys() if "lse" in no_gradients else set()
     runs = []
     for _ in range(2 if steady else 1):
@@ -139,7 +140,7 @@ def _run_case(
 
 
 def judge(vector: Vector, given: Mapping[str, np.ndarray], wanted: Collection[str] | None = None) -> CaseResult:
-    """Compare what was given with a vector and say what it means."""
+    """Compare the given arrays with a vector and turn the findings into the result of the case."""
     findings = compare(vector, given, wanted)
     worst = max((f.ratio for f in findings if f.kind == "ok"), default=0.0)
     bad = next((f for f in findings if f.kind not in ("ok", "missing")), None)
@@ -157,15 +158,18 @@ def judge(vector: Vector, given: Mapping[str, np.ndarray], wanted: Collection[st
 
 
 def to_function(impl: Any, *, backward: bool = True) -> Implementation:
-    """One function of (arrays, settings), whatever `impl` is; without `backward`, an object's is not called."""
+    """Turn `impl` into a function of (arrays, settings); without `backward`, an object's backward is not called."""
     if not hasattr(impl, "forward"):
         if not callable(impl):
             raise ValueError(f"impl is a {type(impl).__name__}; expected a function or an object with forward")
-        return impl
+        function: Implementation = impl
+        return function
 
     def call(arrays: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        named: Mapping[str, Any]
         if settings.get("chunks"):
-            return impl.decode(arrays, settings)
+            named = impl.decode(arrays, settings)
+            return named
         inputs = {name: x for name, x in arrays.items() if name not in COTANGENTS}
         named, saved = impl.forward(inputs, settings)
         if not backward or not hasattr(impl, "backward"):
@@ -177,12 +181,12 @@ def to_function(impl: Any, *, backward: bool = True) -> Implementation:
 
 
 def load(text: str) -> Any:
-    """Import ``package.module:name``; the folder that one is in counts as importable, as for python -m.
+    """Import ``package.module:name``; modules in the current folder can be imported, as with python -m.
 
     Raises
     ------
     ValueError
-        Where it is not of this form, or is not there.
+        If `text` has another form, or if the module or the name does not exist.
     """
     module, colon, name = text.partition(":")
     if not colon or not module or not name:

@@ -1,4 +1,4 @@
-"""The kit checks itself: wrong implementations are caught and located, right ones pass."""
+"""The kit checks itself: it must catch and locate the errors of wrong implementations, and right ones must pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GTA = (*ATTENTION, "layer", "gta")
 
 
 def in_float64(implementation: Stepwise) -> Callable[[Arrays, Mapping[str, Any]], Arrays]:
-    """Run a Stepwise in float64 on whatever comes, and round what it gives once."""
+    """Run a Stepwise in float64 on inputs of any dtype, and round its results once to that dtype."""
 
     def call(arrays: Arrays, settings: Mapping[str, Any]) -> Arrays:
         dtype = as_dtype(settings["dtype"])
@@ -38,7 +38,7 @@ def in_float64(implementation: Stepwise) -> Callable[[Arrays, Mapping[str, Any]]
 
 
 def by_engine(engine: str) -> Callable[[Arrays, Mapping[str, Any]], Arrays]:
-    """The library itself as an implementation, its attention computed by one engine; outputs and gradients alone."""
+    """The library itself as an implementation that computes attention with `engine`; it has no inner stages."""
 
     def call(arrays: Arrays, settings: Mapping[str, Any]) -> Arrays:
         mask = mask_of(settings)
@@ -71,7 +71,16 @@ def by_engine(engine: str) -> Callable[[Arrays, Mapping[str, Any]], Arrays]:
 
 
 def check_mutant(mutant: Mutant) -> tuple[Report, bool, bool]:
-    """Run a mutant over the core suite in float64: (report, caught, blamed on the array that it makes wrong)."""
+    """Run a mutant over the core suite in float64.
+
+    Returns
+    -------
+    report : Report
+    caught : bool
+        Whether the kit found the implementation wrong.
+    located : bool
+        Whether it also blamed the array that the mutant makes wrong.
+    """
     abilities = ATTENTION if mutant.kind == "attention" else GTA
     report = verify(in_float64(mutant.implementation()), "core", "float64", abilities)
     caught = report.exit_status == 1
@@ -79,7 +88,7 @@ def check_mutant(mutant: Mutant) -> tuple[Report, bool, bool]:
 
 
 def right_implementations() -> list[tuple[str, str, Callable[[], Report]]]:
-    """Name, dtype and run of every implementation that has to pass."""
+    """Every implementation that must pass: its name, a dtype, and a function that runs it and returns the report."""
     runs: list[tuple[str, str, Callable[[], Report]]] = []
     for dtype in ("float64", "float32", "bfloat16", "float16"):
         runs.append(("stepwise", dtype, partial(verify, in_float64(Stepwise()), "core", dtype, GTA)))
@@ -90,13 +99,14 @@ def right_implementations() -> list[tuple[str, str, Callable[[], Report]]]:
 
 
 def self_test(progress: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """Run everything.
+    """Run all wrong and all right implementations.
 
     Returns
     -------
     found : dict
-        ``mutants``: name → caught, located, stage and cause that were blamed; ``right``: name → counts;
-        ``caught``, ``located``, ``total``, ``recognised``, ``false_alarms``.
+        ``mutants``: for each wrong implementation, whether it was caught, located and recognised, and the stage and
+        cause that were blamed; ``right``: for each right implementation, the number of cases by status; the totals
+        ``caught``, ``located``, ``recognised``, ``total`` and ``false_alarms``.
     """
     mutants: dict[str, dict[str, Any]] = {}
     for mutant in MUTANTS:

@@ -1,9 +1,9 @@
 """A second, right implementation of attention and of the GTA layer, in steps that can be replaced one by one.
 
-It is written apart from the library: explicit indices, einsum, nothing fast. It has two uses: it is compared with
-the library like any other implementation, and a wrong implementation is this one with one step replaced
-(:mod:`gta_ref.verify.mutants`). Steps take and return arrays; ``self.given`` and ``self.settings`` hold the
-case's inputs and settings for a step that wants more.
+It is independent of the library and written with explicit indices and einsum, without regard to speed. It has two uses:
+it is compared with the library like any other implementation, and each wrong implementation of
+:mod:`gta_ref.verify.mutants` is this one with one step replaced. Steps accept and return arrays; ``self.given`` and
+``self.settings`` are the inputs and settings of the case for a step that needs more.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ Arrays = dict[str, np.ndarray]
 
 
 class Stepwise:
-    """Call it with a case's arrays and settings; it gives every named array of the case.
+    """An implementation to be called with the arrays and settings of a case; it returns all named arrays of the case.
 
-    Levels "attention" and "layer" (mechanism gta), forward and backward, or a decode in chunks.
+    It supports the levels "attention" and "layer" (mechanism gta), with forward and backward, or decoding in chunks.
     """
 
     given: Mapping[str, np.ndarray]
     settings: Mapping[str, Any]
-    map: np.ndarray  # of the last attend
-    keys: np.ndarray  # with a head for each map
+    map: np.ndarray  # computed by the last call of attend
+    keys: np.ndarray  # with one head for each map
     values: np.ndarray
     seen: np.ndarray
     factor: float
     a: np.ndarray  # the gate before its activation
 
     def __call__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Arrays:
-        """Compute one case in float64 and give all its named arrays."""
+        """Compute one case in float64 and return all its named arrays."""
         self.given, self.settings = arrays, settings
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             if settings["level"] == "attention":
@@ -54,13 +54,13 @@ class Stepwise:
         return self.settings.get("mask", {}).get("causal", True)
 
     def clean(self, x: np.ndarray, k_start: np.ndarray, k_stop: np.ndarray) -> np.ndarray:
-        """Zero the slots that are not in use."""
+        """Set the slots that are not in use to zero."""
         slot = np.arange(x.shape[2])
         used = (slot >= k_start[:, None]) & (slot < k_stop[:, None])
         return np.where(used[:, None, :, None], x, 0.0)
 
     def scale(self, d_k: int, d_v: int) -> float:
-        """Factor on the scores."""
+        """The factor by which scores are scaled."""
         return self.settings.get("scale") or 1 / np.sqrt(d_k)
 
     def key_of_map(self, n_q: int, n: int) -> np.ndarray:
@@ -72,7 +72,7 @@ class Stepwise:
         return np.arange(n_q) // (n_q // n)
 
     def scores(self, q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
-        """Scaled scores, k with a head for each map."""
+        """Scaled scores; k has one head for each map."""
         return np.einsum("bmid,bmjd->bmij", q, k) * scale
 
     def softmax(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -82,17 +82,17 @@ class Stepwise:
         return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
 
     def weights(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """exp(score − largest) where seen."""
+        """exp(score − largest score of the row) for visible keys, else 0."""
         top = np.where(seen, scores, -np.inf).max(-1, keepdims=True, initial=-np.inf)
         return np.where(seen, np.exp(scores - np.where(np.isfinite(top), top, 0.0)), 0.0)
 
     def lse(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """Natural log-sum-exp of what is seen."""
+        """Natural logarithm of the sum of exp(score) over the visible keys."""
         top = np.where(seen, scores, -np.inf).max(-1, initial=-np.inf)
         return np.where(np.isfinite(top), top, 0.0) * np.isfinite(top) + np.log(self.weights(scores, seen).sum(-1))
 
     def context(self, p: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Z = A V, v with a head for each map."""
+        """Z = A V; v has one head for each map."""
         return np.einsum("bmij,bmjd->bmid", p, v)
 
     def attend(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, bounds: tuple[np.ndarray, ...]) -> Arrays:
@@ -118,7 +118,7 @@ class Stepwise:
         return p * (inner if d_lse is None else inner + d_lse[..., None])
 
     def row_sum(self, p: np.ndarray, d_p: np.ndarray) -> np.ndarray:
-        """The term that keeps the row's weights at a sum of 1."""
+        """The term of the gradient that keeps the sum of a row's weights at 1."""
         return (p * d_p).sum(-1, keepdims=True)
 
     def d_q(self, d_s: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ class Stepwise:
     def attend_backward(
         self, d_z: np.ndarray, d_lse: np.ndarray | None, q: np.ndarray, p: np.ndarray, n_k: int, n_v: int
     ) -> Arrays:
-        """Backward: d_map, d_scores, d_q, d_k and the values' gradient d_v."""
+        """Backward: d_map, d_scores, d_q, d_k and d_v, the gradient of the values."""
         d_p = self.d_map(d_z, self.values)
         d_s = self.d_scores(p, d_p, d_lse)
         return {
@@ -173,15 +173,15 @@ class Stepwise:
         return self.given["x"] @ self.given[f"w_{name}"] + self.given.get(f"b_{name}", 0.0)
 
     def heads(self, flat: np.ndarray, n: int) -> np.ndarray:
-        """(B, N, n·d) → (B, n, N, d)."""
+        """Split the heads: (B, N, n·d) → (B, n, N, d)."""
         return flat.reshape(*flat.shape[:2], n, -1).transpose(0, 2, 1, 3)
 
     def flat(self, heads: np.ndarray) -> np.ndarray:
-        """(B, n, N, d) → (B, N, n·d)."""
+        """Merge the heads: (B, n, N, d) → (B, N, n·d)."""
         return heads.transpose(0, 2, 1, 3).reshape(heads.shape[0], heads.shape[2], -1)
 
     def positions(self) -> np.ndarray:
-        """(B, N)."""
+        """Positions of the tokens, (B, N)."""
         return self.given["positions"]
 
     def theta(self) -> float:
@@ -189,16 +189,16 @@ class Stepwise:
         return self.settings["config"].get("rope_theta", 10000.0)
 
     def angles(self) -> np.ndarray:
-        """(B, N, d_h/2)."""
+        """Angles of RoPE, (B, N, d_h/2)."""
         d = self.settings["config"]["head_dim"]
         return self.positions()[..., None] * self.theta() ** (-np.arange(0, d, 2) / d)
 
     def pairing(self) -> str:
-        """half, interleaved or none."""
+        """The pairing of features in RoPE: half, interleaved or none."""
         return self.settings["config"].get("rope_pairing", "half")
 
     def rotate(self, x: np.ndarray, angle: np.ndarray) -> np.ndarray:
-        """Turn every pair of features of x (B, n, N, d) by its angle (B, N, d/2)."""
+        """Rotate every pair of features of x (B, n, N, d) by its angle (B, N, d/2)."""
         pairing, half = self.pairing(), x.shape[-1] // 2
         if pairing == "none":
             return x
@@ -218,30 +218,30 @@ class Stepwise:
         return self.rotate(k, self.angles())
 
     def latent(self, c: np.ndarray) -> np.ndarray:
-        """Latent values, as projected."""
+        """Latent values, unchanged from their projection."""
         return c
 
     def w_p(self) -> np.ndarray:
-        """(n_q, d_l, width): the decoders."""
+        """The decoder weights (n_q, d_l, width), one matrix per map."""
         return self.given["w_p"]
 
     def residual(self) -> bool:
-        """Whether the decoder adds copies of the latent context."""
+        """Whether copies of the latent context are added to the decoded values."""
         return self.settings["config"].get("decoder_residual", False)
 
     def copies(self, z: np.ndarray, e: int) -> np.ndarray:
-        """e copies side by side."""
+        """e copies of z, side by side along the last axis."""
         return np.concatenate([z] * e, axis=-1)
 
     def decode_values(self, z: np.ndarray) -> np.ndarray:
-        """(B, n_q, N, d_l) → (B, N, n_h·d_h)."""
+        """Decode the latent context: (B, n_q, N, d_l) → (B, N, n_h·d_h)."""
         u = np.einsum("bmnl,mlw->bmnw", z, self.w_p())
         if self.residual():
             u = u + self.copies(z, u.shape[-1] // z.shape[-1])
         return self.join(u)
 
     def join(self, u: np.ndarray) -> np.ndarray:
-        """The maps' values side by side."""
+        """The decoded values of all maps, side by side."""
         return self.flat(u)
 
     def gate_kind(self) -> str:
@@ -249,21 +249,21 @@ class Stepwise:
         return self.settings["config"].get("gate", "sigmoid")
 
     def activate(self, a: np.ndarray) -> np.ndarray:
-        """The gate, from its projection."""
+        """The gate: the activation of its projection."""
         s = 1 / (1 + np.exp(-a))
         return {"sigmoid": s, "silu": a * s, "relu2": np.maximum(a, 0) ** 2}[self.gate_kind()]
 
     def slope(self, a: np.ndarray) -> np.ndarray:
-        """Derivative of the gate."""
+        """Derivative of the gate's activation."""
         s = 1 / (1 + np.exp(-a))
         return {"sigmoid": s * (1 - s), "silu": s + a * s * (1 - s), "relu2": 2 * np.maximum(a, 0)}[self.gate_kind()]
 
     def combine(self, values: np.ndarray, gate: np.ndarray, stages: Arrays) -> np.ndarray:
-        """Gated heads."""
+        """The heads: decoded values times gate."""
         return values * gate
 
     def output(self, heads: np.ndarray) -> np.ndarray:
-        """Heads W_O."""
+        """The output: heads times W_O."""
         return heads @ self.given["w_o"]
 
     def bounds(self) -> tuple[np.ndarray, ...]:
@@ -272,7 +272,7 @@ class Stepwise:
         return np.zeros_like(k_start), k_start, self.given["k_stop"]
 
     def layer_forward(self) -> Arrays:
-        """Every stage of a forward."""
+        """All stages of a forward pass."""
         c = self.settings["config"]
         s: Arrays = {}
         if self.pairing() != "none":
@@ -296,7 +296,7 @@ class Stepwise:
         return {**s, **self.layer_backward(s)}
 
     def layer_backward(self, s: Arrays) -> Arrays:
-        """Every gradient of a forward's stages, of x and of the parameters."""
+        """All gradients: of the stages of a forward pass, of x and of the parameters."""
         c, a = self.settings["config"], self.given
         g: Arrays = {}
         d_x = np.zeros_like(a["x"])
@@ -318,7 +318,7 @@ class Stepwise:
         return {**g, "d_x": d_x}
 
     def d_gate_input(self, d_gate: np.ndarray) -> np.ndarray:
-        """Through the gate's activation."""
+        """The gradient of the gate's projection, through its activation."""
         return d_gate * self.slope(self.a)
 
     def into_gate(self, d: np.ndarray, g: Arrays) -> np.ndarray:
@@ -326,31 +326,31 @@ class Stepwise:
         return self.into_projection("g", d, g)
 
     def into_projection(self, name: str, d: np.ndarray, g: Arrays) -> np.ndarray:
-        """d_w and d_b of a projection into `g`; returns its contribution to d_x."""
+        """Store d_w and d_b of a projection in `g` and return its contribution to d_x."""
         g[f"d_w_{name}"] = np.einsum("bni,bnj->ij", self.given["x"], d)
         if f"b_{name}" in self.given:
             g[f"d_b_{name}"] = d.sum((0, 1))
         return d @ self.given[f"w_{name}"].T
 
     def d_latent_context(self, d_u: np.ndarray) -> np.ndarray:
-        """d_z of the decoder."""
+        """d_z, the gradient of the latent context, through the decoder."""
         d_z = np.einsum("bmnw,mlw->bmnl", d_u, self.given["w_p"])
         if self.residual():
             d_z = d_z + d_u.reshape(*d_u.shape[:3], -1, d_z.shape[-1]).sum(3)
         return d_z
 
     def d_w_p(self, z: np.ndarray, d_u: np.ndarray) -> np.ndarray:
-        """Gradient of the decoders."""
+        """Gradient of the decoder weights."""
         return np.einsum("bmnl,bmnw->mlw", z, d_u)
 
     def rotate_back(self, d: np.ndarray) -> np.ndarray:
-        """Through RoPE: the opposite angle."""
+        """The gradient through RoPE, which is a rotation by the opposite angle."""
         return self.rotate(d, -self.angles())
 
     # --- decoding -------------------------------------------------------------------------------------------
 
     def decode_case(self) -> Arrays:
-        """A layer in chunks through a cache: what the cache holds at the end, and all outputs."""
+        """A layer that decodes in chunks with a cache: the content of the cache at the end, and all outputs."""
         whole, a = self.given, self.given
         c, length = self.settings["config"], a["x"].shape[1]
         stages: Arrays = {}
@@ -384,20 +384,20 @@ class Stepwise:
         return whole["positions"][:, start:stop]
 
     def step_bounds(self, whole: Mapping[str, np.ndarray], stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """k_start and k_stop of a step."""
+        """k_start and k_stop of a decoding step."""
         return whole["k_start"], np.full_like(whole["k_start"], stop)
 
     def cached_key(self, k: np.ndarray) -> np.ndarray:
-        """What of a new key goes into the cache."""
+        """New keys in the form in which the cache holds them."""
         return self.rotate_k(k)
 
     def write(self, cache_k: np.ndarray, cache_c: np.ndarray, k: np.ndarray, c: np.ndarray, start: int) -> None:
-        """Write new tokens behind the held ones."""
+        """Write the new tokens into the cache, starting at slot `start`."""
         cache_k[:, :, start : start + k.shape[2]] = k
         cache_c[:, :, start : start + c.shape[2]] = c
 
     def read_keys(self, held: np.ndarray, new: np.ndarray) -> np.ndarray:
-        """Keys to attend to, from the cache."""
+        """The keys to attend to; here, those that the cache holds."""
         return held
 
     def held(self, cache_k: np.ndarray, cache_c: np.ndarray) -> Arrays:

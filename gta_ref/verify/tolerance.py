@@ -1,9 +1,11 @@
-"""How far from the truth a right implementation may be: c·E + 2 ulp(S), derived for each array of each case.
+"""The budget of an array: how far from the truth a right implementation may be, derived for each array of each case.
 
-E is the worst error that the plain computation makes in the same precision over several orders of summation,
-measured when the case is made; in float64, where there is no better truth, float32's E scaled by 2⁻²⁹. S is the
-largest term that enters the array, not the largest result: a result can cancel to exactly 0 and still carry the
-rounding of what it was made of. c is 2 for a forward array and 3 for a gradient.
+    budget = c·E + 2 ulp(S)
+
+E is the worst error of the plain computation in the same precision over several orders of summation, measured when the
+case is made. In float64, for which there is no more precise truth, it is the E of float32 scaled by 2⁻²⁹. S is the
+largest term that enters the array, not the largest result, because terms can cancel to exactly 0 and still leave their
+rounding in the result. c is 2 for a forward array and 3 for a gradient.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from gta_ref.ops.arrays import STORAGE_DTYPES, as_dtype, widen
 from gta_ref.ops.products import Product, products_by, watched
 from gta_ref.verify.truth import Arrays, Problem, config_of, draw, wide
 
-GARBAGE = 10.0  # budgets by which a senseless result has to fail
+GARBAGE = 10.0  # number of budgets by which a senseless result must be off
 
 
 def budgets(problem: Problem, truth: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -44,7 +46,7 @@ def budgets(problem: Problem, truth: Mapping[str, np.ndarray]) -> dict[str, floa
 
 
 def ulp(size: float, dtype: str) -> float:
-    """Unit in the last place of a number of this size: the distance to its neighbour in `dtype`."""
+    """Unit in the last place of a number of this size: its distance from the next number in `dtype`."""
     bits = {"float64": 52, "float32": 23, "bfloat16": 7, "float16": 10}[dtype]
     return 2.0 ** (math.floor(math.log2(size)) - bits) if size > 0 else 0.0
 
@@ -65,7 +67,7 @@ def plain_errors(problem: Problem, truth: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def one_by_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A product that adds one term after the other."""
+    """A matrix product that adds its terms one by one."""
     total = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
     for i in range(a.shape[-1]):
         total += a[..., i : i + 1] * b[..., i : i + 1, :]
@@ -73,15 +75,15 @@ def one_by_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def blocked(a: np.ndarray, b: np.ndarray, size: int = 16) -> np.ndarray:
-    """A product in blocks of the inner dimension, each summed on its own."""
-    total = a[..., :size] @ b[..., :size, :]
+    """A matrix product that sums blocks of the inner dimension separately."""
+    total: np.ndarray = a[..., :size] @ b[..., :size, :]
     for start in range(size, a.shape[-1], size):
         total = total + a[..., start : start + size] @ b[..., start : start + size, :]
     return total
 
 
 def rounded(dtype: str) -> Product:
-    """A product whose operands and result are stored in 16 bits, as eager code does that keeps no float32 inside."""
+    """A matrix product whose operands and result are rounded to 16 bits, as in eager code without float32 inside."""
     low = as_dtype(dtype)
 
     def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -100,16 +102,16 @@ def largest_difference(got: np.ndarray, want: np.ndarray) -> float:
 def largest_terms(problem: Problem, truth: Mapping[str, np.ndarray]) -> dict[str, float]:
     """S of every array: the largest term that enters it.
 
-    A sum of many terms is rarely smaller than its largest one, so the largest value serves, except behind the
-    softmax's backward, P ⊙ (dP − delta + dlse), which cancels: there |P| (|dP| + |delta| + |dlse|) is carried
-    on to the gradients of q and k and to what is made from them.
+    A sum of many terms is rarely smaller than its largest term, so that the largest value can be used instead. The
+    exception is everything after the softmax's backward, P ⊙ (dP − delta + dlse), whose terms cancel: there
+    |P| (|dP| + |delta| + |dlse|) is propagated to the gradients of q and k and to what is computed from them.
     """
     finite = {name: np.where(np.isfinite(x), x, 0.0) for name, x in {**wide(problem.inputs), **truth}.items()}
     terms = {name: _largest(finite[name]) for name in truth}
     if "scores" not in terms:
         return terms
-    # an error in a score is one of its weight, relatively: a weight P of a score s carries P·max(1, |s|). Where
-    # 16 bits are storage, scores are float32, and this is far below the rounding of what is stored
+    # an absolute error of a score is a relative error of its weight, so that a weight P of a score s counts as
+    # P·max(1, |s|). With 16-bit storage, scores are float32, and this is far below the rounding of stored values
     p = np.abs(finite["map"])
     if problem.dtype not in STORAGE_DTYPES:
         p = p * np.maximum(1.0, np.abs(finite["scores"]))
@@ -143,7 +145,10 @@ def largest_terms(problem: Problem, truth: Mapping[str, np.ndarray]) -> dict[str
 
 
 def _carry(terms: dict[str, float], finite: Mapping[str, np.ndarray], carried_q: float, carried_k: float) -> None:
-    """From d_q and d_k to everything that is linear in them: stages, x, weights and biases before the core."""
+    """Propagate S from d_q and d_k to all gradients that are linear in them.
+
+    These are the gradients of the stages, weights and biases before the attention core, and of x.
+    """
     carried = max(carried_q, carried_k)
     into = [finite[name] for name in ("x", "c", "c_q") if name in finite]
     for name in terms:
@@ -159,8 +164,8 @@ def _carry(terms: dict[str, float], finite: Mapping[str, np.ndarray], carried_q:
 
 def _scale(problem: Problem) -> float:
     if problem.case.level == "attention":
-        return problem.case.settings.get("scale") or problem.case.settings["sizes"]["d_k"] ** -0.5
-    return config_of(problem.case.settings).scale
+        return float(problem.case.settings.get("scale") or problem.case.settings["sizes"]["d_k"] ** -0.5)
+    return float(config_of(problem.case.settings).scale)
 
 
 def _largest(x: np.ndarray) -> float:
@@ -168,17 +173,17 @@ def _largest(x: np.ndarray) -> float:
 
 
 def _largest_term(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest |a_ij b_jk| of a product a b: the largest over j of the largest in column j times that in row j."""
+    """Largest |a_ij b_jk| in a product a b: the maximum over j of max(column j of a) times max(row j of b)."""
     columns = a.max(axis=-2, initial=0.0)  # (…, inner)
     rows = b.max(axis=-1, initial=0.0)  # (…, inner)
     return _largest(columns * rows)
 
 
 def check_sharp(problem: Problem, truth: Mapping[str, np.ndarray], budget: Mapping[str, float]) -> None:
-    """Raise ValueError where a senseless result would pass, or nearly: the case is worth nothing then.
+    """Raise ValueError if a senseless result would pass or nearly pass, because such a case would be useless.
 
-    Zeros, the mean over the tokens, and rows moved by one place have to be off by at least ten budgets in every
-    required array, wherever they differ from the truth at all.
+    Zeros, the mean over the tokens, and rows moved by one place must be off by at least ten budgets in every required
+    array, unless they equal the truth.
     """
     for name in problem.required:
         exact = truth[name]

@@ -1,8 +1,9 @@
-"""Test vectors: a case with its inputs, the truth and the budgets; in memory, and in a safetensors file.
+"""Test vectors: a case with its inputs, the true results and the budgets, in memory or in a safetensors file.
 
-File layout, schema version 1. Tensors ``input.NAME`` in the case's dtype (bounds, positions and ids int64) and
-``expected.NAME`` in float64, in the order of computation. One metadata entry, ``gta_ref``, is JSON: schema, case,
-level, tags, dtype, seed, settings, conventions, order, required, budgets, sha256 (of each tensor's bytes).
+File layout, schema version 1: the tensors ``input.NAME`` have the dtype of the case (bounds, positions and ids are
+int64); the tensors ``expected.NAME`` are in float64 and in the order of computation. The metadata has one entry,
+``gta_ref``, in JSON: schema, case, level, tags, dtype, seed, settings, conventions, order, required, budgets, and
+sha256 (of each tensor's bytes).
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ CONVENTIONS = {
 
 
 class DamagedVectorError(ValueError):
-    """A file of vectors that is not what was written.
+    """Raised for a file of vectors whose tensors differ from those that were written.
 
     Attributes
     ----------
     missing, changed : list of str
-        Names of tensors.
+        Names of the tensors that are missing or changed.
     """
 
     def __init__(self, message: str, missing: list[str], changed: list[str]) -> None:
@@ -51,7 +52,7 @@ class DamagedVectorError(ValueError):
 
 @dataclass(frozen=True)
 class Vector:
-    """A case in one dtype, with all numbers.
+    """A case in one dtype, with all its numbers.
 
     Attributes
     ----------
@@ -59,10 +60,11 @@ class Vector:
     dtype : str
     inputs : dict of str to array
     expected : dict of str to float64 array
-        In the order of computation.
+        The true results, in the order of computation.
     budgets : dict of str to float
+        The largest allowed error of each array.
     required : tuple of str
-        Names that an implementation has to give.
+        Names of the arrays that an implementation must return.
     """
 
     case: Case
@@ -74,18 +76,18 @@ class Vector:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What an implementation is told: the case's settings, its level, name and dtype."""
+        """What an implementation is told about the case: its settings, level, name and dtype."""
         return {"level": self.case.level, "case": self.case.name, "dtype": self.dtype, **self.case.settings}
 
     @property
     def gradients(self) -> tuple[str, ...]:
-        """Names of what the backward gives, its inner stages among them."""
+        """Names of the arrays that the backward computes, including its inner stages."""
         return tuple(name for name in self.expected if name.startswith("d_"))
 
 
 @lru_cache(maxsize=512)
 def make(name: str, dtype: str) -> Vector:
-    """Compute a case's numbers; a case that could not tell a senseless result apart is refused."""
+    """Compute the numbers of a case; a case in which a senseless result would nearly pass is refused."""
     problem = draw(find(name), dtype)
     expected = {key: np.asarray(x, np.float64) for key, x in problem.compute(wide(problem.inputs)).items()}
     budget = budgets(problem, expected)
@@ -100,7 +102,7 @@ def file_name(case: Case) -> str:
     return case.name.replace("/", "-") + ".safetensors"
 
 
-def write(vector: Vector, path: str | os.PathLike) -> None:
+def write(vector: Vector, path: str | os.PathLike[str]) -> None:
     """Write a vector to a file."""
     tensors = {f"input.{name}": x for name, x in vector.inputs.items()}
     tensors |= {f"expected.{name}": x for name, x in vector.expected.items()}
@@ -127,15 +129,15 @@ def digest(x: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(x, order="C").tobytes()).hexdigest()
 
 
-def read(path: str | os.PathLike) -> Vector:
+def read(path: str | os.PathLike[str]) -> Vector:
     """Read a vector and check every tensor.
 
     Raises
     ------
     DamagedVectorError
-        Naming the tensors that are missing or not those that were written.
+        If tensors are missing or differ from those that were written; it names them.
     ValueError
-        Where the file is foreign, truncated, or of another schema.
+        If the file is foreign, truncated, or has another schema.
     """
     tensors, metadata = read_tensors(path)
     content = check_file(path, tensors, metadata)
@@ -146,9 +148,9 @@ def read(path: str | os.PathLike) -> Vector:
 
 
 def check_file(
-    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The metadata of a file of vectors; DamagedVectorError where a tensor is missing or not as it was written."""
+    """Return the metadata of a file of vectors; raise DamagedVectorError if a tensor is missing or has changed."""
     content = _content(path, metadata)
     sha256 = content["sha256"]
     missing = [name for name in sha256 if name not in tensors]
@@ -160,12 +162,12 @@ def check_file(
     return content
 
 
-def _content(path: str | os.PathLike, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _content(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
     name = Path(path).name
     if "gta_ref" not in metadata:
         raise ValueError(f"{name}: no entry gta_ref in its metadata; expected a file of gta-ref vectors export")
     try:
-        content = json.loads(metadata["gta_ref"])
+        content: dict[str, Any] = json.loads(metadata["gta_ref"])
         schema = content["schema"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{name}: its metadata entry gta_ref is not what gta-ref writes") from None

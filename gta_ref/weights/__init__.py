@@ -1,6 +1,6 @@
-"""Weights of other programs: their files and state dicts, names and layouts, turned into ours and back.
+"""Weights of other programs: their files, state dicts, names and layouts, converted to ours and back.
 
 :mod:`~gta_ref.weights.official` reads the authors' GTA, :mod:`~gta_ref.weights.llama_deepseek` single attention layers
 of Llama's and DeepSeek's form, :mod:`~gta_ref.weights.pretrained` a whole model with its tokenizer from a GGUF file.
-:func:`gta_ref.weights.load.load_model` finds a language model by its name or its file.
+:func:`gta_ref.weights.load.load_model` loads a language model by its name or from its file.
 """

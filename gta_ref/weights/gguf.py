@@ -5,9 +5,10 @@
     tensors:  name, number of sizes (u32), sizes (u64, innermost first), quantisation (u32), offset (u64)
     data, aligned
 
-Numbers are little-endian; a string is its length (u64) and its bytes, a list its kind (u32), its length (u64) and its
-values. The package gguf knows the quantisations and undoes them. Its own reader is not used: it needs 2.0 s for the
-metadata of SmolLM2, this one 0.15 s (gguf 0.19), and it does not check its steps against the end of the file.
+Numbers are little-endian. A string is its length (u64) and its bytes; a list is the kind of its values (u32), its
+length (u64) and its values. The package gguf undoes the quantisations. Its own reader is not used: for the metadata of
+SmolLM2 it needs 2.0 s and this one 0.15 s (gguf 0.19), and it does not check whether it reads beyond the end of the
+file.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ import numpy as np
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
 _VERSIONS = (2, 3)
-_MOST_SIZES = 4  # of a tensor
+_MOST_SIZES = 4  # largest number of dimensions of a tensor
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor as it lies in the file.
+    """One tensor as it is stored in the file.
 
     Attributes
     ----------
     shape : tuple of int
-        As NumPy counts, innermost last: (out, in) for a linear layer.
+        In NumPy's order, the innermost dimension last: (out, in) for a linear layer.
     kind : int
-        The number of its quantisation.
+        GGUF's number for its quantisation.
     data : (bytes,), uint8
+        The bytes of its quantised values.
     """
 
     shape: tuple[int, ...]
@@ -47,14 +49,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GGUF:
-    """What a file holds: fields by name, tensors by name."""
+    """The content of a file: fields by name and tensors by name."""
 
     path: Path
     fields: dict[str, Any]
     tensors: dict[str, Tensor]
 
     def field(self, name: str, expected: type, default: Any = None) -> Any:
-        """Give a field's value, or `default` where there is none; ValueError if it is of another type, or neither."""
+        """Return a field's value, or `default` if it is missing; raise ValueError if that is not of type `expected`."""
         value = self.fields.get(name, default)
         if not isinstance(value, expected):
             came = "is missing" if value is None else f"is a {type(value).__name__}"
@@ -62,42 +64,49 @@ class GGUF:
         return value
 
 
-def read(path: str | os.PathLike) -> GGUF:
-    """Read metadata and find the tensors; their data stay on the disk until they are used.
+def read(path: str | os.PathLike[str]) -> GGUF:
+    """Read the metadata and locate the tensors; their data stay on the disk until they are used.
 
     Raises
     ------
     FileNotFoundError
+        If there is no such file.
     ValueError
-        Where the file is truncated, corrupted or of another format; the message names the file.
+        If the file is truncated, corrupted or of another format; the message names the file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         fields, tensors = _parse(np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8))
-    except ValueError as error:  # a UnicodeDecodeError is one
+    except ValueError as error:  # a UnicodeDecodeError is a ValueError too
         raise ValueError(f"{path}: not a complete GGUF file ({error})") from None
     return GGUF(path, fields, tensors)
 
 
 def dequantise(tensor: Tensor) -> np.ndarray:
-    """Give the tensor's values, float32, in its shape."""
+    """Return the tensor's values as float32, in its shape.
+
+    Raises
+    ------
+    ValueError
+        If the package gguf cannot undo the quantisation, or some values are not finite.
+    """
     import gguf
 
     kind = gguf.GGMLQuantizationType(tensor.kind)
     try:
-        with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale; see below
-            x = gguf.dequantize(tensor.data.reshape(*tensor.shape[:-1], -1), kind)
+        with np.errstate(invalid="ignore", over="ignore"):  # from a damaged scale; it is reported below
+            x: np.ndarray = gguf.dequantize(tensor.data.reshape(*tensor.shape[:-1], -1), kind)
     except NotImplementedError:
-        raise ValueError(f"the quantisation {kind.name} is not one that the package gguf undoes") from None
+        raise ValueError(f"the package gguf cannot undo the quantisation {kind.name}") from None
     if not np.isfinite(x).all():
         raise ValueError("some values are not finite")
     return x
 
 
 class _Cursor:
-    """A place in the file; every step is checked against its end."""
+    """A position in the file; every read is checked against the file's end."""
 
     def __init__(self, data: np.ndarray) -> None:
         self.data = data.data
@@ -105,7 +114,7 @@ class _Cursor:
 
     def take(self, n: int) -> memoryview:
         if n > len(self.data) - self.at:
-            raise ValueError(f"it ends at byte {len(self.data):,}, and {n:,} bytes are wanted at {self.at:,}")
+            raise ValueError(f"it ends at byte {len(self.data):,}, and {n:,} bytes are needed at byte {self.at:,}")
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -162,7 +171,7 @@ def _parse(data: np.ndarray) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _n_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
-    """Bytes of a tensor: rows are cut into blocks, and a block of so many values takes so many bytes."""
+    """Bytes of a tensor: its rows are cut into blocks, each with the same number of values and of bytes."""
     import gguf
 
     if kind not in gguf.GGML_QUANT_SIZES:
@@ -170,4 +179,4 @@ def _n_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
     values, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
     if shape[-1] % values:
         raise ValueError(f"{name} has rows of {shape[-1]} values; expected a multiple of {values}")
-    return prod(shape) // values * size
+    return int(prod(shape) // values * size)

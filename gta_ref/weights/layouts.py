@@ -1,6 +1,6 @@
-"""From the tensors of a state dict to parameters and back: other names, other layouts, every problem named.
+"""Convert the tensors of a state dict to parameters and back: names, layouts, and an error that names every problem.
 
-A table says, for each foreign name, what it is called here and how its memory is turned:
+A table states, for each foreign name, its name in this library and how its memory is converted:
 
 - "transpose": a linear layer that holds (out, in) and multiplies from the left;
 - "same": a bias, a gain, an embedding;
@@ -16,8 +16,8 @@ import numpy as np
 from gta_ref.errors import check_shape
 from gta_ref.ops import Array
 
-Names = Mapping[str, tuple[str, str]]  # foreign name: ours, how
-Shapes = Mapping[str, tuple[int, ...]]  # by our name
+Names = Mapping[str, tuple[str, str]]  # foreign name → (our name, how it is converted)
+Shapes = Mapping[str, tuple[int, ...]]  # our name → shape
 
 
 def from_state(what: str, state: Mapping[str, Array], names: Names, shapes: Shapes) -> dict[str, Array]:
@@ -26,12 +26,13 @@ def from_state(what: str, state: Mapping[str, Array], names: Names, shapes: Shap
     Parameters
     ----------
     what : str
-        What the state is called in the error.
+        Name of the state in error messages.
     state : mapping of str to array
         All of one dtype.
     names : mapping of str to (name, how)
+        The table: foreign name → our name and how the memory is converted.
     shapes : mapping of str to tuple of int
-        Of the parameters; their order is that of the result.
+        Our name → shape of the parameter; the result has the same order.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def from_state(what: str, state: Mapping[str, Array], names: Names, shapes: Shap
     Raises
     ------
     ValueError
-        Naming every tensor that is missing, unknown, of another shape or of another dtype.
+        If a tensor is missing, unknown, of another shape or of another dtype; the message names every such tensor.
     """
     problems = [f"missing {name}" for name in names if name not in state]
     problems += [f"unknown {name}" for name in state if name not in names]
@@ -61,7 +62,7 @@ def from_state(what: str, state: Mapping[str, Array], names: Names, shapes: Shap
 
 
 def to_state(params: Mapping[str, Array], names: Names, shapes: Shapes) -> dict[str, Array]:
-    """The inverse of :func:`from_state`, for parameters and for gradients; copies."""
+    """The inverse of :func:`from_state`, for parameters and for gradients; it returns copies."""
     state = {}
     for foreign, (ours, how) in names.items():
         x = params[ours]
@@ -78,10 +79,10 @@ def to_state(params: Mapping[str, Array], names: Names, shapes: Shapes) -> dict[
 def _ours(foreign: str, x: Array, how: str, shape: tuple[int, ...]) -> Array:
     if how == "transpose":
         check_shape(foreign, x, shape[::-1])
-        return np.array(x.T, order="C")  # a copy even where x.T is in order already
+        return np.array(x.T, order="C")  # a copy even if x.T is in C order already
     if how == "reinterpret":
         n_q, d_l, width = shape
         check_shape(foreign, x, (width, n_q * d_l))
-        return np.array(x, order="C").reshape(shape)  # row-major memory, whatever strides came
+        return np.array(x, order="C").reshape(shape)  # row-major memory, whatever the strides of x
     check_shape(foreign, x, shape)
     return np.array(x)

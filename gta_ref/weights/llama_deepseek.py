@@ -1,14 +1,14 @@
 """Attention layers under the names of two common state dicts: Llama's (MHA, GQA) and DeepSeek-V3's (MLA).
 
-Linear layers hold (out, in) there and multiply from the left; ours are the transpose. DeepSeek keeps several
-of our matrices in one, which we take apart:
+There, linear layers hold (out, in) and multiply from the left; our matrices are the transpose. DeepSeek stores several
+of our matrices as one, which is split here:
 
     kv_a_proj_with_mqa   rows: the latent (d_c), then the shared key with RoPE (d_rope)
     kv_b_proj            rows, head by head: d_nope rows of the key, then d_v rows of the value
     q_proj, q_b_proj     rows, head by head: d_nope rows without RoPE, then d_rope rows with it
 
-All functions take the tensors of one layer, without a prefix; :func:`gta_ref.lm.block.select` takes them out
-of a whole model's.
+All functions expect the tensors of one layer, without a prefix; :func:`gta_ref.lm.block.select` extracts them from
+those of a whole model.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 from gta_ref.errors import as_int, check_bool, check_divides, check_params
 from gta_ref.mechanisms import gqa, mha, mla
 from gta_ref.ops import Array
+from gta_ref.ops.arrays import Params
 from gta_ref.weights.layouts import Names, Shapes, from_state, to_state
 
-Params = Mapping[str, Array]
 ConfigDict = Mapping[str, Any]
 
-DEEPSEEK_NORM_EPS = 1e-6  # their code gives the latents' norms no other, whatever rms_norm_eps says
+DEEPSEEK_NORM_EPS = 1e-6  # DeepSeek's code fixes it for the latents' norms, whatever rms_norm_eps says
 
 
 def load_llama_attention(state: Params, config_dict: ConfigDict) -> tuple[gqa.Config, dict[str, Array]]:
@@ -35,24 +35,24 @@ def load_llama_attention(state: Params, config_dict: ConfigDict) -> tuple[gqa.Co
     Parameters
     ----------
     state : mapping of str to array
-        q_proj, k_proj, v_proj and o_proj, each with .weight and, where `attention_bias` is true, .bias.
+        q_proj, k_proj, v_proj and o_proj, each with .weight and, if `attention_bias` is true, .bias.
     config_dict : mapping
-        The model's config.json: hidden_size, num_attention_heads, num_key_value_heads (default: as many),
-        head_dim (default: hidden_size / num_attention_heads), rope_theta (default 10000), attention_bias
-        (default false). A model of type "qwen2" has biases on q, k and v alone.
+        The model's config.json: hidden_size, num_attention_heads, num_key_value_heads (default: the number of
+        attention heads), head_dim (default: hidden_size / num_attention_heads), rope_theta (default 10000),
+        attention_bias (default false). A model of type "qwen2" has biases on q, k and v only.
 
     Returns
     -------
     config : gqa.Config
-        With num_key_value_heads = num_attention_heads it is MHA in all but name.
+        If num_key_value_heads equals num_attention_heads, it is MHA in all but name.
     params : dict of str to array
-        Copies, in the state's dtype. Gradients turn the same way.
+        Copies, in the state's dtype. Gradients are converted in the same way.
 
     Raises
     ------
     ValueError
-        Naming every tensor that is missing, unknown, of another shape or of another dtype; or the field that
-        is missing or asks for something else than full attention with plain RoPE.
+        If a tensor is missing, unknown, of another shape or of another dtype; the message names every such tensor.
+        Or if a field is missing or asks for anything but full attention with plain RoPE; the message names the field.
     """
     _check_fields("Llama config", config_dict, ("hidden_size", "num_attention_heads"))
     sizes = _sizes(config_dict, "hidden_size", "num_attention_heads")
@@ -89,7 +89,8 @@ def save_llama_attention(params: Params, config: gqa.Config | mha.Config) -> dic
     Raises
     ------
     ValueError
-        Where Llama has no such layer (a gate, another pairing of RoPE than "half"), or a parameter does not fit.
+        If Llama has no such layer (one with a gate, or with another RoPE pairing than "half"), or if a parameter does
+        not fit.
     """
     if not isinstance(config, gqa.Config | mha.Config):
         raise ValueError(f"config is a {type(config).__module__}.Config; expected GQA's or MHA's")
@@ -110,19 +111,20 @@ def load_deepseek_attention(state: Params, config_dict: ConfigDict) -> tuple[mla
     config_dict : mapping
         The model's config.json: hidden_size, num_attention_heads, q_lora_rank (null without query
         compression), kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, rope_theta (default
-        10000), rope_interleave (default true: RoPE turns features 2t and 2t + 1; false: t and t + d_rope/2).
+        10000), rope_interleave (default true: RoPE pairs features 2t and 2t + 1; false: t and t + d_rope/2).
 
     Returns
     -------
     config : mla.Config
     params : dict of str to array
-        Copies, in the state's dtype. Gradients turn the same way.
+        Copies, in the state's dtype. Gradients are converted in the same way.
 
     Raises
     ------
     ValueError
-        Naming every tensor that is missing, unknown, of another shape or of another dtype; or the field that
-        is missing or asks for what MLA here does not have: biases, or a scaled RoPE.
+        If a tensor is missing, unknown, of another shape or of another dtype; the message names every such tensor.
+        Or if a field is missing or asks for what this library's MLA does not have (biases, a scaled RoPE); the message
+        names the field.
     """
     positive = ("hidden_size", "num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
     _check_fields("DeepSeek config", config_dict, (*positive, "qk_rope_head_dim", "q_lora_rank"))
@@ -159,13 +161,14 @@ def load_deepseek_attention(state: Params, config_dict: ConfigDict) -> tuple[mla
 def save_deepseek_attention(params: Params, config: mla.Config) -> dict[str, Array]:
     """The inverse of :func:`load_deepseek_attention`: parameters, or gradients, under DeepSeek's names and layouts.
 
-    The pairing of RoPE is not in the weights: `rope_interleave` has to be ``config.rope_pairing == "interleaved"``.
+    The weights do not show the pairing of RoPE: in config.json, `rope_interleave` has to be the value of
+    ``config.rope_pairing == "interleaved"``.
 
     Raises
     ------
     ValueError
-        Where DeepSeek's code has no such layer: with a gate or biases, without the norms, with another epsilon
-        than 1e-6 in them, or without RoPE; or where a parameter does not fit.
+        If DeepSeek's code has no such layer (one with a gate or biases, without the norms, with another epsilon in them
+        than 1e-6, or without RoPE), or if a parameter does not fit.
     """
     if not isinstance(config, mla.Config):
         raise ValueError(f"config is a {type(config).__module__}.Config; expected MLA's")
@@ -196,7 +199,7 @@ def _llama_names(config: gqa.Config | mha.Config) -> Names:
 
 
 def _deepseek_layout(config: mla.Config) -> tuple[Names, Shapes]:
-    """The tensors as they stand in the state, those of several of our parameters still in one piece."""
+    """Names and shapes of the tensors as they are in the state, where one tensor may hold several of our parameters."""
     c = config
     names = {
         "kv_a_proj_with_mqa.weight": ("kv_a", "transpose"),
@@ -227,7 +230,7 @@ def _deepseek_layout(config: mla.Config) -> tuple[Names, Shapes]:
 
 
 def _deepseek_parts(config: mla.Config) -> dict[str, tuple[dict[str, int], int]]:
-    """Name of a matrix in one piece → our parameters in it and their widths a head, and the number of heads."""
+    """Name of a combined matrix → our parameters in it with their widths per head, and the number of heads."""
     c = config
     query = "w_q" if c.query_latent_dim is None else "w_uq"
     parts = {
@@ -249,7 +252,7 @@ def _sizes(config_dict: ConfigDict, *names: str) -> dict[str, int]:
 
 
 def _rope_theta(what: str, config_dict: ConfigDict) -> Any:
-    """RoPE's base, which newer files keep in rope_parameters; a RoPE that is scaled in any way is refused."""
+    """Return RoPE's base, which newer files keep in rope_parameters; a RoPE that is scaled in any way is refused."""
     if config_dict.get("rope_scaling") is not None:
         raise ValueError(f"{what}: rope_scaling={config_dict['rope_scaling']!r} must be null")
     parameters = config_dict.get("rope_parameters")
@@ -257,7 +260,7 @@ def _rope_theta(what: str, config_dict: ConfigDict) -> Any:
         return config_dict.get("rope_theta", 10000.0)
     if not isinstance(parameters, Mapping) or not {"rope_theta"} <= set(parameters) <= {"rope_theta", "rope_type"}:
         raise ValueError(
-            f"{what}: rope_parameters={parameters!r} must hold rope_theta, and at most rope_type beside it"
+            f"{what}: rope_parameters={parameters!r} must hold rope_theta and no other field than rope_type"
         )
     if parameters.get("rope_type", "default") != "default":
         raise ValueError(f"{what}: rope_type={parameters['rope_type']!r} must be 'default'")

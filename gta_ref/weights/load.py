@@ -1,4 +1,4 @@
-"""A language model by its name, or from its file: a pretrained one, or one that gta-ref train has written."""
+"""Load a language model by its name or from its file: a pretrained one, or one that gta-ref train has written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gta_ref.lm.language_model import Bytes, LanguageModel
 from gta_ref.weights import pretrained
 
 
-def load_model(which: str | os.PathLike) -> LanguageModel:
+def load_model(which: str | os.PathLike[str]) -> LanguageModel:
     """Load a model by its name or from its file.
 
     Parameters
@@ -21,14 +21,17 @@ def load_model(which: str | os.PathLike) -> LanguageModel:
     Raises
     ------
     FileNotFoundError
+        If there is no such file.
     ValueError
-        On another name, on a damaged file, or where what reads it is not installed.
+        If the name is unknown, the file is damaged, or a package that reads it is not installed.
     """
     suffix = Path(which).suffix
     if suffix == ".safetensors":
         run = train.load(which)
         if run.config.vocab_size != text.VOCABULARY:
-            raise ValueError(f"{which}: vocab_size={run.config.vocab_size}; expected {text.VOCABULARY}, a byte a token")
+            raise ValueError(
+                f"{which}: vocab_size={run.config.vocab_size}; expected {text.VOCABULARY}, one byte per token"
+            )
         return LanguageModel(Path(which).stem, run.config, run.state.params, Bytes(), None)
     if suffix == ".gguf":
         return pretrained.load(path=which)

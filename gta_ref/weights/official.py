@@ -1,8 +1,8 @@
-"""Weights of the authors' models (plm-team/GTA): their names and layouts to ours, and back.
+"""Weights of the authors' models (plm-team/GTA): their names and layouts converted to ours, and back.
 
-Their linear layers hold (out, in) and multiply from the left; ours are the transpose. Their ``v_proj`` makes
-the latent C. Their ``v_b_proj.weight`` (e·d_l, n_q·d_l) is used by reinterpreting its memory, row by row, as
-the decoders (n_q, d_l, e·d_l): it is *not* a transpose, and reading it as one gives plausible wrong numbers.
+Their linear layers hold (out, in) and multiply from the left; our matrices are the transpose. Their ``v_proj`` computes
+the latent C. The memory of their ``v_b_proj.weight`` (e·d_l, n_q·d_l) is reinterpreted, row by row, as the decoders
+(n_q, d_l, e·d_l). This is *not* a transpose; reading it as one gives plausible but wrong numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gta_ref.mechanisms import gta
 from gta_ref.ops import Array
 from gta_ref.weights.layouts import from_state, to_state
 
-# official name: ours, and how the memory is turned
+# official name → (our name, how the memory is converted)
 _LAYER = {
     "q_proj.weight": ("w_q", "transpose"),
     "q_proj.bias": ("b_q", "same"),
@@ -53,8 +53,8 @@ def load_official(
     Parameters
     ----------
     state : mapping of str to array
-        Of one attention layer (``q_proj.weight``, …) or of a whole model (``model.embed_tokens.weight``, …);
-        from :func:`read_state`. All of one dtype.
+        Tensors of one attention layer (``q_proj.weight``, …) or of a whole model (``model.embed_tokens.weight``, …), as
+        :func:`read_state` returns them. All of one dtype.
     config_dict : mapping
         Their config.json.
 
@@ -62,16 +62,16 @@ def load_official(
     -------
     config : gta.Config for a layer, model.Config for a model
     params : dict of str to array
-        Copies, in the state's dtype. Gradients turn the same way.
+        Copies, in the state's dtype. Gradients are converted in the same way.
 
     Raises
     ------
     ValueError
-        Naming every tensor that is missing, unknown, of another shape or of another dtype.
+        If a tensor is missing, unknown, of another shape or of another dtype; the message names every such tensor.
     """
     is_model = any(name.startswith(("model.", "lm_head.")) for name in state)
     config = model_config(config_dict) if is_model else layer_config(config_dict)
-    state = {name: x for name, x in state.items() if not name.endswith("rotary_emb.inv_freq")}  # derived
+    state = {name: x for name, x in state.items() if not name.endswith("rotary_emb.inv_freq")}  # derived from θ
     if isinstance(config, model.Config) and config.tied and "lm_head.weight" in state:
         head, embed = state.pop("lm_head.weight"), state.get("model.embed_tokens.weight")
         if embed is not None and not np.array_equal(head, embed):
@@ -85,8 +85,8 @@ def save_official(params: Mapping[str, Array], config: gta.Config | model.Config
     Raises
     ------
     ValueError
-        Where the released code has no such layer: without biases, with another gate than sigmoid, another
-        pairing of RoPE than "half", or without the residual.
+        If the released code has no such layer: one without biases, with another gate than sigmoid, with another RoPE
+        pairing than "half", or without the decoder's residual.
     """
     attention = config.attention if isinstance(config, model.Config) else config
     if not isinstance(attention, gta.Config):
@@ -103,13 +103,13 @@ def layer_config(config: Mapping[str, Any]) -> gta.Config:
     Parameters
     ----------
     config : mapping
-        Their field names. num_key_heads, num_value_heads are n_k, n_c; value_dim is d_l. Biases are
-        there whatever `attention_bias` says, as in their code.
+        Has the authors' field names: num_query_heads is n_q, num_key_heads n_k, num_value_heads n_c, value_dim d_l. As
+        in their code, the layer has biases whatever `attention_bias` says.
 
     Raises
     ------
     ValueError
-        Where a field is missing or asks for something that the released attention cannot do.
+        If a field is missing or asks for something that the released attention cannot do.
     """
     names = (
         "hidden_size",
@@ -147,7 +147,13 @@ def layer_config(config: Mapping[str, Any]) -> gta.Config:
 
 
 def model_config(config_dict: Mapping[str, Any]) -> model.Config:
-    """Read a whole model's sizes from the authors' configuration."""
+    """Read a whole model's sizes from the authors' configuration.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing or asks for something that the released model cannot do.
+    """
     needed = ("vocab_size", "num_hidden_layers", "intermediate_size")
     missing = [name for name in needed if name not in config_dict]
     if missing:
@@ -165,21 +171,21 @@ def model_config(config_dict: Mapping[str, Any]) -> model.Config:
     )
 
 
-def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the tensors of a checkpoint: one safetensors file, or a folder with one or several shards.
 
     Parameters
     ----------
     path : str or path
-        In a folder, ``model.safetensors.index.json`` says which shards belong to the checkpoint; without
-        it every ``*.safetensors`` does.
+        In a folder, ``model.safetensors.index.json`` lists the shards that belong to the checkpoint; if there is no
+        such file, every ``*.safetensors`` does.
 
     Raises
     ------
     FileNotFoundError
-        Where the file, the folder or a shard is not there.
+        If the file, the folder or a shard does not exist.
     ValueError
-        Where a file is damaged, or a tensor stands in two shards or is not in the shard that the index names.
+        If a file is damaged, if a tensor is in two shards, or if one that the index lists is in none.
     """
     path = Path(path)
     if not path.is_dir():
@@ -191,7 +197,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
             index = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
             shards = [path / name for name in sorted(set(index.values()))]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{index_path}: no JSON with a weight_map") from None
+            raise ValueError(f"{index_path}: not JSON with a weight_map") from None
     else:
         shards = sorted(path.glob("*.safetensors"))
     if not shards:
@@ -201,7 +207,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
         tensors, _ = read_tensors(shard)
         twice = sorted(state.keys() & tensors.keys())
         if twice:
-            raise ValueError(f"{shard}: {', '.join(twice)} stand in another shard too")
+            raise ValueError(f"{shard}: {', '.join(twice)} are in another shard too")
         state |= tensors
     if index is not None and index.keys() - state.keys():
         raise ValueError(f"{path}: the shards lack {', '.join(sorted(index.keys() - state.keys()))}")
@@ -209,7 +215,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _names(config: gta.Config | model.Config) -> dict[str, tuple[str, str]]:
-    """Official name → (our name, how)."""
+    """Official name → (our name, how the memory is converted)."""
     if isinstance(config, gta.Config):
         return _LAYER
     names = {"model.embed_tokens.weight": ("embed", "same")}

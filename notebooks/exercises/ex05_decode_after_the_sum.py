@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Exercise 5: Eq. 7 equals Eq. 8: decode after the sum
+# # Exercise 5: decode after the sum (Eq. 7 equals Eq. 8)
 #
 # 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
@@ -25,8 +25,8 @@ from gta_ref.exercises import check
 np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
-# GTA caches a narrow latent $C$ instead of values. The paper defines the value first (Eq. 7): every past latent is
-# decoded by $W_P$ and gated for the query that looks at it, and then the map sums the values:
+# GTA caches a narrow latent $C$ instead of values. The paper starts from values (Eq. 7): every past latent is decoded
+# by $W_P$ and gated for the query that reads it, and then the values are summed with the weights of the map:
 #
 # $$O_i(t) = \sum_s A_{q(i)}(t, s)\,\big[(C_s W_{P,i}) \odot g_i(t)\big]$$
 #
@@ -34,14 +34,14 @@ np.set_printoptions(precision=3, suppress=True)
 #
 # $$O_i(t) = \Big[\underbrace{\Big(\sum_s A_{q(i)}(t, s)\, C_s\Big)}_{Z(t)} W_{P,i}\Big] \odot g_i(t)$$
 #
-# Write it in the second way. No past latent may be decoded: the check measures the memory.
+# Implement the second form. No past latent may be decoded: the check measures how much memory your function uses.
 #
 # | | shape | |
 # | --- | --- | --- |
 # | `a` | (B, n_q, N_q, N_k) | the maps |
 # | `c` | (B, n_c, N_k, d_l) | the latents; map m reads latent head m // (n_q/n_c) |
 # | `w_p` | (n_q, d_l, width) | width = (n_h/n_q)·d_h: the columns of all heads that map m serves |
-# | `gate` | (B, N_q, n_h·d_h) | already σ of something |
+# | `gate` | (B, N_q, n_h·d_h) | the gate, after its σ |
 # | returns `heads` | (B, N_q, n_h·d_h) | map m fills columns m·width to (m+1)·width − 1 |
 
 
@@ -80,19 +80,20 @@ check("ex05", attend_then_decode)
 #
 # <details><summary>Hint 1</summary>
 #
-# Z first: `a @ c` with a latent for each map. Its shape (B, n_q, N_q, d_l) has no N_k any more.
+# Compute Z first: `a @ c`, with a copy of its latent head for each map. The shape of Z, (B, n_q, N_q, d_l), no longer
+# contains N_k.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `z @ w_p` multiplies map m by matrix m. The result is (B, n_q, N_q, width); heads side by side are (B, N_q, n_q,
-# width), reshaped.
+# `z @ w_p` multiplies map m by matrix m. The result is (B, n_q, N_q, width). To put the heads side by side, swap the
+# axes to (B, N_q, n_q, width), then reshape.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# With Eq. 7 a query at the end of 4096 tokens decodes 4096 · n_h · d_h values, with Eq. 8 it decodes n_q latents. This
-# is why the cache may hold the narrow latent and decoding stays cheap.
+# With Eq. 7 a query at the end of 4096 tokens decodes 4096 · n_h · d_h values; with Eq. 8 it decodes n_q latents. This
+# is why the cache can hold the narrow latent while a decoding step stays cheap.

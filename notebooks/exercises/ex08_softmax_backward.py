@@ -29,20 +29,20 @@ np.set_printoptions(precision=3, suppress=True)
 #
 # $$\frac{\partial A_j}{\partial S_l} = A_j\,(\delta_{jl} - A_l)$$
 #
-# Given $\mathrm{d}A$, the gradient of the loss by the map, find $\mathrm{d}S$, the gradient by the scores, for all
-# rows at once. Do not build the Jacobian: put the formula above into $\mathrm{d}S_l = \sum_j \mathrm{d}A_j\, \partial
-# A_j/\partial S_l$ and simplify on paper first.
+# Given $\mathrm{d}A$, the gradient of the loss with respect to the map, find $\mathrm{d}S$, the gradient with respect
+# to the scores, for all rows at once. Do not build the Jacobian: put the formula above into $\mathrm{d}S_l = \sum_j
+# \mathrm{d}A_j\, \partial A_j/\partial S_l$ and simplify on paper first.
 #
 # | | shape | |
 # | --- | --- | --- |
 # | `d_map` | (B, n_q, N_q, N_k) | |
-# | `map` | (B, n_q, N_q, N_k) | a row is 0 where the query sees nothing; then its gradient is 0 |
+# | `map` | (B, n_q, N_q, N_k) | if a query sees nothing, its row is 0, and so is its gradient |
 # | returns `d_scores` | (B, n_q, N_q, N_k) | |
 
 
 # %%
 def map_backward(d_map, map):
-    """Gradient by the scores: (B, n_q, N_q, N_k)."""
+    """Gradient with respect to the scores: (B, n_q, N_q, N_k)."""
     ...
 
 
@@ -52,7 +52,7 @@ def map_backward(d_map, map):
 # %%
 map = np.array([[[[0.25, 0.25, 0.5]]]])
 print(map_backward(np.array([[[[1.0, 0.0, 0.0]]]]), map))  # one row of the Jacobian
-print(map_backward(np.ones((1, 1, 1, 3)), map))  # the loss is the row's sum, which is always 1
+print(map_backward(np.ones((1, 1, 1, 3)), map))  # the loss is the sum of the row, which is always 1
 
 # %% [markdown]
 # It should print
@@ -75,12 +75,13 @@ check("ex08", map_backward)
 #
 # <details><summary>Hint 1</summary>
 #
-# Split the sum at δ: one term is A_l dA_l, the other is A_l times a number that is the same for the whole row.
+# Split the bracket into its two terms: δ gives A_l dA_l, and the other gives −A_l times a number that is the same for
+# the whole row.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# The row's number, rowsum(A ⊙ dA), equals rowsum(Z ⊙ dZ). That is how a fused kernel finds it without the map, so that
-# training needs no N² memory either.
+# The number that each row needs, rowsum(A ⊙ dA), equals rowsum(Z ⊙ dZ). A fused kernel can therefore compute it without
+# the map, so training needs no N² memory either.

@@ -25,15 +25,16 @@ from gta_ref.exercises import check
 np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
-# Forward, for each map $m$, with all heads that it serves side by side:
+# For each map $m$, with all the heads that it serves side by side, the forward is
 #
 # $$U_m = Z_m W_{P,m} \;\big(+\ [Z_m\ Z_m \dots Z_m]\big), \qquad O = U \odot \sigma(a)$$
 #
-# The term in brackets is the residual of the released code: `copies` says whether it is there. It is $e = $
-# width$/d_l$ copies of $Z_m$ side by side, added to $Z_m W_{P,m}$.
+# The term in parentheses is the residual of the released code: `copies` says whether it is present. It consists of $e =
+# \mathrm{width}/d_l$ copies of $Z_m$ side by side, which are added to $Z_m W_{P,m}$.
 #
-# Given $\mathrm{d}O$, find $\mathrm{d}Z$, $\mathrm{d}W_P$ and $\mathrm{d}a$. $U$ holds the maps side by side: map $m$
-# has the columns $m\cdot$width to $(m+1)\cdot$width$ - 1$. You need $\sigma' = \sigma(1 - \sigma)$.
+# Given $\mathrm{d}O$, find $\mathrm{d}Z$, $\mathrm{d}W_P$ and $\mathrm{d}a$. $U$ holds the results of all maps side by
+# side: map $m$ has the columns $m \cdot \mathrm{width}$ to $(m+1) \cdot \mathrm{width} - 1$. You will need $\sigma' =
+# \sigma(1 - \sigma)$.
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -42,12 +43,12 @@ np.set_printoptions(precision=3, suppress=True)
 # | `w_p` | (n_q, d_l, width) | |
 # | `a` | (B, N, n_q·width) | the gate before σ |
 # | `copies` | bool | |
-# | returns `d_z`, `d_w_p`, `d_a` | as z, w_p and a | |
+# | returns `d_z`, `d_w_p`, `d_a` | the shapes of z, w_p and a | |
 
 
 # %%
 def decoder_backward(d_heads, z, w_p, a, copies):
-    """d_z, d_w_p, d_a, in the shapes of z, w_p and a."""
+    """d_z, d_w_p and d_a, with the shapes of z, w_p and a."""
     ...
 
 
@@ -86,19 +87,19 @@ check("ex09", decoder_backward)
 #
 # <details><summary>Hint 1</summary>
 #
-# Product rule at ⊙: dU = dO ⊙ σ(a), and da = dO ⊙ U ⊙ σ′(a).
+# Apply the product rule to ⊙: dU = dO ⊙ σ(a), and da = dO ⊙ U ⊙ σ′(a).
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# For U = Z W: dZ = dU Wᵀ and dW = Zᵀ dU, summed over all tokens of all sequences. Copies: Z went into each of the e
-# slices of U, so it gets the sum of their gradients.
+# For U = Z W: dZ = dU Wᵀ and dW = Zᵀ dU, summed over all tokens of all sequences. With copies, Z also went into each of
+# the e slices of U, so the sum of the slices' gradients is added to dZ.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# This decoder is GTA's own, and the copies are where the paper and the released code differ. A forgotten slice raises
-# no error: the model trains with a wrong gradient.
+# This decoder exists only in GTA, and the copies are a point in which the paper and the released code differ. A
+# forgotten slice raises no error: the model trains with a wrong gradient.

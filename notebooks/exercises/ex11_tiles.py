@@ -32,7 +32,8 @@ np.set_printoptions(precision=3, suppress=True)
 # $$\mu' = \max(\mu, \max_j S_j), \qquad \ell \leftarrow e^{\mu - \mu'} \ell + \sum_j e^{S_j - \mu'}, \qquad
 # z \leftarrow e^{\mu - \mu'} z + \sum_j e^{S_j - \mu'} V_j$$
 #
-# In the end $z / \ell$ is the result and $\mathrm{lse} = \mu + \log \ell$. One head, one sequence:
+# At the end, $z / \ell$ is the result and $\mathrm{lse} = \mu + \log \ell$. Your function computes one head of one
+# sequence:
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -40,8 +41,8 @@ np.set_printoptions(precision=3, suppress=True)
 # | `tile` | int | keys in a tile; the last one may be smaller |
 # | returns `z`, `lse` | (N_q, d_v), (N_q,) | a query that sees nothing: z = 0, lse = −∞ |
 #
-# Causal, aligned to the end: query $i$ sees key $j$ if $j \le N_k - N_q + i$. Loop over the tiles of keys; all queries
-# at once is fine. An array of N_q × N_k must not exist: the check measures it.
+# The mask is causal and aligned to the end: query $i$ sees key $j$ if $j \le N_k - N_q + i$. Loop over the tiles of
+# keys; you may process all queries at once. No array of N_q × N_k elements may exist: the check measures the memory.
 
 
 # %%
@@ -84,18 +85,19 @@ check("ex11", attention_in_tiles)
 #
 # <details><summary>Hint 1</summary>
 #
-# Start with μ = −∞, ℓ = 0, z = 0. The first tile then shrinks nothing that matters: e^(−∞ − μ′) = 0.
+# Start with μ = −∞, ℓ = 0, z = 0. The factor of the first tile is then e^(−∞ − μ′) = 0, and what it multiplies is 0
+# anyway.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# Where a query has seen nothing yet, μ′ is −∞ and −∞ − −∞ is NaN: use 0 for μ′ in the exponents there.
+# As long as a query has seen nothing, μ′ is −∞, and −∞ − −∞ is NaN: use 0 for μ′ in the exponents of that query.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# GTA's fused engines, on the CPU and on a GPU, are this loop. Because the latent stands in for the values, z is d_l
-# wide and there are only n_q of them.
+# The library's fused engines, on the CPU and on a GPU, are this loop. In GTA the latent takes the place of the values,
+# so z is d_l wide, and there are only n_q of them.

@@ -1,6 +1,7 @@
-"""The operations of the formulas are those that the real code executes, product by product."""
+"""The formulas count the operations that the real code executes, product by product."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gta_ref.lm import model as lm
 from gta_ref.mechanisms import gha, gqa, gta, gva, mha, mla
 
 H, N_H, D = 24, 12, 4
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     "mha": mha.Config(H, N_H, D),
     "gqa": gqa.Config(H, N_H, D, n_k=3),
     "gva": gva.Config(H, N_H, D, n_q=4),
@@ -37,7 +38,7 @@ def parts(name):
 
 
 def ways(name):
-    """What a mechanism takes besides its configuration: MLA runs in two ways."""
+    """The arguments of a mechanism besides its configuration: MLA runs in two ways."""
     return [{"absorb": False}, {"absorb": True}] if name.startswith("mla") else [{}]
 
 
@@ -87,14 +88,14 @@ def test_a_whole_training_step(name):
         lm.loss_backward(saved)
     training = training_macs(sizes, BATCH, LENGTH, fused=False, causal_saving=False)
     assert forward["total"] + tally.macs == training["total"]
-    # a fused kernel multiplies Q and K once more, and nothing else
+    # a fused kernel multiplies Q and K once more; everything else is the same
     again = training_macs(sizes, BATCH, LENGTH, fused=True, causal_saving=False)
     s = sizes.structure
     assert again["total"] - training["total"] == 2 * BATCH * s.n_q * s.d_k * LENGTH**2
 
 
 def test_a_decoding_step_of_a_whole_model():
-    """MLA's, which attends in the latent space there, in another core than its prefill."""
+    """The model is MLA's, which attends in the latent space when it decodes: with another core than in its prefill."""
     config = lm.Config(19, 2, 10, CONFIGS["mla"], mechanism="mla")
     sizes = Model.of("tiny", "mla", CONFIGS["mla"], n_layers=2, intermediate_size=10, vocab_size=19)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Structure against the paper's closed formulas (its complexity table), for all six mechanisms."""
+"""The structure compared with the paper's closed formulas (its complexity table), for all six mechanisms."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gta_ref.costs.flops import attention_layer, pairs
 from gta_ref.mechanisms import gha, gqa, gta, gva, mha, mla
 
 H, N_H, D = 96, 12, 8  # n_h d_h = H, as in every published model
-# without biases and, but for GTA, without a gate: the paper counts neither
+# without biases and, except for GTA, without a gate: the paper counts neither
 
 # structure, cache / N, attention / N², linear / N
 TABLE = {
@@ -45,16 +45,16 @@ def test_the_papers_table(name):
 
 
 def test_gva_linear():
-    """The paper's row, 2 H² + 2 n_k d_h H, is GQA's with n_k maps, and leaves out that all n_h values are projected.
+    """The paper's row is 2 H² + 2 n_k d_h H: that of GQA with n_k maps, as if not all n_h values were projected.
 
-    Counted: W_V and W_O are H × H, W_Q and W_K are H × n_q d_h (n_q = n_k), which is the same number.
+    By counting, W_V and W_O are H × H, and W_Q and W_K are H × n_q d_h (n_q = n_k), which is the same number.
     """
     structure = TABLE["gva"][0]
     assert structure.linear_macs == 2 * H**2 + 2 * 4 * D * H
 
 
 def test_mla_the_other_way():
-    """Absorbed: the same linear products, a wider core, and none that a decoding step repeats."""
+    """Absorbed, MLA has the same linear products and a wider core, and a decoding step repeats no product."""
     config = mla.Config(H, N_H, latent_dim=20, nope_dim=D, rope_dim=4, value_dim=D)
     plain, absorbed = mla.structure(config), mla.structure(config, absorb=True)
     assert plain.linear_macs == absorbed.linear_macs
@@ -62,7 +62,7 @@ def test_mla_the_other_way():
     assert (plain.n_k, absorbed.n_k) == (N_H, 1)
     assert absorbed.held_macs == 0
     assert plain.held_macs == 2 * N_H * D * 20
-    # a step of one token behind 99: decompressing costs 100 times the up-projections
+    # a step of one token after 99: decompressing costs 100 times the up-projections
     assert attention_layer(plain, 1, 99)["linear"] == plain.linear_macs + 99 * plain.held_macs
     assert attention_layer(absorbed, 1, 99)["linear"] == plain.linear_macs
 

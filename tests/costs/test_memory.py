@@ -1,6 +1,7 @@
-"""Bytes by formula are the bytes of real caches, real parameters and what a real forward keeps."""
+"""The formulas give the bytes of real caches, of real parameters and of what a real forward keeps."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gta_ref.lm import model as lm
 from gta_ref.mechanisms import gha, gqa, gta, gva, mha, mla
 
 H, N_H, D = 24, 12, 4
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     "mha": mha.Config(H, N_H, D),
     "gqa": gqa.Config(H, N_H, D, n_k=3),
     "gva": gva.Config(H, N_H, D, n_q=4),
@@ -45,7 +46,7 @@ def test_cache_and_weights(name, dtype):
 
 
 def kept_bytes(saved, params):
-    """Bytes of all arrays that `saved` holds on to, each memory once, without parameters and tables of angles."""
+    """Bytes of all arrays that `saved` refers to, without parameters and tables of angles; each memory counts once."""
     given = {id(_owner(p)) for p in params}
     owners, seen = {}, set()
 
@@ -58,7 +59,7 @@ def kept_bytes(saved, params):
             if id(owner) not in given:
                 owners[id(owner)] = owner
         elif isinstance(x, tuple | list):
-            # (cos, sin, pairing) of RoPE
+            # RoPE's (cos, sin, pairing)
             if len(x) == 3 and isinstance(x[2], str):
                 return
             for part in x:
@@ -107,4 +108,4 @@ def test_a_fused_layer_keeps_no_map():
     short, long = (attention_activations(structure, 1, n) for n in (1024, 65536))
     assert long == 64 * short  # linear in N
     unfused = attention_activations(structure, 1, 65536, fused=False)
-    assert unfused - long == 65536 * 5 * (65536 - 1)  # the maps instead of lse
+    assert unfused - long == 65536 * 5 * (65536 - 1)  # the maps are kept instead of lse

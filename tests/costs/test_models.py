@@ -1,4 +1,4 @@
-"""Sizes from names, words, files; hardware; the frontier and the design space."""
+"""Sizes from names, words and files; hardware; the frontier and the design space."""
 
 import numpy as np
 import pytest
@@ -106,7 +106,7 @@ def test_from_where_the_ratio_stays_above_a_level():
     lengths = (1, 2, 4, 8, 16)
     for row, want in (
         ([1, 2, 3, 4, 5], 2),
-        ([2, 1, 3, 4, 5], 4),  # not from 1: at 2 it falls below once more
+        ([2, 1, 3, 4, 5], 4),  # not from 1, because at 2 the ratio falls below the level again
         ([2, 2, 2, 2, 2], 1),
         ([1, 1, 1, 1, 1], None),
         ([1, 1, 3, np.nan, np.nan], 4),

@@ -1,8 +1,9 @@
-"""Every command and example that the README and the pages print works.
+"""Every command and example in the README and on the pages works.
 
-A block of commands or Python is run, in an empty folder, unless the line above it is a tag: ``<!-- takes: minutes -->``,
-``<!-- needs: gpu -->``, ``<!-- needs: torch -->`` and the like. Of tagged commands, and of commands within a sentence,
-the options are checked, by asking for their help. make's targets are never run, but have to exist.
+A block of commands or Python is run in an empty folder, unless the line above it is a tag such as
+``<!-- takes: minutes -->``, ``<!-- needs: gpu -->`` or ``<!-- needs: torch -->``. For commands in tagged blocks and
+inside sentences, only the options are checked, by running the command with --help. make's targets must exist, but are
+never run.
 """
 
 import importlib.util
@@ -22,7 +23,7 @@ FENCE = re.compile(
     r"(?:^(?P<tag><!--[^\n]*-->)\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 TAG = re.compile(r"<!-- (takes|needs): .+ -->")
-INSTALLED = {"venv", "pip", "pytest"}  # modules of others that `python -m` names
+INSTALLED = {"venv", "pip", "pytest"}  # modules outside the project that `python -m` runs
 
 
 class Block(NamedTuple):
@@ -50,17 +51,17 @@ def blocks(page, text):
 
 
 def commands(text):
-    """The words of each command of a block: comments are left out, a line that ends in \\ goes on."""
+    """The words of each command in a block, without comments; a line that ends in \\ continues on the next."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        while words and re.fullmatch(r"\w+=\S*", words[0]):  # a variable for this command alone
+        while words and re.fullmatch(r"\w+=\S*", words[0]):  # a variable that is set for this command only
             words = words[1:]
         if words:
             yield [Path(words[0]).name, *words[1:]]
 
 
 def spans(text):
-    """Commands within sentences: `gta-ref ...`, `make ...`, `python -m ...`, without placeholders."""
+    """Commands inside sentences, such as `gta-ref ...`, `make ...`, `python -m ...`, that have no placeholders."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     for span in re.findall(r"`([^`\n]+)`", text):
         if re.match(r"(\w+=\S+ )?(gta-ref|make|python -m) [a-z]", span) and not re.search(
@@ -74,10 +75,10 @@ def gta_ref(*words):
 
 
 def check_options(words):
-    """What can be wrong with a command without running it: gta-ref's options, make's targets, python's modules."""
+    """Check what can be checked without running a command: gta-ref's options, make's targets, python's modules."""
     program, *rest = words
     if program == "gta-ref":
-        result = gta_ref(*rest, "--help")  # an unknown option or command comes before the help
+        result = gta_ref(*rest, "--help")  # an unknown option or command is an error before the help
         assert result.exit_code == 0, result.output
     elif program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

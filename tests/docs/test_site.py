@@ -1,7 +1,7 @@
-"""The site's parts: the checker finds what it is there for, formulas and docstrings come out right, no module is missing.
+"""The parts of the site: the checker finds faults, formulas and docstrings come out right, and no module is missing.
 
-The site itself is built and checked by `make docs`. Here a small one is, with the same settings, where Sphinx is
-installed.
+`make docs` builds and checks the site itself. If Sphinx is installed, a small site with the same settings is built
+here.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 
 
 def load(path):
-    """A file of docs/, which is no package."""
+    """Import a Python file of docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -39,7 +39,7 @@ needs_sphinx = pytest.mark.skipif(
 RIGHT = """<!doctype html><html><head><link rel="stylesheet" href="site.css"><link rel="canonical" href="https://x.org/">
 </head><body><h1 id="top">T</h1><p><span class="math"><math><mi>x</mi></math></span> <code>\\frac</code>
 <a href="#top">up</a> <a href="other.html#place">on</a> <a href="https://arxiv.org/abs/1">out</a>
-<img src="a.png"></p><pre>\\frac{1}{2}</pre></body></html>"""
+<img src="a.png" alt="a curve"></p><pre>\\frac{1}{2}</pre></body></html>"""
 
 
 def site(folder, page):
@@ -71,6 +71,9 @@ def test_a_right_site_has_no_faults(tmp_path):
         ("<p>", "<p>\\frac{1}{2}", "raw TeX: '\\\\frac{1}{2}'"),
         ("<p>", '<p><span class="problematic">?</span>', "Sphinx or the browser reports an error there"),
         ("<mi>", "<merror>a</merror><mi>", "Sphinx or the browser reports an error there"),
+        (' alt="a curve"', "", "an image without an alternative text: 'a.png'"),
+        ('alt="a curve"', 'alt=" "', "an image without an alternative text: 'a.png'"),
+        ('alt="a curve"', 'alt="../_images/a.png"', "an image without an alternative text: 'a.png'"),
     ],
 )
 def test_a_fault_is_found(old, new, fault, tmp_path):
@@ -116,10 +119,12 @@ def test_every_module_is_in_the_reference():
             for shown_package, only, exclude in shown
         )
 
+    # the two Configs are shown on their mechanisms' pages, the command on the page of commands
     elsewhere = {"gta_ref.cli", "gta_ref.mechanisms.gta_config", "gta_ref.mechanisms.mla_config"}
     names = {info.name for info in pkgutil.walk_packages(gta_ref.__path__, "gta_ref.")}
-    # commands have a page of their own, and an exercise's checks are no reading before it
+    # the other commands are on that page, too; an exercise's checks would give its answer away
     names = {name for name in names if not name.startswith(("gta_ref.commands", "gta_ref.exercises."))} - elsewhere
+    names = {name for name in names if not name.endswith(".__main__")}
     assert [name for name in sorted(names) if not is_shown(name)] == []
 
 
@@ -167,6 +172,26 @@ def test_docstrings_are_shown_as_typed():
     assert as_typed(marked) == marked
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,218", "0.375", "1.5×", "2.01 ×", "70 %", "−0.004", "+0.057", "22,692 (23,578)", "1.17 (1.17–1.20)",
+        "1.370 ± 0.006", "[−0.056, +0.074]", "64 + 128 = 192", "5 × 64", "3.3 GB/s", "12 ms", "4e-12", "0–2",
+    ],
+)  # fmt: skip
+@needs_sphinx
+def test_a_cell_of_figures_is_found(text):
+    assert load(DOCS / "_ext" / "tables.py").is_figure(text)
+
+
+@pytest.mark.parametrize("text", ["", "never", "GTA-1B", "B 1, N 2048", "2 n_h d_h", "×", "– MHA", "4 H²", "10 maps"])
+@needs_sphinx
+def test_a_cell_of_words_is_not(text):
+    assert not load(DOCS / "_ext" / "tables.py").is_figure(text)
+
+
+# a PNG of one white pixel
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTjTpAAAAABJRU5ErkJggg=="
 NOTEBOOK = {
     "nbformat": 4,
     "nbformat_minor": 5,
@@ -192,13 +217,30 @@ NOTEBOOK = {
                 }
             ],
         },
+        {
+            "id": "c",
+            "cell_type": "code",
+            "metadata": {},
+            "execution_count": 2,
+            "source": "plots_cache.family(found)",
+            "outputs": [{"output_type": "display_data", "metadata": {}, "data": {"image/png": PIXEL}}],
+        },
+        {"id": "d", "cell_type": "markdown", "metadata": {}, "source": "Look at the curve: it is flat. Why?"},
+        {
+            "id": "e",
+            "cell_type": "code",
+            "metadata": {},
+            "execution_count": 3,
+            "source": "ax.plot(x)",
+            "outputs": [{"output_type": "display_data", "metadata": {}, "data": {"image/png": PIXEL[:-4] + "AAA="}}],
+        },
     ],
 }
 
 
 @needs_sphinx
 def test_a_small_site(tmp_path):
-    """The settings, the extensions and the checker together: a formula, a module, a notebook with an animation."""
+    """Settings, extensions and checker together, on a formula, a module and a notebook with an animation."""
     source, built = tmp_path / "docs", tmp_path / "html"
     (source / "notebooks").mkdir(parents=True)
     (source / "notebooks" / "01_n.ipynb").write_text(json.dumps(NOTEBOOK), encoding="utf-8")
@@ -207,6 +249,7 @@ def test_a_small_site(tmp_path):
     shutil.copy(DOCS / "conf.py", source)
     (source / "index.md").write_text(
         "# T\n\n$$\na\n$$ (one)\n\n$$b \\tag{7}$$\n\n{eq}`one`\n\n```{toctree}\nm\n```\n```{notebooks}\n```\n"
+        "\n| of | ms | from |\n| --- | --- | --- |\n| a | 1.5 | 1,024 |\n| b | 20 | never |\n| c | 3 | 7 |\n"
     )
     (source / "m.rst").write_text("M\n=\n\n.. modules:: gta_ref.ops\n   :only: softmax\n")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(source), str(built)]
@@ -221,6 +264,13 @@ def test_a_small_site(tmp_path):
     page = (built / "notebooks" / "01_n.html").read_text(encoding="utf-8")
     assert "play()" in page
     assert "font-awesome" not in page
+    assert re.findall(r'<img alt="([^"]*)"', page) == [
+        "The cache, attention operations and parameters of several attention layers, one bar per layer.",
+        "Look at the curve: it is flat.",
+    ]
+    cells = re.findall(r"<t[hd]([^>]*)><p>([^<]*)", first)
+    assert [text for _, text in cells] == ["of", "ms", "from", "a", "1.5", "1,024", "b", "20", "never", "c", "3", "7"]
+    assert ["numeric" in attributes for attributes, _ in cells] == [False, True, True] * 4
     reference = (built / "m.html").read_text(encoding="utf-8")
     assert 'id="gta_ref.ops.softmax.softmax_backward"' in reference
     assert "Cotangent of lse" in reference

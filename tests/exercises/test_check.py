@@ -1,4 +1,4 @@
-"""The check itself: what it blocks and restores, how it words errors, what its verdict shows."""
+"""The check itself: what it blocks and restores, how it describes errors, and what its verdict shows."""
 
 import functools
 import importlib.util
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gta_ref import core, ops
+from gta_ref import ops
 from gta_ref.core import Mask, attention_forward
 from gta_ref.exercises import check, simulate
 from gta_ref.exercises import cuda as cuda_exercise
@@ -26,7 +26,7 @@ ARRAYS = [name for name, exercise in CATALOGUE.items() if isinstance(exercise, E
 
 
 def solution(name):
-    """An exercise's function as the solution has it, compiled from the notebook's text alone."""
+    """The solution of an exercise, compiled from nothing but the notebook's text."""
     text = next(SOLUTIONS.glob(f"{name}_*.py")).read_text(encoding="utf-8")
     function = CATALOGUE[name].function
     source = re.search(rf"^def {function}\(.*?# END SOLUTION$", text, re.S | re.M)[0]
@@ -84,7 +84,7 @@ def closure():
     ids=["itself", "partial", "attribute", "name", "default", "late import", "caught", "closure"],
 )
 def test_calling_the_library_does_not_pass(function):
-    if function is imported_by_name:  # it takes a third, optional argument
+    if function is imported_by_name:  # this function accepts a third, optional argument
         assert "softmax_backward was called" in check("ex08", function).hint
         return
     verdict = check("ex08", function)
@@ -96,9 +96,9 @@ def test_calling_the_library_does_not_pass(function):
     "call, name",
     [
         (lambda: attention_forward(*np.ones((3, 1, 1, 1, 1)), engine="reference"), "engines.attention_forward"),
-        (lambda: core.reference.repeat_heads(np.ones((1, 1, 1, 1)), 1), "reference.repeat_heads"),
+        (lambda: ops.heads.repeat_heads(np.ones((1, 1, 1, 1)), 1), "heads.repeat_heads"),
         (lambda: Mask().to_dense(1, 1), "core.mask.Mask"),
-        (lambda: gta.structure(None), "gta_config.structure"),
+        (lambda: gta.structure(None), "gta_config.structure"),  # type: ignore[arg-type]
         (lambda: gta.Config.preset("gta-1b"), "gta_config.Config.preset"),
         (lambda: __import__("gta_ref.lab.retrieval"), "gta_ref.lab"),
     ],
@@ -143,7 +143,7 @@ def test_writing_to_an_input_is_caught():
         return map_ * d_map
 
     hint = check("ex08", in_place).hint
-    assert "It writes into one of its inputs" in hint
+    assert "The function writes into one of its inputs" in hint
     assert "d_map -= (map_ * d_map).sum" in hint
 
     def forced(d_map, map_):
@@ -153,7 +153,7 @@ def test_writing_to_an_input_is_caught():
     assert "map_backward changes its input d_map" in check("ex08", forced).hint
 
 
-# --- what is wrong in words -------------------------------------------------------------------------------------
+# --- the words for what is wrong --------------------------------------------------------------------------------
 
 
 def test_an_error_is_shown_with_the_line_of_the_answer():
@@ -171,22 +171,25 @@ def test_an_error_is_shown_with_the_line_of_the_answer():
 @pytest.mark.parametrize(
     "function, words",
     [
-        (lambda q, k: q, "is called with 3 arguments, (q, k, visible): too many positional arguments."),
+        (
+            lambda q, k: q,
+            "The check calls shared_map(…) with 3 arguments, (q, k, visible): too many positional arguments.",
+        ),
         (
             np.zeros(3),
-            "This is a numpy.ndarray; expected the function itself: check(…, shared_map), without calling it.",
+            "This is a numpy.ndarray; expected the function itself, not its result: check(…, shared_map).",
         ),
         (lambda q, k, visible: None, "shared_map(…) returns None; expected an array (2, 6, 5, 7)."),
         (lambda q, k, visible: ..., "map is an ellipsis; expected a NumPy array."),
         (lambda q, k, visible: "map", "map is a str; expected a NumPy array."),
         (lambda q, k, visible: [[1.0], [1.0, 2.0]], "map is a list of unequal lengths"),
         (lambda q, k, visible: q.astype(complex), "map has dtype complex128"),
-        (lambda q, k, visible: np.zeros((2, 5, 6, 7)), "The axes are there, in another order."),
+        (lambda q, k, visible: np.zeros((2, 5, 6, 7)), "The axes are right but in another order."),
         (lambda q, k, visible: np.zeros((2, 6, 5, 7, 1)), "an axis too many"),
         (lambda q, k, visible: np.zeros((2, 6, 35)), "a reshape or a transpose is missing"),
         (lambda q, k, visible: np.full((2, 6, 5, 7), np.inf), "map is infinite in 420 of 420 places"),
-        (lambda q, k, visible: 2 * solution("ex03")(q, k, visible), "All of it is 2 times what is expected."),
-        (lambda q, k, visible: -solution("ex03")(q, k, visible), "All of it has the wrong sign."),
+        (lambda q, k, visible: 2 * solution("ex03")(q, k, visible), "Every value is 2 times what is expected."),
+        (lambda q, k, visible: -solution("ex03")(q, k, visible), "Every value has the wrong sign."),
         (
             lambda q, k, visible: solution("ex03")(q, k, visible)[:, [1, 0, 2, 3, 4, 5]],
             "The heads (axis 1) are right but in another order: [1, 0, 2, 3, 4, 5].",
@@ -200,7 +203,7 @@ def test_words(function, words):
 
 
 def test_an_error_without_a_line_of_the_answer_shows_none_of_ours():
-    hint = check("ex03", np.where).hint  # has no Python source
+    hint = check("ex03", np.where).hint  # a function without Python source
     assert hint.startswith("ValueError: ")
     assert "  line" not in hint
 
@@ -221,7 +224,7 @@ def test_a_small_error_is_seen_and_rounding_is_not():
 
 @pytest.mark.parametrize("name", [name for name in ARRAYS if name not in ("ex02", "ex06")])
 def test_tolerances_are_small(name):
-    """Some thousand roundings of the largest value at most; more where scores of thousands lose digits before exp."""
+    """At most some thousand roundings of the largest value, or more if scores of thousands lose digits before exp."""
     exercise = CATALOGUE[name]
     for trial in exercise.trials():
         for result, one in exercise._expected(trial.arguments).items():
@@ -240,7 +243,7 @@ def test_unknown_exercise():
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_every_mistake_is_wrong_and_is_named(name):
-    """A mistake differs from the truth in some hidden case, and the first such case names it or an earlier one."""
+    """Each mistake differs from the truth in a hidden case, and the first such case names it or an earlier mistake."""
     exercise = CATALOGUE[name]
     hints = [mistake.hint for mistake in exercise.mistakes]
     for mistake in exercise.mistakes:
@@ -250,7 +253,7 @@ def test_every_mistake_is_wrong_and_is_named(name):
 
 
 def _with_parameters(parameters, function):
-    """The function under the exercise's parameters, as a student's has them."""
+    """The function with the parameters of the exercise, as a student's function has them."""
     return eval(f"lambda {parameters}: function({parameters})", {"function": function})
 
 
@@ -294,7 +297,7 @@ def test_hint_is_escaped_in_html():
         raise ValueError("<b>5 < 3</b>")
 
     shown = check("ex08", angry)._repr_html_()
-    assert shown.count("&lt;b&gt;5 &lt; 3&lt;/b&gt;") == 2  # the message, and the line of the answer
+    assert shown.count("&lt;b&gt;5 &lt; 3&lt;/b&gt;") == 2  # once in the message and once in the line of the answer
     assert "<b>5" not in shown
 
 
@@ -322,15 +325,15 @@ def test_missing_simulator_names_the_command(monkeypatch):
 @pytest.mark.parametrize(
     "steps, race",
     [
-        ("0w 1r", "thread (1, 0) reads element 5 of the shared array of line 7, which thread (0, 0) writes"),
+        ("0w 1r", "thread (1, 0) reads element 5 of the shared array in line 7, which thread (0, 0) writes"),
         ("0w 0r 0b 1b 1r 1b 0b 0w", None),
-        ("0w 0b 1b 1r 0w", "thread (0, 0) writes element 5 of the shared array of line 7, which thread (1, 0) reads"),
-        ("0w 1w", "thread (1, 0) writes element 5 of the shared array of line 7, which thread (0, 0) writes"),
+        ("0w 0b 1b 1r 0w", "thread (0, 0) writes element 5 of the shared array in line 7, which thread (1, 0) reads"),
+        ("0w 1w", "thread (1, 0) writes element 5 of the shared array in line 7, which thread (0, 0) writes"),
         ("0w 0r 0w", None),
     ],
 )
 def test_race_in_either_order(steps, race):
-    """Threads 0 and 1 write (w) and read (r) one element and pass barriers (b), in the order given."""
+    """Threads 0 and 1 write (w) and read (r) the same element and pass barriers (b) in the given order."""
     watch = Watch()
     memory = SharedArray(8, np.float32, watch, 7)
     for step in steps.split():

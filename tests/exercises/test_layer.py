@@ -1,4 +1,4 @@
-"""Exercise 13: the solution with one place changed, and what the check says to it."""
+"""Exercise 13: what the check says about solutions in which one place is changed."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ MASTER = Path(__file__).parents[2] / "notebooks" / "exercises" / "solutions" / "
 FIRST = '    x, config = arrays["x"], settings["config"]\n'
 
 CHANGES = {
-    "only out": ('    return {"q": q', '    return {"out": out}\n    return {"q": q', "Still to come: d_w_q, d_b_q, d_w_k"),
+    "only out": ('    return {"q": q', '    return {"out": out}\n    return {"q": q', "Still missing: d_w_q, d_b_q, d_w_k"),
     "nothing": ('    return {"q": q', '    return\n    return {"q": q', "gta_layer(…) returns None; expected a dict"),
     "no copies": (
         'copies = width // d_l if config.get("decoder_residual") else 0', "copies = 0", "decoder residual missing",

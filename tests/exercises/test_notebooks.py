@@ -1,4 +1,4 @@
-"""Every solution passes, every starter fails and says what is missing, and a starter is its solution without it."""
+"""Every solution passes; every starter fails and says what is missing, and is otherwise equal to its solution."""
 
 import contextlib
 import importlib.util
@@ -23,7 +23,7 @@ def name_of(path):
 
 
 def run(path, monkeypatch):
-    """Execute a notebook as a script: its namespace, what it printed, and the verdicts of its checks."""
+    """Execute a notebook as a script; return its namespace, its printed output and the verdicts of its checks."""
     if name_of(path).startswith("ex12") and importlib.util.find_spec("numba_cuda") is None:
         pytest.skip("numba-cuda is not installed: pip install --group cuda")
     verdicts, check = [], exercises.check
@@ -67,10 +67,10 @@ def test_solution_passes_and_prints_what_the_statement_shows(path, monkeypatch):
 
 @pytest.mark.parametrize("path", MASTERS, ids=name_of)
 def test_otter_test_is_for_this_exercise(path):
-    """otter-grader finds a question of the exercise's name, and its test calls this exercise's check."""
+    """otter-grader finds a question with the name of the exercise, whose test calls the check of this exercise."""
     text = path.read_text(encoding="utf-8")
     name, function = path.name[:4], CATALOGUE[path.name[:4]].function
-    assert text.count(f"# name: {name}\n") == 2  # the assignment's and the question's
+    assert text.count(f"# name: {name}\n") == 2  # once for the assignment and once for the question
     assert (
         f'def test_{name}({function}):\n    from gta_ref.exercises import check\n\n    verdict = check("{name}"' in text
     )

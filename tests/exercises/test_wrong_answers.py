@@ -1,6 +1,7 @@
-"""Answers that a student may give, written apart from the checks, and what the check has to say to each."""
+"""Wrong answers that a student may give, written independently of the checks, and what the check must say to each."""
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import pytest
 from gta_ref.exercises import check
 from gta_ref.ops import rope_angles, rope_forward
 
-CASES = []
+CASES: list[Any] = []
 
 
 def wrong(exercise, *words):
-    """Note a wrong answer and the words that its hint has to contain."""
+    """Register a wrong answer and the words that its hint must contain."""
 
     def note(function):
         CASES.append(pytest.param(exercise, function, words, id=f"{exercise}-{function.__name__}"))
@@ -78,7 +79,7 @@ def keys_interleaved(n_h, n_q, n_k, n_c):
     return m, m % n_k, m % n_c
 
 
-@wrong("ex02", "returns 2 things; expected 3")
+@wrong("ex02", "returns 2 values; expected 3")
 def no_latent(n_h, n_q, n_k, n_c):
     m = np.arange(n_h) // (n_h // n_q)
     return m, m // (n_q // n_k)
@@ -317,7 +318,7 @@ def decoder(d_heads, z, w_p, a, copies, slope=lambda g: g * (1 - g), gate=True, 
     return d_z, d_w, d_heads * u.reshape(a.shape) * slope(g)
 
 
-@wrong("ex09", "gate is left out on the way back")
+@wrong("ex09", "gate is left out of the backward")
 def ungated(d_heads, z, w_p, a, copies):
     return decoder(d_heads, z, w_p, a, copies, gate=False)
 
@@ -393,7 +394,7 @@ def not_rescaled(q, k, v, tile):
     return tiled(q, k, v, tile, rescale=False)
 
 
-@wrong("ex11", "behind the last whole tile", "last tile has one key")
+@wrong("ex11", "after the last whole tile", "last tile has one key")
 def whole_tiles(q, k, v, tile):
     return tiled(q, k, v, tile, stop=lambda keys, tile: keys // tile * tile)
 
@@ -419,7 +420,7 @@ def whole_map(q, k, v, tile):
     return w @ v / np.where(total > 0, total, 1), (top + np.log(total))[:, 0]
 
 
-# --- ex12: the simulator gives these names their meaning -------------------------------------------------------
+# --- ex12: the simulator defines the names that the kernels use ------------------------------------------------
 
 cuda = float32 = None
 TILE = 4

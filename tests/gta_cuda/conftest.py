@@ -1,4 +1,4 @@
-"""The simulator has to be chosen before Numba is imported: `make test-cudasim` collects its tests, others the rest."""
+"""Numba's simulator must be chosen before Numba is imported, so that only `make test-cudasim` collects its tests."""
 
 import os
 import sys
@@ -8,5 +8,5 @@ collect_ignore = (
     ["test_compiled.py", "test_engine.py", "test_gpu.py", "test_gpu_bench.py"] if SIMULATED else ["test_simulated.py"]
 )
 if SIMULATED:
-    # the simulator's main thread polls the threads of a block, each time for as long as Python lets it: 5 ms
+    # the simulator's main thread polls the threads of a block, and keeps each turn for Python's switch interval of 5 ms
     sys.setswitchinterval(2e-4)

@@ -1,4 +1,4 @@
-"""Every kernel as machine code for sm_80 and sm_90, compiled without a GPU: what it needs, and that tensor cores work.
+"""Every kernel is compiled for sm_80 and sm_90 without a GPU, to check its resources and its use of tensor cores.
 
 The numbers are those of `gta-ref doctor --kernels`.
 """
@@ -16,7 +16,7 @@ from gta_cuda.kernels import MOST_SHARED  # noqa: E402
 
 ARCHITECTURES = {f"sm_{a}{b}": (a, b) for a, b in resources.CAPABILITIES}
 KERNELS = {kernel.name: kernel for kernel in catalog()}
-# bytes of shared memory of a block, by hand: K slab 32·68 and weights 64·36 share a place in the float32 kernels
+# bytes of shared memory per block, by hand; the K slab, 32·68, and the weights, 64·36, share a place in float32 kernels
 SHARED = {
     "step 1: naive": 0,
     "step 2: tiles": 4 * 32 * 128,
@@ -29,10 +29,10 @@ SHARED = {
     "merge": 0,
     "forward_bf16": 2 * 2 * 64 * (64 + 128),
     "decode_bf16": 2 * 2 * 4 * 16 * (64 + 128),
-    "decode_bf16 to z": 2 * 2 * 4 * 16 * (64 + 128),  # of a single split
+    "decode_bf16 to z": 2 * 2 * 4 * 16 * (64 + 128),  # for a single split
     "merge to bf16": 0,
 }
-# registers of a thread, at most: what lets so many blocks of these threads onto a multiprocessor
+# most registers per thread with which enough blocks fit on a multiprocessor
 REGISTERS = {"forward": 128, "backward: delta": 64, "merge": 64, "merge to bf16": 64}
 
 
@@ -47,9 +47,9 @@ def test_resources(name, architecture):
     needs = resources.measure(kernel, ARCHITECTURES[architecture])
     assert needs["shared"] == SHARED[name] <= MOST_SHARED
     assert needs["registers"] <= min(REGISTERS.get(name, 255), kernel.most_registers)
-    if not name.startswith("step"):  # the ladder's first steps show what local memory is
+    if not name.startswith("step"):  # the first steps of the ladder use local memory on purpose
         assert (needs["spills"], needs["stack"]) == (0, 0)
-        assert not needs["local"]  # None where nvdisasm is missing
+        assert not needs["local"]  # None if nvdisasm is missing
     if needs["hmma"] is not None:
         assert (needs["hmma"] > 0) == kernel.tensor_cores
 
@@ -64,7 +64,7 @@ def test_widths_without_16_byte_loads(kernel):
 
 
 def test_what_does_not_fit_is_seen():
-    """The measuring itself: 128 registers less, and the tensor-core kernel spills."""
+    """The measurement detects a spill: the tensor-core kernel spills if it has 128 registers less."""
     kernel = KERNELS["forward_bf16"]
     squeezed = type(kernel)(kernel.name, kernel.function, kernel.arguments, kernel.threads, blocks=2)
     needs = resources.measure(squeezed, (9, 0))

@@ -1,4 +1,4 @@
-"""What the engine says where there is no GPU, and what it refuses. Nothing here computes."""
+"""The engine's messages on a machine without a GPU, and the arguments that it refuses. Nothing here computes."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from gta_ref.core import EngineError, engines
 
 
 def fake(shape, dtype="float32", device=0):
-    """As much of a CuPy array as `check` looks at."""
+    """A stand-in for a CuPy array with the attributes that `check` reads."""
     cls = type("ndarray", (), {"__module__": "cupy"})
     x = cls()
     x.shape, x.dtype = shape, np.dtype(dtype)
@@ -27,7 +27,7 @@ Q, K = (2, 4, 3, 8), (2, 2, 5, 8)
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    """What a test lets the engine find out is forgotten after it."""
+    """Reset what the engine has found out about the machine before and after a test."""
     monkeypatch.setattr(engine, "_can_run", False)
 
 
@@ -41,7 +41,7 @@ def test_why_not_is_one_line_and_light():
     assert lines[1] == "[]"
 
 
-# as on a machine without numba-cuda: Numba itself has a numba.cuda, without what the kernels need
+# as on a machine without numba-cuda: Numba has its own numba.cuda, which lacks what the kernels need
 WITHOUT = """
 import importlib.util, runpy
 find = importlib.util.find_spec
@@ -141,9 +141,19 @@ def test_refused(q, k, message):
         engine.check(q, k, k)
 
 
-def test_numpy_arrays_when_asked_for(monkeypatch):
-    monkeypatch.setattr(engine, "MOVE_NUMPY", True)
-    engine.check(*(np.zeros(shape, np.float32) for shape in (Q, K, K)))
+def test_numpy_arrays_when_asked_for():
+    q, k, v = (np.zeros(shape, np.float32) for shape in (Q, K, K))
+    with engine.accept_numpy():
+        engine.check(q, k, v)
+        with engine.accept_numpy():
+            engine.check(q, k, v)
+        engine.check(q, k, v)
+    with pytest.raises(EngineError, match=r"or call within `with gta_cuda\.engine\.accept_numpy\(\):`"):
+        engine.check(q, k, v)
+    with pytest.raises(ZeroDivisionError), engine.accept_numpy():
+        raise ZeroDivisionError
+    with pytest.raises(EngineError):
+        engine.check(q, k, v)
 
 
 def test_doctor_says_why_not():

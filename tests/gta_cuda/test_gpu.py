@@ -1,4 +1,4 @@
-"""The engine "cuda" on a GPU, against the definition in float64. `make test-gpu` runs it; elsewhere it skips."""
+"""The engine "cuda" on a GPU, against the definition in float64. `make test-gpu` runs it; it is skipped elsewhere."""
 
 import importlib.util
 from pathlib import Path
@@ -34,7 +34,7 @@ CASES = {
     "MLA, absorbed": ((1, 4, 1, 1, 33, 40, 576, 512), Mask()),
     "odd widths": ((1, 4, 2, 1, 67, 99, 33, 150), Mask(causal=False)),
 }
-ERROR = {"float32": 2.0**-18, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative, of a result's norm
+ERROR = {"float32": 2.0**-18, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # norm of the error over norm of the result
 
 
 def make(case, dtype, rng):
@@ -74,12 +74,12 @@ def test_against_float64(case, dtype, rng):
     dz, dlse = rng.standard_normal(z.shape).astype(z.dtype), rng.standard_normal(lse.shape).astype(np.float32)
     grads = attention_backward(cupy.asarray(dz), saved, dlse=cupy.asarray(dlse))
     for got, truth in zip(grads, attention_backward(dz.astype(np.float64), exact_saved, dlse=dlse), strict=True):
-        assert_close(got, truth, 2 * ERROR[dtype])  # z, and with it delta, is rounded before
+        assert_close(got, truth, 2 * ERROR[dtype])  # z, and delta with it, is rounded before the backward
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decode_continues_a_view_of_a_cache(dtype, rng):
-    """Slots behind the view hold NaN, and nothing is copied on the way."""
+    """Slots after the view hold NaN, and nothing is copied."""
     import cupy
 
     (q, k, v), _ = make(((2, 5, 1, 1, 1, 300, 64, 128), Mask()), dtype, rng)
@@ -108,7 +108,7 @@ def test_the_current_stream_is_used(rng):
 
 
 def test_another_device_is_the_current_one(rng):
-    """What is allocated on the way still comes to lie where the arrays are."""
+    """Intermediate arrays are allocated on the device of the inputs, even if another one is the current device."""
     import cupy
 
     if cupy.cuda.runtime.getDeviceCount() < 2:
@@ -175,12 +175,12 @@ def test_the_tiny_language_model(rng):
         assert_close(got_grads[name], grad, 1e-4)
 
 
-def test_numpy_arrays_when_asked_for(rng, monkeypatch):
-    from gta_cuda import engine
+def test_numpy_arrays_when_asked_for(rng):
+    from gta_cuda.engine import accept_numpy
 
-    monkeypatch.setattr(engine, "MOVE_NUMPY", True)
     inputs, mask = make(CASES["causal"], "float32", rng)
-    z, _, saved = attention_forward(*inputs, mask=mask, engine="cuda")
+    with accept_numpy():
+        z, _, saved = attention_forward(*inputs, mask=mask, engine="cuda")
     assert isinstance(z, np.ndarray)
     assert all(isinstance(grad, np.ndarray) for grad in attention_backward(z, saved))
 

@@ -1,4 +1,4 @@
-"""`gta-ref bench gpu`: what of it needs no GPU. The rest runs in test_gpu.py."""
+"""`gta-ref bench gpu`: the parts that need no GPU. The rest is tested in test_gpu.py."""
 
 import io
 
@@ -18,10 +18,10 @@ def test_work_is_counted_by_hand():
     """N = 2: the first query sees one key, the second two. A multiply–add is two operations."""
     pairs = 3
     assert gpu.Case("forward", "float32", 1, 2).operations == 2 * 5 * pairs * (64 + 128)
-    # S and dP, dV, dQ and dK on top: 64 + 128 + 128 + 64 + 64
+    # the backward adds S, dP, dV, dQ and dK: 64 + 128 + 128 + 64 + 64
     assert gpu.Case("forward+backward", "float32", 1, 2).operations == 2 * 5 * pairs * (192 + 448)
     assert gpu.Case("decode", "bfloat16", 3, 10).operations == 2 * 3 * 5 * 10 * 192
-    assert gpu.Case("decode", "bfloat16", 1, 131072).cache_bytes == 131072 * 384  # 50 MB, as in the issue
+    assert gpu.Case("decode", "bfloat16", 1, 131072).cache_bytes == 131072 * 384  # 50 MB
     assert gpu.Case("decode", "float32", 1, 131072).cache_bytes == 131072 * 768
 
 

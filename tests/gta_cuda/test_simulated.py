@@ -1,6 +1,6 @@
-"""The kernels as Numba's simulator runs them, against the engine "reference" in float64. Run by `make test-cudasim`.
+"""The kernels in Numba's simulator, against the engine "reference" in float64. `make test-cudasim` runs this file.
 
-A thread of the simulator is a Python thread, so the blocks, and the cases, are small. All unused slots hold NaN.
+A thread of the simulator is a Python thread, so that blocks and cases must be small. All unused slots hold NaN.
 """
 
 import importlib.util
@@ -25,35 +25,35 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 # (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
 CASES = {
-    # 9 = 8 + 1 queries and 11 = 8 + 3 keys; the widths are no multiples of 4
+    # 9 = 8 + 1 queries and 11 = 8 + 3 keys; the widths are not multiples of 4
     "tails, heads differ, causal": ((1, 4, 2, 1, 9, 11, 6, 7), Mask()),
-    # sequence 0: rows 0 and 1 see nothing; sequence 1 begins inside a tile; widths allow 16-byte loads
+    # sequence 0: rows 0 and 1 see nothing; sequence 1 begins inside a tile; the widths allow 16-byte loads
     "masked rows": ((2, 2, 1, 1, 5, 10, 8, 16), Mask(q_start=[-2, 7], k_start=[0, 3], k_stop=[9, 8])),
     # three slabs of d_k and, for dQ and dK, two parts of it; several groups of columns
     "not causal, wide keys": ((1, 2, 1, 2, 2, 9, 132, 8), Mask(causal=False, k_start=2, k_stop=8)),
-    # two parts of d_v; the remainders by 4 of the widths are 2 and 3 above, 1 here
+    # two parts of d_v; the widths modulo 4 are 2 and 3 above, and 1 here
     "wide values": ((1, 1, 1, 1, 2, 24, 4, 129), Mask()),
 }
 DECODES = {
     "ragged": ((3, 3, 1, 1, 1, 21, 8, 12), Mask(k_start=[3, 0, 7], k_stop=[21, 0, 9])),
-    "two queries, heads differ": ((1, 4, 2, 1, 2, 21, 6, 5), Mask(q_start=-1)),  # the first sees nothing
+    "two queries, heads differ": ((1, 4, 2, 1, 2, 21, 6, 5), Mask(q_start=-1)),  # the first query sees nothing
     "not causal, more rows than a block has": ((1, 3, 1, 1, 3, 19, 16, 40), Mask(causal=False)),
-    # maxima move from step to step; in sequence 1, the last step is not for the first query
+    # the maxima change from step to step; in sequence 1, the first query sees no key of the last step
     "several steps": ((2, 2, 1, 2, 2, 40, 8, 16), Mask(q_start=[38, 31])),
-    "wide heads": ((1, 1, 1, 1, 1, 3, 132, 262), Mask()),  # more columns than a warp reads at once
+    "wide heads": ((1, 1, 1, 1, 1, 3, 132, 262), Mask()),  # more columns than a warp reads at a time
 }
 
 
 @pytest.fixture(autouse=True)
 def watch(monkeypatch):
-    """No race, no barrier that only some threads reach, and nothing read that was not written."""
+    """Fail if there is a race, a barrier that only some threads reach, or a read of memory that was not written."""
     watch = Watch(monkeypatch)
     yield
     assert not watch.faults
 
 
 def make(case, dtype, rng):
-    """Arrays whose unused slots are NaN, and their mask. Later keys are larger: a row's maximum moves as it goes on."""
+    """Arrays whose unused slots are NaN, and their mask. Later keys are larger, so that a row's maximum changes."""
     (batch, n_q, n_k, n_v, n_queries, n_keys, d_k, d_v), mask = case
     shapes = (batch, n_q, n_queries, d_k), (batch, n_k, n_keys, d_k), (batch, n_v, n_keys, d_v)
     q, k, v = (rng.standard_normal(shape) for shape in shapes)
@@ -72,9 +72,9 @@ def exact(inputs, mask, scale, dtype=np.float64):
 
 
 def assert_as_close(got, plain, truth):
-    """No further from float64 than 4 times the definition in float32 is, which sums the same terms in another order.
+    """Allow 4 times the distance from float64 of the definition in float32, which sums the same terms in another order.
 
-    8 roundings of the largest value are added, as the definition's error happens to be nearly 0 in small cases.
+    8 roundings of the largest value are added, because the definition's error may happen to be nearly 0 in small cases.
     """
     finite = np.isfinite(truth)
     np.testing.assert_array_equal(np.isfinite(got), finite)
@@ -86,11 +86,11 @@ def assert_as_close(got, plain, truth):
 
 
 def assert_rounded(z, inputs, mask, scale):
-    """Weights and results are rounded to bfloat16, relative error 2⁻⁸ each: of Σ w |v| and of |z|."""
+    """Allow for rounding weights and results to bfloat16: a relative error of 2⁻⁸ each, of Σ w |v| and of |z|."""
     q, k, v = inputs
     truth, lse, _ = exact(inputs, mask, scale)
     absolute, _, _ = exact((q, k, np.abs(v)), mask, scale)
-    bound = 2.0**-8 * (absolute + np.abs(truth)) * (1 + 2.0**-7) + 1e-5  # float32's part, and the second order
+    bound = 2.0**-8 * (absolute + np.abs(truth)) * (1 + 2.0**-7) + 1e-5  # plus second-order terms and float32's error
     assert (np.abs(z.astype(np.float64) - truth) <= bound).all()
     assert not z[np.isneginf(lse)].any()
 
@@ -135,7 +135,8 @@ def test_decode(case, splits, warps, rng):
     assert not got[0][np.isneginf(got[1])].any()
 
 
-# both warps, and three tiles of keys: maxima move from tile to tile. Rows in both halves of a warp's, or all, see nothing
+# both warps, and three tiles of keys, so that maxima change from tile to tile; some rows of each half of a warp, or all
+# rows, see nothing
 ON_TENSOR_CORES = {**CASES, "several tiles": ((3, 1, 1, 1, 18, 37, 8, 8), Mask(q_start=[19, -10, -18]))}
 
 
@@ -149,7 +150,7 @@ def test_forward_on_tensor_cores(case, rng):
     assert_as_close(lse, exact(inputs, mask, scale, np.float32)[1], exact(inputs, mask, scale)[1])
 
 
-# 16 keys a step: parts of one, and two steps of one of two warps
+# with 16 keys per step: part of one step, and two steps for one of two warps
 @pytest.mark.parametrize(
     "case, splits, warps", list(zip(DECODES, (3, 1, 3, 1, 1), (2, 1, 2, 2, 1), strict=True)), ids=str
 )
@@ -174,7 +175,7 @@ def test_first_steps_of_the_ladder(step, rng):
 
 @pytest.fixture
 def small(monkeypatch):
-    """The engine's own choices of kernels, with blocks that can be simulated."""
+    """Let the engine choose its kernels, but with blocks that are small enough to simulate."""
     monkeypatch.setattr(launch, "forward", partial(launch.forward, tile=TILE))
     monkeypatch.setattr(launch, "backward", partial(launch.backward, tile=TILE))
     monkeypatch.setattr(launch, "forward_bf16", partial(launch.forward_bf16, tile=TILE_BF16))
@@ -185,7 +186,7 @@ def small(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("n_queries", [1, 5], ids=["decode", "forward"])
 def test_engine(dtype, n_queries, small, rng):
-    """Kernels chosen by the engine; views of a cache as inputs, every dtype forwards and backwards."""
+    """Forward and backward in every dtype with the kernels that the engine chooses; inputs are views of a cache."""
     case = ((1, 2, 1, 1, n_queries, 9, 8, 4), Mask(k_start=2))
     inputs, mask = make(case, BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype), rng)
     in_cache = [inputs[0], *(np.concatenate([x, x], axis=2)[:, :, :9] for x in inputs[1:])]
@@ -220,7 +221,7 @@ def test_empty(sizes, rng):
 
 
 def test_values_without_columns(small, rng):
-    """lse, and its gradient, are numbers all the same."""
+    """lse and its gradient are finite even so."""
     inputs, mask = make(((1, 2, 1, 1, 2, 5, 4, 0), Mask()), np.float32, rng)
     z, lse = engine.run(*inputs, mask, 0.4)
     _, truth, saved = exact(inputs, mask, 0.4)
@@ -235,9 +236,9 @@ def test_values_without_columns(small, rng):
 def test_what_counts_as_wide(rng):
     x = np.zeros((2, 3, 5, 8), np.float32)
     assert arrays.is_wide(x, x[:, :, 1:])
-    assert not arrays.is_wide(x, x[..., 1:])  # rows begin 4 bytes later
+    assert not arrays.is_wide(x, x[..., 1:])  # rows begin 4 bytes after a 16-byte boundary
     assert not arrays.is_wide(x[..., :6].copy())  # 24 bytes
-    assert not arrays.is_wide(np.zeros((2, 3, 5, 9), np.float32)[..., :8])  # 36 bytes from row to row
+    assert not arrays.is_wide(np.zeros((2, 3, 5, 9), np.float32)[..., :8])  # rows are 36 bytes apart
     assert arrays.rows(x[:, :, ::2]) is not x[:, :, ::2]
     assert arrays.rows(x[..., ::2]).strides[-1] == 4
     turned = x[:, :, ::-1]
@@ -273,7 +274,7 @@ def test_how_work_is_cut(monkeypatch):
     monkeypatch.setattr(arrays, "multiprocessors", lambda like: 132)
     assert launch.choose_splits(32, 8192, 64, None) == 9  # 264 blocks, rounded up
     assert launch.choose_splits(264, 8192, 64, None) == 1
-    assert launch.choose_splits(32, 1024, 64, None) == 4  # four steps to a split
+    assert launch.choose_splits(32, 1024, 64, None) == 4  # four steps per split
     assert launch.choose_splits(1, 131072, 64, None) == 128
     assert launch.choose_splits(1, 100, 64, None) == 1
 
@@ -283,7 +284,7 @@ def test_which_kernel_takes_what():
         shapes = (1, 5, n_queries, d_k), (1, 1, 9, d_k), (1, 1, 9, d_v)
         return launch.takes_decode(*(np.empty(shape, dtype) for shape in shapes), most)
 
-    assert [takes(np.float32, n) for n in (3, 4)] == [True, False]  # 15 and 20 rows to a key
+    assert [takes(np.float32, n) for n in (3, 4)] == [True, False]  # 15 and 20 rows per key
     assert [takes(np.float32, 1, d_k) for d_k in (576, 2048)] == [True, False]
     assert [takes(BFLOAT16, 1, 256, d_v) for d_v in (256, 512)] == [True, False]
     assert [launch.takes_bf16(d_k) for d_k in (256, 257)] == [True, False]
@@ -291,7 +292,7 @@ def test_which_kernel_takes_what():
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFFFFFFF, 0x7FFFFFFF, 0x7F800001])
 def test_nan_stays_nan_when_it_is_rounded(bits):
-    """Memory that was never written is NaN here; rounded to a number, it would not be seen."""
+    """Memory that was never written is NaN here; if rounding made it a number, the error would go unnoticed."""
     nan = np.uint32(bits).view(np.float32)
     pair = emulated.pack_bf16(nan, np.float32(1))
     low, high = np.array([pair & 0xFFFF, pair >> 16], np.uint16).view(BFLOAT16)
@@ -303,7 +304,7 @@ def test_nan_stays_nan_when_it_is_rounded(bits):
 def test_widths_that_need_too_much_shared_memory_are_refused(step):
     widest = {"tiles": (384, 384), "online": (192, 192)}[step]  # 32 keys of 384 floats are 48 KiB
     ladder.first_step(step, *widest)
-    with pytest.raises(ValueError, match=r"d_v=\d+ need [\d,]+ bytes of shared memory a block; expected 49,152"):
+    with pytest.raises(ValueError, match=r"d_v=\d+ need [\d,]+ bytes of shared memory per block; expected 49,152"):
         ladder.first_step(step, widest[0], widest[1] + 1)
 
 

@@ -1,10 +1,11 @@
-"""Shared memory under watch: what a GPU would do wrong at times, the simulator shows every time.
+"""Watch shared memory in the simulator, so that errors that a GPU would show only sometimes are found every time.
 
-The simulator runs a block's threads one after the other, in an order in which a missing barrier often does no harm.
-So every access to shared memory is noted together with the barriers that its thread has passed. Two threads may not
-touch the same element, one of them writing, unless a barrier lies between: ``syncthreads``, or for threads of one warp
-``warp_sync``. The shuffles and products of a warp are no barriers, although their twins in ``emulated`` wait for each
-other. And every thread has to come by as many barriers as the others of its block, and to wait for its copies.
+The simulator runs the threads of a block one after the other, in an order in which a missing barrier often does no
+harm. Therefore every access to shared memory is recorded together with the barriers that its thread has passed. If two
+threads access the same element and at least one of them writes, there must be a barrier between the accesses:
+``syncthreads``, or ``warp_sync`` for threads of the same warp. The shuffles and products of a warp are not barriers,
+although their counterparts in ``emulated`` wait for each other. Every thread of a block must also pass the same number
+of barriers, and wait for its asynchronous copies.
 """
 
 import sys
@@ -21,7 +22,7 @@ WARP = 32
 
 
 class Shared(np.ndarray):
-    """A shared array that tells `watch` of every access, element by element."""
+    """A shared array that reports every access to `watch`, element by element."""
 
     def __getitem__(self, i):
         self.watch.note(self, int(i), writes=False)
@@ -33,13 +34,13 @@ class Shared(np.ndarray):
 
 
 def garbage(shape, dtype):
-    """What lies in memory before anything is written: every bit set, which as a float is NaN."""
+    """The content of memory before anything is written: every bit is set, which is NaN as a float."""
     dtype = np.dtype(numpy_support.as_dtype(dtype))
     return np.full(shape * dtype.itemsize, 0xFF, np.uint8).view(dtype)
 
 
 class Watch:
-    """Patches the simulator while a test runs; `faults` are lines of source with what is wrong there."""
+    """Patches the simulator while a test runs; `faults` maps lines of source to the errors found there."""
 
     def __init__(self, monkeypatch):
         self.faults = {}
@@ -47,7 +48,8 @@ class Watch:
         watch, wait, run = self, kernel.BlockThread.syncthreads, kernel.BlockThread.run
 
         def shared_array(memory, shape, dtype, alignment=None):
-            # the simulator, too, knows an array by its line; without a lock two threads can get an array each
+            # as in the simulator itself, an array is identified by its source line; without a lock, two threads could
+            # each create one
             caller = sys._getframe(1)
             place = caller.f_code.co_filename, caller.f_lineno
             with watch.lock:
@@ -83,7 +85,7 @@ class Watch:
         monkeypatch.setattr(kernel.BlockThread, "run", run_thread)
 
     def note(self, array, i, writes):
-        """Compare one access with what other threads have done to the element since the last barrier of the block."""
+        """Compare an access with those of other threads to the same element since the last barrier of the block."""
         thread = threading.current_thread()
         me, warp_barriers = thread.thread_id, thread.passed["warp"]
         moment = (*thread.blockIdx, thread.passed["block"])
@@ -100,7 +102,7 @@ class Watch:
 
 
 def place():
-    """The innermost lines of the kernel that led to an access."""
+    """The innermost source lines of the kernel that led to an access."""
     frame, lines = sys._getframe(3), []
     while frame is not None and len(lines) < 3:
         lines.append(f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}")

@@ -1,4 +1,4 @@
-"""The retrieval task: what is asked for stands where the distance says; nothing else gives the answer away."""
+"""The retrieval task: the record in question is where the distance says; nothing else gives the answer away."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,10 @@ def test_records_stand_at_any_distance(rng):
     task = Retrieval(n_records=4, n_asked=4, n_keys=8)
     _, targets, distances = task.with_distances(rng, 800, 40)
     found = distances[targets >= 0]
-    assert found.min() == 1  # the last place of the body, asked for first
+    assert found.min() == 1  # the last position before the questions, asked for first
     assert found.max() == 39
-    assert found.mean() == pytest.approx(20, abs=0.6)  # of 3200, deviation 10.5: three standard errors
+    # the mean of 3200 distances with standard deviation 10.5: three standard errors
+    assert found.mean() == pytest.approx(20, abs=0.6)
 
 
 def test_held_out_is_always_the_same_and_no_batch_of_a_run():
@@ -77,7 +78,7 @@ def test_accuracy_of_who_knows_and_of_who_guesses(monkeypatch):
 
 
 def test_too_short_for_its_records(rng):
-    with pytest.raises(ValueError, match="length=31 must be at least 32, records and questions"):
+    with pytest.raises(ValueError, match="length=31 must be at least 32 for all records and questions"):
         Retrieval(n_records=16, n_asked=16).batch(rng, 2, 31)
     assert Retrieval(n_records=16, n_asked=16).batch(rng, 2, 32)[0].shape == (2, 32)
 

@@ -59,7 +59,7 @@ def test_a_study_runs_and_finds_its_runs_again(tmp_path):
     told.clear()
     assert runner.run(study, tmp_path / "runs", 2, lambda *what: told.append(what)) == results
     assert told == []
-    # a run whose result is missing goes on from its file, and ends as it did
+    # a run whose result is missing continues from its file, and ends as it did before
     job = list(study.jobs())[1]
     path = tmp_path / "runs" / f"{runner.digest(job)}.json"
     before = json.loads(path.read_text())
@@ -80,16 +80,16 @@ def test_a_study_runs_and_finds_its_runs_again(tmp_path):
 
 
 def test_verdicts_by_hand():
-    # differences 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, Student's quantile of 2 degrees of freedom 4.302653
+    # differences 0.1, 0.2, 0.3: mean 0.2, standard deviation 0.1; Student's quantile for 2 degrees of freedom: 4.302653
     found = summary.compare([1.1, 2.2, 3.3], [1.0, 2.0, 3.0])
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert found["difference"] == pytest.approx(0.2)
     assert found["interval"] == pytest.approx([0.2 - half, 0.2 + half], rel=1e-6)
-    assert found["verdict"] == "not told apart"  # the interval holds 0
+    assert found["verdict"] == "not distinguishable"  # the interval contains 0
     assert summary.compare([1.19, 2.2, 3.21], [1.0, 2.0, 3.0])["verdict"] == "higher"
     assert summary.compare([0.81, 1.8, 2.79], [1.0, 2.0, 3.0])["verdict"] == "lower"
     one = summary.compare([1.0], [2.0])
-    assert one == {"difference": -1.0, "interval": None, "verdict": "not told apart"}
+    assert one == {"difference": -1.0, "interval": None, "verdict": "not distinguishable"}
 
 
 KILLED = """
@@ -127,7 +127,8 @@ def test_the_runs_of_a_killed_study_end_and_keep_what_they_have(tmp_path):
     assert len(processes) == 2
 
     def over(stat):
-        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"  # nobody asked how it ended
+        # Z is a zombie: it has ended, but its parent has not read its status
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
     deadline = time.monotonic() + 60
     while not all(map(over, processes)) and time.monotonic() < deadline:

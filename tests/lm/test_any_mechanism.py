@@ -1,4 +1,4 @@
-"""The language model around every mechanism: gradients of the whole, and decoding with its caches."""
+"""The language model around every mechanism: gradients of the whole model, and decoding with its caches."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_loss_gradient(name, rng):
 
     scaled = {key: weight * grad for key, grad in grads.items()}
     # rounding leaves 1e-16 / h = 1e-12 of the loss in every difference; the method's own error is O(h⁴), and the
-    # step smaller than usual because the RMSNorm of a short embedding is steep
+    # step is smaller than usual because the RMSNorm of a short embedding is steep
     assert directional_error(loss_of, params, weight, scaled, rng, step=1e-4) <= 1e-8
 
 
@@ -49,5 +49,5 @@ def test_decode_continues_forward(name, rng):
     want, _ = model.forward(params, ids, config, mask=Mask(k_start=k_start))
     caches = model.new_caches(config, 2, 6, "float64", k_start)
     steps = [model.decode(params, ids[:, t : t + n], caches, config) for t, n in ((0, 3), (3, 1), (4, 2))]
-    # logits of size 1, from one order of float64 sums against another
+    # logits of size 1, one order of float64 sums against another
     np.testing.assert_allclose(np.concatenate(steps, axis=1), want, rtol=0, atol=1e-12)

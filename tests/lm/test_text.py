@@ -1,4 +1,4 @@
-"""Texts: what is held out is never drawn, a target is the next byte, the same text is drawn again."""
+"""Texts: what is held out is never drawn, a target is the next byte, and a seed draws the same text again."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def test_standard_library_holds_out_whole_files():
     assert "sha256" in found.name
     share = len(found.validation) / (len(found.train) + len(found.validation))
     assert 0.05 < share < 0.2
-    # no line that marks a file's beginning stands in both
+    # no line that marks a file's beginning is in both
     heads = [bytes(part).count(b'"""Thread module emulating') for part in (found.train, found.validation)]
     assert max(heads) <= 1
     marks = [b"class JSONEncoder(object):", b"class ArgumentParser(", b"def dedent(text):", b"class OrderedDict(dict):"]
@@ -71,7 +71,7 @@ def test_from_file(tmp_path, rng):
     np.testing.assert_array_equal(source.train[:90], content[:90])
     assert text.from_file(path).name == source.name
     path.write_bytes(content.tobytes()[::-1])
-    assert text.from_file(path).name != source.name  # another state of the same file
+    assert text.from_file(path).name != source.name  # another version of the same file
     path.write_bytes(b"x" * 199)
     with pytest.raises(ValueError, match=r"my\.txt has 199 bytes; expected at least 200"):
         text.from_file(path)

@@ -1,4 +1,4 @@
-"""Training: engines agree, a run goes on exactly, nothing is half done or half read."""
+"""Training: engines agree, a stopped run continues exactly, nothing is half done or half read."""
 
 import dataclasses
 import itertools
@@ -42,7 +42,7 @@ def test_thirty_steps_on_the_fused_engine_are_those_of_the_definition():
     fused, plain = (trained(engine, settings) for engine in ("numba", "reference"))
     assert len(fused.losses) == 30
     np.testing.assert_allclose(fused.losses, plain.losses, rtol=0, atol=1e-4)
-    assert fused.losses != plain.losses  # two ways of computing, not one
+    assert fused.losses != plain.losses  # so the engines really compute in two ways
     assert np.mean(plain.losses[-5:]) < plain.losses[0] - 0.1  # it learns
 
 
@@ -99,7 +99,7 @@ def test_divergence_names_the_step_and_takes_none(tmp_path):
 def test_validation_is_the_mean_over_tokens_that_count():
     class Uneven(text.Text):
         def held_out(self, batch, length, n_sequences):
-            for ids, targets in super().held_out(2, length, 3):  # batches of two and of one
+            for ids, targets in super().held_out(2, length, 3):  # a batch of two sequences and one of one
                 targets = targets.copy()
                 targets[:, : length // 2] = -100
                 yield ids, targets
@@ -121,7 +121,7 @@ def test_validation_is_the_mean_over_tokens_that_count():
 
 def test_bad_runs(tmp_path):
     run = trained()
-    with pytest.raises(ValueError, match="the text is other; expected the run's, letters"):
+    with pytest.raises(ValueError, match="the text is other; expected letters, with which the run began"):
         train.advance(run, dataclasses.replace(letters(), name="other"))
     with pytest.raises(ValueError, match="vocab_size=64 must be at least that of the text, 256"):
         train.begin(CONFIG, SETTINGS, dataclasses.replace(letters(), vocab_size=256))

@@ -57,7 +57,7 @@ def run(function, *arguments):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A file as gta-ref train writes it, of a model that has not learnt anything."""
+    """A file as gta-ref train writes it, of an untrained model."""
     path = tmp_path_factory.mktemp("run") / "run.safetensors"
     config, text = small.config("gta", hidden_size=64, n_layers=2), np.zeros(999, np.uint8)
     train.save(path, train.begin(config, train.Settings(), Text("none", text, text)))
@@ -114,7 +114,7 @@ def test_wrong_use_is_one_line(options, message, trained, tmp_path, monkeypatch)
 
 @pytest.fixture
 def short_tour(monkeypatch):
-    """Only what the figures need; test_cli.py takes the whole one."""
+    """Run only the steps that the figures need; test_cli.py runs the whole tour."""
     monkeypatch.setattr(tour, "STEPS", {name: tour.STEPS[name] for name in ("stages", "costs")})
     monkeypatch.setattr(tour, "CONTEXT", 256)
 
@@ -144,7 +144,7 @@ def test_tour_shows_real_maps(tmp_path, short_tour):
 
 @real
 def test_real_model(tmp_path):
-    """What docs/maps.md says in words holds on two short windows as well."""
+    """The statements of docs/maps.md hold on two short windows as well."""
     result = run(command.maps, "--length", 64, "--windows", 2, "--json", tmp_path / "m.json")
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "m.json").read_text())
@@ -157,5 +157,6 @@ def test_real_model(tmp_path):
         assert sharing["within"] > sharing["across"]
     assert summary["all_keys"]["cosine_same"] > summary["without_first"]["cosine_same"] + 0.1
     assert summary["all_keys"]["maps_needed"]["0.8"] < summary["without_first"]["maps_needed"]["0.8"]
-    assert found["layers"][0]["first_weight"] < 0.1  # an untrained or wrongly read model has no sink
+    # an untrained or wrongly read model has no sink in any layer
+    assert found["layers"][0]["first_weight"] < 0.1
     assert found["layers"][24]["first_weight"] > 0.4

@@ -1,4 +1,4 @@
-"""Likeness of attention maps, its baselines and the clusters: by hand, by scipy, by planted answers, on models."""
+"""Similarity of attention maps, its baselines and the clusters: by hand, by SciPy, by planted answers, on models."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from gta_ref.maps import compare, report
 
 
 def softmax(scores):
-    """Causal maps of scores (..., N, N)."""
+    """Return the causal maps of scores (..., N, N)."""
     seen = np.where(np.tri(scores.shape[-1], dtype=bool), scores, -np.inf)
     weights = np.exp(seen - seen.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
@@ -54,7 +54,7 @@ def test_by_hand():
     # H(¾, ¼) − ½ H(½, ½) − ½ H(1, 0) = 2 − ¾ log2 3 − ½
     assert found.divergence[0, 0] == pytest.approx((1.5 - 0.75 * np.log2(3)) / 2, abs=1e-15)
     assert found.cosine[0, 0] == pytest.approx((1 / np.sqrt(2) + 1) / 2, abs=1e-15)
-    # by the flattened maps the sharper rows count for more
+    # in the cosine of flattened maps the sharper rows count for more
     stacked = compare.without(np.concatenate([a, b]), [])
     want = (0.5 + 0.375) / np.sqrt((0.5 + 0.375) * (1 + 0.375))
     assert compare.flat_cosine(stacked)[0, 1] == pytest.approx(want, abs=1e-15)
@@ -87,9 +87,9 @@ def test_a_row_without_keys_is_the_softmax_over_the_others(rng, keys):
 
 
 def test_queries_without_a_choice_are_not_counted(rng):
-    """What stands in rows that see fewer than two keys, or in which a head has nothing left, changes nothing."""
+    """Rows that see fewer than two keys, or in which a head has nothing left, do not change the result."""
     maps = random_maps(rng, 3, 8, 8).astype("float32")
-    maps[1, 5] = [1, 0, 0, 0, 0, 0, 0, 0]  # all on the first key
+    maps[1, 5] = [1, 0, 0, 0, 0, 0, 0, 0]  # all weight on the first key
     left = compare.without(maps, [0])
     found = compare.compare(left, left)
     assert np.isfinite(found.cosine).all()
@@ -114,7 +114,7 @@ def test_nothing_left_is_an_error():
     first[:, :, 0] = 1
     left = compare.without(first, [0])
     assert not left.any()
-    with pytest.raises(ValueError, match="maps: no query at which every head has weight on two keys or more"):
+    with pytest.raises(ValueError, match="maps: no query has two or more kept keys on which every head has weight"):
         compare.compare(left, left)
 
 
@@ -139,7 +139,7 @@ def test_shuffling_keeps_each_row_and_the_keys_left_out(rng, dropped):
     assert not shuffled[:, :, dropped].any()
     np.testing.assert_array_equal(np.sort(shuffled, axis=-1), np.sort(maps, axis=-1))
     assert (shuffled[:, 8:] != maps[:, 8:]).any(axis=-1).all()
-    # all heads alike: what two heads have in common stays
+    # all heads are permuted in the same way: what two heads have in common stays
     np.testing.assert_allclose(
         compare.compare(shuffled, shuffled).cosine, compare.compare(maps, maps).cosine, rtol=0, atol=1e-14
     )
@@ -177,7 +177,7 @@ def test_a_sink_makes_heads_alike_until_it_is_left_out(rng):
     layer = compare.measure(maps, rng)
     assert layer.sinks == [[0, 10], [0, 10]]
     cosine = {name: compare.between_heads(view.same.cosine) for name, view in layer.views.items()}
-    assert min(cosine["all_keys"], cosine["without_first"]) > 0.6  # the other sink is left then
+    assert min(cosine["all_keys"], cosine["without_first"]) > 0.6  # the other sink is still there
     assert cosine["without_sinks"] < 0.4
     assert layer.first_weight == pytest.approx(maps[:, :, 1:, 0].mean(), abs=1e-14)
     assert layer.sink_weight == pytest.approx((maps[..., 0] + maps[..., 10])[:, :, 1:].mean(), abs=1e-14)
@@ -243,12 +243,12 @@ def test_the_tree_is_of_average_linkage():
         np.fill_diagonal(similarity, 1)
         return clustering.cut(similarity, 2)
 
-    assert cut(d01=0.1, d12=0.2, d23=0.3) == [[0, 1], [2, 3]]  # single linkage would put 2 to 0 and 1
+    assert cut(d01=0.1, d12=0.2, d23=0.3) == [[0, 1], [2, 3]]  # single linkage would put 2 with 0 and 1
     assert cut(d01=0.1, d02=0.2, d12=0.5, d23=0.4) == [[0, 1, 2], [3]]  # complete linkage would not
 
 
 def test_each_head_is_served_by_the_medoid():
-    """A chain: the ends are alike to the middle and not to each other, so one map serves all three."""
+    """A chain: both ends are similar to the middle but not to each other, so one map serves all three."""
     chain = np.array([[1, 0.8, 0.3], [0.8, 1, 0.8], [0.3, 0.8, 1]])
     assert clustering.medoid(chain, [0, 1, 2]) == 1
     assert clustering.least_similarity(chain, [[0, 1, 2]]) == 0.8
@@ -260,7 +260,7 @@ def test_more_maps_for_more_likeness(rng):
     x = np.abs(rng.standard_normal((10, 4)))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     thresholds = np.linspace(0, 1, 30)
-    similarity = x @ x.T  # its diagonal is 1 to rounding only
+    similarity = x @ x.T  # its diagonal is 1 only up to rounding
     counts = [len(clusters) for clusters in clustering.needed(similarity, thresholds)]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (1, 10)
@@ -345,5 +345,5 @@ def test_report_of_a_random_model(rng):
         assert sharing["groups"] == 4
         selves = [np.trace(view["other"]["cosine"]) / 8 for view in views]
         assert summary["same_head_other_text"] == pytest.approx(np.mean(selves), abs=1e-5)
-    # every head its own key: nothing to share
+    # every head has its own key: there is nothing to share
     assert report.report(layers, n_k=8)["summary"]["all_keys"]["sharing_a_key"] is None

@@ -1,10 +1,11 @@
-"""What every mechanism beside GTA promises: the definition in plain loops, decoding, the stages.
+"""What every mechanism other than GTA must do: agree with its definition in plain loops, decode, and return stages.
 
 `CASES` has each mechanism with and without its options. MLA runs twice in every test, decompressed and absorbed.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from gta_ref.mechanisms import NAMES, gha, gqa, gva, load, mha, mla
 MHA = mha.Config(24, 8, 4)
 GQA = gqa.Config(24, 8, 4, n_k=2)
 GVA = gva.Config(24, 8, 4, n_q=4)
-GHA = gha.Config(24, 8, 4, n_q=4, n_k=2, n_v=4)  # r = 2 heads a map, s = 2 blocks
+GHA = gha.Config(24, 8, 4, n_q=4, n_k=2, n_v=4)  # r = 2 heads per map, s = 2 blocks
 MLA = mla.Config(24, 4, latent_dim=10, nope_dim=6, rope_dim=4, value_dim=5, query_latent_dim=7)
 
-CONFIGS = {
+CONFIGS: dict[str, Any] = {
     "mha": MHA,
     "gqa": GQA,
     "mqa": dataclasses.replace(GQA, n_k=1),
@@ -47,7 +48,7 @@ for _name, _config in CONFIGS.items():
     else:
         CASES[_name] = (load(_config.mechanism), _config, {})
 
-# one order of float64 sums against another: some tens of terms of size 1
+# two orders of a float64 sum of some tens of terms of size 1 differ by less
 SAME = dict(rtol=0, atol=1e-12)
 
 
@@ -57,7 +58,7 @@ def case(request):
 
 
 def make(mechanism, config, rng, batch=3, length=9, dtype="float64"):
-    """Random parameters, biases and gains too (zeros and ones would hide a missing one), and x."""
+    """Random parameters and x; biases and gains are random, too, because zeros and ones would hide a missing one."""
     params = mechanism.init(config, rng, dtype)
     for name, p in params.items():
         if not name.startswith("w_"):
@@ -84,7 +85,7 @@ def rope(v, position, c):
 
 
 def plain_heads(p, x, position, c, head):
-    """Query (N, d), keys (N, d) and values (N, d) of output head `head`, in the words of each docstring."""
+    """Query (N, d), keys (N, d) and values (N, d) of output head `head`, as each mechanism's docstring has them."""
     d = c.head_dim
     if isinstance(c, mha.Config):
         q_head, k_head, v_head = head, head, head
@@ -134,7 +135,7 @@ def mla_heads(p, x, position, c, head):
 
 
 def by_the_definition(params, x, c, mask):
-    """The layer one sequence, one head and one query at a time."""
+    """The layer, computed one sequence, one head and one query at a time."""
     batch, length, _ = x.shape
     visible = np.broadcast_to(mask.to_dense(length, length), (batch, length, length))
     starts = mask.resolve(batch, length, length)[1]
@@ -176,17 +177,17 @@ def test_definition(case, mask, rng):
 @pytest.mark.parametrize("chunks", [[1] * 9, [9], [4, 1, 3, 1], [0, 5, 0, 4]], ids=str)
 def test_decode_continues_forward(case, chunks, rng):
     mechanism, config, way = case
-    k_start = np.array([0, 2, 9])  # the last sequence is nothing but padding
+    k_start = np.array([0, 2, 9])  # the last sequence contains only padding
     params, x = make(mechanism, config, rng)
     want, _ = mechanism.forward(params, x, config, mask=Mask(k_start=k_start))
     cache = KVCache(mechanism.structure(config).cached, 3, 9, "float64", k_start)
     for a in cache.arrays.values():
-        a[...] = np.nan  # what is not yet written must not matter
+        a[...] = np.nan  # slots that are not yet written must not matter
     outs = []
     for n in chunks:
         outs.append(mechanism.decode(params, x[:, cache.length : cache.length + n], cache, config, **way))
         for a in cache.arrays.values():
-            a[1, :, : min(2, cache.length)] = np.nan  # nor what stands in the padding
+            a[1, :, : min(2, cache.length)] = np.nan  # nor must the content of the padding
     np.testing.assert_allclose(np.concatenate(outs, axis=1), want, **SAME)
     assert cache.length == 9
 
@@ -206,7 +207,7 @@ def test_failed_decode_leaves_the_cache_as_it_was(case, rng):
 
 
 def test_positions_move_nothing_but_rope(case, rng):
-    """Only distances matter: all positions moved alike change nothing, stretched ones do, where there is RoPE."""
+    """Only distances matter: shifting all positions changes nothing; with RoPE, stretching them does."""
     mechanism, config, way = case
     params, x = make(mechanism, config, rng)
     default, _ = mechanism.forward(params, x, config, **way)
@@ -218,7 +219,7 @@ def test_positions_move_nothing_but_rope(case, rng):
 
 
 def test_stages(case, rng):
-    """Every stage of the docstring, its shape, its order, and the backward's in reverse."""
+    """Every stage in the docstring has its shape and its place, and the backward's stages come in reverse order."""
     mechanism, c, way = case
     params, x = make(mechanism, c, rng, batch=2, length=5)
     forward, backward = {}, {}

@@ -1,4 +1,4 @@
-"""Sizes of MHA, GQA, GVA and GHA: the paper's table, the published configuration, and what is refused."""
+"""Sizes of MHA, GQA, GVA and GHA: the paper's table, the published configuration, and sizes that are refused."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import pytest
 from gta_ref.cache import KVCache
 from gta_ref.mechanisms import gha, gqa, gva, load, mha
 
-H, N_H, D = 48, 12, 4  # the table holds where n_h·d_h = H
+H, N_H, D = 48, 12, 4  # the table is for n_h·d_h = H
 CONFIGS = {
     "mha": mha.Config(H, N_H, D),
     "gqa": gqa.Config(H, N_H, D, n_k=3),
@@ -16,7 +16,7 @@ CONFIGS = {
     "gva": gva.Config(H, N_H, D, n_q=4),
     "gha": gha.Config(H, N_H, D, n_q=6, n_k=3, n_v=4),
 }
-# cache / N, attention / N², linear / N: the paper's complexity table
+# the paper's complexity table: cache / N, attention / N², linear / N
 TABLE = {
     "mha": lambda c: (2 * N_H * D, 2 * N_H * D, 4 * H**2),
     "gqa": lambda c: (2 * c.n_k * D, 2 * N_H * D, 2 * H**2 + 2 * c.n_k * D * H),
@@ -35,7 +35,7 @@ def test_the_papers_table(name):
     s = load(config.mechanism).structure(config)
     cache, attention, linear = TABLE[config.mechanism](config)
     assert s.cache_elements == cache
-    assert KVCache(s.cached, 2, 7, "bfloat16").nbytes == 2 * 7 * 2 * cache  # bytes really allocated
+    assert KVCache(s.cached, 2, 7, "bfloat16").nbytes == 2 * 7 * 2 * cache  # the bytes that are really allocated
     assert s.attention_macs == attention
     assert s.linear_macs == linear
     assert s.held_macs == 0

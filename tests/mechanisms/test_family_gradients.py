@@ -1,6 +1,7 @@
-"""Every mechanism's backward against finite differences: each element at tiny sizes, a direction at real ones."""
+"""Each mechanism's backward against finite differences: every element at tiny sizes, one direction at real sizes."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from gta_ref.mechanisms import gha, gqa, gva, mha, mla
 from gta_ref.ops.gate import GATES
 from gta_ref.verify.gradcheck import directional_error, elementwise_error
 
-TINY = {
+TINY: dict[str, Any] = {
     "mha": (mha, mha.Config(3, 2, 2), {}),
     "gqa": (gqa, gqa.Config(3, 4, 2, n_k=2, output_bias=True), {}),
     "gva": (gva, gva.Config(3, 4, 2, n_q=2), {}),
@@ -60,14 +61,14 @@ def test_every_element(name, gate, rng):
     mechanism, config, way = TINY[name]
     config = dataclasses.replace(config, gate=gate, bias=True)
     inputs = make(mechanism, config, rng, 2, 3)
-    if gate == "relu2":  # far from 0, where its second derivative jumps
+    if gate == "relu2":  # far from 0, at which its second derivative jumps
         inputs["b_g"] = np.where(inputs["b_g"] > 0, 6.0, -6.0)
     mask = Mask(k_start=[0, 1])  # with a row that sees nothing
     dout = rng.standard_normal(inputs["x"].shape)
     grads = gradients(mechanism, config, way, inputs, dout, mask)
     errors = elementwise_error(layer_of(mechanism, config, way, mask), inputs, dout, grads)
-    # rounding leaves 1e-16 / h = 1e-13 of the output in every difference, the method's own error is O(h⁴), times
-    # a fifth derivative that an RMSNorm makes large where a token's latent is short
+    # rounding makes an error of 1e-16 / h = 1e-13 of the output in every difference; the error of the method is O(h⁴)
+    # times a fifth derivative, which an RMSNorm makes large if a token's latent is short
     assert max(errors.values()) <= 1e-8, errors
 
 
@@ -90,5 +91,5 @@ def test_a_direction_at_real_sizes(name, rng):
     grads = gradients(mechanism, config, way, inputs, dout)
     layer = layer_of(mechanism, config, way)
     assert directional_error(layer, inputs, dout, grads, rng) <= 1e-7
-    for wrong in ("w_o", "x"):  # an error of 1 % in one of them is seen
+    for wrong in ("w_o", "x"):  # an error of 1 % in one of them is detected
         assert directional_error(layer, inputs, dout, {**grads, wrong: 1.01 * grads[wrong]}, rng) > 1e-5, wrong

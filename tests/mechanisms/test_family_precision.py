@@ -1,6 +1,7 @@
-"""What every mechanism beside GTA promises of its arrays: dtypes and precision, sizes of init, clear errors."""
+"""What every mechanism other than GTA guarantees for its arrays: dtypes, precision, sizes of init, clear errors."""
 
 import math
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from gta_ref.cache import KVCache
 from gta_ref.mechanisms import gha, gqa, gva, mha, mla
 
-OPTIONS = dict(gate="sigmoid", bias=True)
+OPTIONS: dict[str, Any] = dict(gate="sigmoid", bias=True)
 MLA = mla.Config(24, 4, latent_dim=10, nope_dim=6, rope_dim=4, value_dim=5, query_latent_dim=7, **OPTIONS)
 CASES = {
     "mha": (mha, mha.Config(24, 8, 4), {}),
@@ -28,7 +29,7 @@ def case(request):
 
 
 def make(mechanism, config, rng, batch=3, length=9, dtype="float64"):
-    """Random parameters, biases and gains too, and x."""
+    """Random parameters, including biases and gains, and x."""
     params = mechanism.init(config, rng, dtype)
     for name, p in params.items():
         if not name.startswith("w_"):
@@ -49,10 +50,10 @@ def test_inputs_are_never_written(case, rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_precision(case, dtype, rng):
-    """The dtype that came goes out, and every stage and gradient stays close to float64.
+    """Results have the dtype of the inputs, and every stage and gradient stays close to float64.
 
-    A stage is rounded once, by at most eps/2, and hands its error on at about its own size; the longest way
-    through the layer and back has 24 stages. That bounds the sum by 12 eps of the largest value.
+    A stage is rounded once, by at most eps/2, and passes its error on at about the same size. The longest path through
+    the layer and back has 24 stages, so that the sum is bounded by 12 eps of the largest value.
     """
     mechanism, config, way = case
     low = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
@@ -86,7 +87,8 @@ def test_init_is_the_same_in_every_dtype(case):
     for name, p in double.items():
         np.testing.assert_array_equal(single[name], p.astype(np.float32))
         if name.startswith("w_"):
-            # of n normal numbers, the mean square is 1/d_in to within √(2/n), here at five times that
+            # the mean square of n normal numbers of variance 1/d_in has a relative error of about √(2/n); five times
+            # that is allowed
             assert abs((p * p).mean() * p.shape[0] - 1) <= 5 * math.sqrt(2 / p.size), name
         else:
             assert (p == name.startswith("norm_")).all()

@@ -1,23 +1,23 @@
-"""GHA's pairing: written out by hand, by loops over heads, and that no pair comes twice."""
+"""GHA's pairing of maps and value heads: against pairs written by hand and loops over heads; no pair occurs twice."""
 
 import numpy as np
 import pytest
 
 from gta_ref.mechanisms import gha
 
-# (n_h, n_q, n_v): (map, value head) of every output head, by hand
+# (n_h, n_q, n_v): (map, value head) of every output head, written by hand
 BY_HAND = {
     (8, 4, 4): [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (2, 3), (3, 2), (3, 3)],  # two blocks of two
     (6, 3, 2): [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)],  # one block: the full crossing
-    (6, 2, 6): [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (1, 5)],  # a block a map: GVA
-    (4, 4, 2): [(0, 0), (1, 0), (2, 1), (3, 1)],  # a map a head: GQA
+    (6, 2, 6): [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (1, 5)],  # one block per map: GVA
+    (4, 4, 2): [(0, 0), (1, 0), (2, 1), (3, 1)],  # one map per head: GQA
     (4, 1, 4): [(0, 0), (0, 1), (0, 2), (0, 3)],  # one map for all
 }
 
 
 @pytest.mark.parametrize("sizes", BY_HAND, ids=str)
 def test_pairs(sizes, rng):
-    """Each head is softmax(q_m kᵀ/√d) v_h of its own pair, and not of any other."""
+    """Each head is softmax(q_m kᵀ/√d) v_h of its own pair (m, h), and of no other."""
     (n_h, n_q, n_v), n_k, d, length = sizes, 1, 3, 6
     config = gha.Config(10, n_h, d, n_q, n_k, n_v, rope_pairing="none")
     params = gha.init(config, rng, "float64")
@@ -45,7 +45,7 @@ def test_pairs(sizes, rng):
 
 @pytest.mark.parametrize("n_h", [1, 2, 4, 6, 12, 20])
 def test_every_pair_differs_at_every_size(n_h, rng):
-    """For all n_q and n_v that are allowed, the layer's n_h heads differ from each other."""
+    """For all allowed n_q and n_v, the n_h heads of a layer differ from each other."""
     allowed = 0
     for n_q, n_v in np.ndindex(n_h + 1, n_h + 1):
         try:

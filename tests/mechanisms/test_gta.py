@@ -1,4 +1,4 @@
-"""GTA: the orders of computation agree, decoding continues what forward does, sizes and errors."""
+"""GTA: both orders of computation agree, decoding agrees with forward, sizes, and errors."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ FORMS = {
     "no rope": dataclasses.replace(SMALL, rope_pairing="none", head_dim=3, hidden_size=36),
     "heads wider than H": dataclasses.replace(SMALL, hidden_size=16),
 }
-# one order of float64 sums against another: some tens of terms of size 1
+# two orders of a float64 sum of some tens of terms of size 1 differ by less
 SAME = dict(rtol=0, atol=1e-12)
 
 
@@ -32,7 +32,7 @@ def config(request):
 
 
 def make(config, rng, batch=3, length=9, dtype="float64"):
-    """Random parameters, the biases too, and x."""
+    """Random parameters, including biases, and x."""
     params = gta.init(config, rng, dtype)
     for name in params:
         if name.startswith("b_"):
@@ -60,19 +60,19 @@ def test_the_definition_takes_positions(rng):
 
 @pytest.mark.parametrize("chunks", [[1] * 9, [9], [4, 1, 3, 1], [0, 5, 0, 4]], ids=str)
 def test_decode_continues_forward(config, chunks, rng):
-    k_start = np.array([0, 2, 9])  # the last sequence is nothing but padding
+    k_start = np.array([0, 2, 9])  # the last sequence contains only padding
     params, x = make(config, rng)
     want, _ = gta.forward(params, x, config, mask=Mask(k_start=k_start))
     cache = KVCache(gta.structure(config).cached, 3, 9, "float64", k_start)
     for a in cache.arrays.values():
-        a[...] = np.nan  # what is not yet written must not matter
+        a[...] = np.nan  # slots that are not yet written must not matter
     outs = [gta.decode(params, x[:, stop - n : stop], cache, config) for n, stop in zip(chunks, np.cumsum(chunks), strict=True)]  # fmt: skip
     np.testing.assert_allclose(np.concatenate(outs, axis=1), want, **SAME)
     assert cache.length == 9
 
 
 def test_padding_does_not_matter(config, rng):
-    """A left-padded sequence gives what the sequence alone gives."""
+    """A left-padded sequence has the same result as the sequence alone."""
     params, x = make(config, rng)
     padded, _ = gta.forward(params, x, config, mask=Mask(k_start=[0, 4, 7]))
     for b, start in enumerate((0, 4, 7)):
@@ -90,7 +90,7 @@ def test_a_later_token_changes_nothing_before_it(config, rng):
 
 
 def test_the_gate_comes_from_the_query_alone(rng):
-    """Another token changes the values that a query sees, and leaves the query's gate as it is."""
+    """A change of another token changes the values that a query sees, but not the gate of the query."""
     params, x = make(SMALL, rng, batch=1)
     before, after = {}, {}
     gta.forward(params, x, SMALL, trace=before)
@@ -156,7 +156,7 @@ def test_inputs_are_never_written(config, rng):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sixteen_bits(dtype, rng):
-    """Stages are stored in 16 bits; the result is float32's to a few of their roundings."""
+    """Stages are stored in 16 bits; the result differs from that in float32 by a few roundings."""
     low = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     params, x = make(SMALL, rng)
     params, x = {name: p.astype(low) for name, p in params.items()}, x.astype(low)
@@ -168,7 +168,7 @@ def test_sixteen_bits(dtype, rng):
     wide = {name: p.astype(np.float64) for name, p in params.items()}
     exact, saved = gta.forward(wide, x.astype(np.float64), SMALL)
     exact_dx, _ = gta.backward(out.astype(np.float64), saved)
-    # six stages are rounded between x and out, twelve between x and dx: half a unit each, relative to the largest
+    # six stages are rounded between x and out, and twelve between x and dx, each by half a unit of the largest value
     half_unit = 2.0 ** -(9 if dtype == "bfloat16" else 12)
     for got, want, roundings in ((out, exact, 6), (dx, exact_dx, 12)):
         assert np.abs(got.astype(np.float64) - want).max() <= 2 * roundings * half_unit * np.abs(want).max()
@@ -206,7 +206,7 @@ def test_a_failed_decode_leaves_the_cache(rng):
             r"positions has dtype float64 and shape \(9,\); expected integers \(9,\) or \(3, 9\)",
         ),
         (dict(positions=np.zeros((2, 9), int)), r"positions has dtype int64 and shape \(2, 9\)"),
-        (dict(mask=Mask(k_start=[0, 1])), r"k_start has shape \(2,\); expected \(3,\), one a sequence"),
+        (dict(mask=Mask(k_start=[0, 1])), r"k_start has shape \(2,\); expected \(3,\), one per sequence"),
         (dict(params={}), "params: missing b_c, b_g"),
         (dict(engine="fast"), "engine='fast' must be one of"),
     ],
@@ -235,10 +235,10 @@ def test_init(config):
     single = gta.init(config, np.random.default_rng(5), "bfloat16")
     assert {name: p.shape for name, p in params.items()} == gta.param_shapes(config)
     for name, p in params.items():
-        np.testing.assert_array_equal(single[name], p.astype(ml_dtypes.bfloat16))  # one seed, one model
+        np.testing.assert_array_equal(single[name], p.astype(ml_dtypes.bfloat16))  # same seed, same model
         if name.startswith("b_"):
             assert not p.any()
     w = gta.init(gta.Config.preset("gta-1b"), np.random.default_rng(0), "float32")
     for name in ("w_q", "w_g", "w_o", "w_p"):
-        # the deviation of n samples is known to 1/√(2n): 0.1 % for the smallest of these
+        # the standard deviation of n samples has a relative error of 1/√(2n): 0.1 % for the smallest of these
         assert np.std(w[name]) == pytest.approx(w[name].shape[-2] ** -0.5, rel=0.01)

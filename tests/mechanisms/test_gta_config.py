@@ -1,4 +1,4 @@
-"""Sizes: the published configurations, what follows from them, and what is refused."""
+"""Sizes of GTA: the published configurations, what follows from them, and sizes that are refused."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from gta_ref.mechanisms import gta, load
 from gta_ref.weights.official import layer_config
 
-# name: maps, elements a token and layer, share of MHA's cache (the paper's table)
+# name: maps, cached elements per token and layer, share of MHA's cache (the paper's table)
 PUBLISHED = {
     "gta1-160m": (3, 192, 0.125),
     "gta2-160m": (6, 192, 0.125),

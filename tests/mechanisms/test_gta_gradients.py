@@ -1,4 +1,4 @@
-"""GTA's backward against finite differences: every element at tiny sizes, a direction at GTA-1B's."""
+"""GTA's backward against finite differences: every element at tiny sizes, one direction at the sizes of GTA-1B."""
 
 import itertools
 
@@ -40,13 +40,13 @@ GATES = ("sigmoid", "silu", "relu2", "none")
 def test_every_element(gate, residual, rng):
     config = gta.Config(5, 4, 4, n_q=2, n_k=1, n_c=2, latent_dim=4, gate=gate, decoder_residual=residual)
     inputs = make(config, rng, 2, 3)
-    if gate == "relu2":  # far from 0, where its second derivative jumps
+    if gate == "relu2":  # far from 0, at which its second derivative jumps
         inputs["b_g"] = np.where(inputs["b_g"] > 0, 6.0, -6.0)
     mask = Mask(k_start=[0, 1])  # with a row that sees nothing
     dout = rng.standard_normal(inputs["x"].shape)
     grads = gradients(config, inputs, dout, mask)
     errors = elementwise_error(layer_of(config, mask), inputs, dout, grads)
-    # rounding leaves 1e-16 / h = 1e-13 of the output in every difference, the method's own error is O(h⁴)
+    # rounding makes an error of 1e-16 / h = 1e-13 of the output in every difference; the error of the method is O(h⁴)
     assert max(errors.values()) <= 1e-8, errors
 
 
@@ -57,6 +57,6 @@ def test_a_direction_at_published_sizes(name, rng):
     dout = rng.standard_normal(inputs["x"].shape)
     grads = gradients(config, inputs, dout)
     assert directional_error(layer_of(config), inputs, dout, grads, rng) <= 1e-7
-    for wrong in ("w_k", "b_c", "w_p", "x"):  # an error of 1 % in one of them is seen
+    for wrong in ("w_k", "b_c", "w_p", "x"):  # an error of 1 % in one of them is detected
         error = directional_error(layer_of(config), inputs, dout, {**grads, wrong: 1.01 * grads[wrong]}, rng)
         assert error > 1e-5, wrong

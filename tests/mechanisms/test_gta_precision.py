@@ -11,10 +11,10 @@ EPS = np.finfo(np.float32).eps
 
 @pytest.mark.parametrize("length", [64, 1024, 4096])
 def test_float32_error(length, rng):
-    """Every stage within 8 eps of its largest value, every gradient within 8 + √N.
+    """Every stage is right to 8 eps of its largest value, and every gradient to 8 + √N eps.
 
-    The longest product of the forward pass has 1280 terms, whatever N is; a gradient of a weight sums over N
-    tokens, one after the other, where independent roundings add up to √N of one.
+    The longest product of the forward pass has 1280 terms for any N. The gradient of a weight is a sum over N tokens,
+    one after the other, whose independent roundings add up to √N times one of them.
     """
     params = gta.init(CONFIG, rng, "float32")
     x = rng.standard_normal((1, length, CONFIG.hidden_size)).astype(np.float32)

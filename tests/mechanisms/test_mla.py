@@ -1,4 +1,4 @@
-"""MLA: its two ways are one mechanism, on one cache, and cost what its structure says."""
+"""MLA: its two ways of computation agree and use the same cache, and they cost what its structure states."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ CONFIGS = {
     "interleaved": dataclasses.replace(CONFIG, rope_pairing="interleaved"),
 }
 MASKS = {"causal": Mask(), "full": Mask(causal=False), "padded": Mask(k_start=[0, 4, 9], k_stop=[7, 9, 9])}
-# one order of float64 sums against another: some tens of terms of size 1
+# two orders of a float64 sum of some tens of terms of size 1 differ by less
 SAME = dict(rtol=0, atol=1e-12)
 
 
@@ -39,7 +39,7 @@ def make(config, rng, dtype="float64", length=9):
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_both_ways_agree(config, mask, rng):
-    """Outputs, all stages that both have, and all gradients."""
+    """Both ways agree in their outputs, in all stages that both have, and in all gradients."""
     params, x = make(config, rng)
     dout = rng.standard_normal(x.shape)
     stages, grads = ({}, {}), []
@@ -48,7 +48,7 @@ def test_both_ways_agree(config, mask, rng):
         dx, g = mla.backward(dout, saved)
         grads.append({**g, "dx": dx})
     assert stages[0].keys() ^ stages[1].keys() == {"k_nope", "v", "q_latent"}
-    for name in (stages[0].keys() & stages[1].keys()) - {"q", "k", "z"}:  # in the latent space or outside it
+    for name in (stages[0].keys() & stages[1].keys()) - {"q", "k", "z"}:  # latent in one way only
         np.testing.assert_allclose(stages[1][name], stages[0][name], **SAME, err_msg=name)
     for name, want in grads[0].items():
         assert np.abs(want).max() > 1e-2, name
@@ -65,7 +65,7 @@ def test_the_ways_take_turns_on_one_cache(config, rng):
 
 
 def test_defaults(rng):
-    """Forward decompresses, decode absorbs: each way leaves stages of its own."""
+    """By default forward decompresses and decode absorbs, as their different stages show."""
     params, x = make(CONFIG, rng)
     whole, step = {}, {}
     mla.forward(params, x, CONFIG, trace=whole)
@@ -75,7 +75,7 @@ def test_defaults(rng):
 
 
 def test_what_is_cached(config, rng):
-    """The latent after its norm and the shared key after RoPE: d_c + d_rope elements a token, in both ways."""
+    """Both ways cache the latent after its norm and the shared key after RoPE: d_c + d_rope elements per token."""
     params, x = make(config, rng)
     trace = {}
     mla.forward(params, x, config, trace=trace)
@@ -95,7 +95,7 @@ def test_what_is_cached(config, rng):
 
 
 class Counting(np.ndarray):
-    """An array that counts the multiply–accumulates of every product it takes part in."""
+    """An array that counts the multiply–accumulates of every product in which it is a factor."""
 
     macs = 0
 
@@ -110,7 +110,7 @@ class Counting(np.ndarray):
 
     def __array_function__(self, function, types, args, kwargs):
         result = super().__array_function__(function, types, args, kwargs)
-        return result.view(Counting) if isinstance(result, np.ndarray) else result  # concatenate forgets the type
+        return result.view(Counting) if isinstance(result, np.ndarray) else result  # concatenate loses the type
 
 
 def counted(function, params, x, *args, **kwargs):
@@ -121,9 +121,9 @@ def counted(function, params, x, *args, **kwargs):
 
 @pytest.mark.parametrize("absorb", [False, True], ids=["decompressed", "absorbed"])
 def test_structure_counts_what_is_done(config, absorb, rng):
-    """Multiply–accumulates of real runs: per new token, per cached token, and per pair in the core.
+    """The multiply–accumulates of real runs, per new token, per cached token, and per pair in the core.
 
-    The reference engine computes every pair of a query and a slot, seen or not.
+    The reference engine computes every pair of a query and a slot, whether it is visible or not.
     """
     params, x = make(config, rng)
     s = mla.structure(config, absorb=absorb)
@@ -152,7 +152,9 @@ def test_core_sizes():
 
 
 def test_the_papers_row():
-    """cache d_c + d_rope; attention n_h (d_rope + 2 d_nope); linear as below: n_h·d_nope = H, d_v = d_nope, q from x."""
+    """The paper's row, for n_h·d_nope = H, d_v = d_nope and q from x: cache d_c + d_rope, attention n_h (d_rope +
+    2 d_nope), and the linear part as below.
+    """
     n_h, d_c, d_nope, d_rope = 16, 96, 24, 8
     hidden = n_h * d_nope
     s = mla.structure(mla.Config(hidden, n_h, d_c, d_nope, d_rope, d_nope))
@@ -223,5 +225,5 @@ def test_refused_ways(rng):
             call()
     with pytest.raises(ValueError, match="preset='deepseek' must be one of 'deepseek-v2'"):
         mla.Config.preset("deepseek")
-    with pytest.raises(ValueError, match="append: unknown k_rope; expected c"):  # a cache of another layer
+    with pytest.raises(ValueError, match="append: unknown k_rope; expected c"):  # the cache of another kind of layer
         mla.decode(params, x, KVCache({"c": (1, 10)}, 3, 9, "float64"), CONFIG)

@@ -28,7 +28,7 @@ def layer(request, official):
     case.params_config, case.params = load_official(case.param, case.config)
     case.x = case.input["hidden_states"]
     real = case.input.get("attention_mask", np.ones(case.x.shape[:2])) > 0
-    case.real = real  # rows of padding tokens are unspecified in the authors' code
+    case.real = real  # the authors' code leaves the rows of padding tokens unspecified
     case.mask = Mask(k_start=(~real).sum(axis=1))
     return case
 
@@ -42,7 +42,7 @@ def test_official_output_and_maps(layer):
 
 
 def test_official_positions_are_the_default(layer):
-    """Also for padding tokens, whose rows no output shows: every stage is the same."""
+    """Every stage is the same with them, even for padding tokens, whose rows do not reach the output."""
     given, default = {}, {}
     positions = layer.input["position_ids"]
     gta.forward(layer.params, layer.x, layer.params_config, mask=layer.mask, positions=positions, trace=given)
@@ -68,7 +68,7 @@ def test_official_decode_and_cache(layer):
     steps = [
         gta.decode(layer.params, layer.x[:, t : t + 1], cache, layer.params_config) for t in range(layer.x.shape[1])
     ]
-    # the left-padded file has no decode of its own: its full forward is what decoding has to give
+    # the left-padded file has no decoding, so that decoding is compared with its full forward
     want = layer.output.get("decode_attn_output", layer.output["attn_output"])
     assert_close(np.concatenate(steps, axis=1)[layer.real], want[layer.real], "decode")
     if layer.cache:
@@ -77,13 +77,13 @@ def test_official_decode_and_cache(layer):
 
 
 def test_official_definition(layer):
-    """Eq. 7 as it stands also gives the authors' numbers."""
+    """Eq. 7, computed as written, has the authors' numbers, too."""
     out = gta.forward_unabsorbed(layer.params, layer.x, layer.params_config, mask=layer.mask)
     assert_close(out[layer.real], layer.output["attn_output"][layer.real], "attn_output")
 
 
 def test_official_decoder_weight_is_not_a_transpose(official):
-    """Reading v_b_proj as a transpose gives numbers of the same size that are wrong."""
+    """Reading v_b_proj as a transpose makes numbers of the right size that are wrong."""
     case = official("attention_grouped")
     config, params = load_official(case.param, case.config)
     transposed = case.param["v_b_proj.weight"].T.reshape(params["w_p"].shape)

@@ -1,7 +1,7 @@
-"""One mechanism is another with some sizes or weights set so: outputs and gradients, the algebra stated.
+"""Certain sizes or weights make one mechanism equal to another: outputs and gradients are compared.
 
-Where two parametrisations meet, the gradients follow by the chain rule: a weight that stands in several places
-gets the sum of their gradients, and a weight that is a product of two hands each its share.
+The gradients of the two parametrisations are related by the chain rule: a weight that occurs in several places has the
+sum of their gradients, and if a weight is a product of two others, its gradient determines both of theirs.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from gta_ref.mechanisms import gha, gqa, gta, gva, mha, mla
 
 H, N_HEADS, D = 20, 12, 4
 MASK = Mask(k_start=[0, 3])
-# one order of float64 sums against another: some tens of terms of size 1
+# two orders of a float64 sum of some tens of terms of size 1 differ by less
 SAME = dict(rtol=0, atol=1e-12)
 
 
@@ -24,7 +24,7 @@ def run(mechanism, config, params, x, dout, **way):
 
 
 def start(mechanism, config, rng):
-    """Parameters (biases and gains too), x (2, 7, H) and a random cotangent."""
+    """Random parameters, including biases and gains, x (2, 7, H), and a random cotangent."""
     params = mechanism.init(config, rng, "float64")
     for name, p in params.items():
         if not name.startswith("w_"):
@@ -39,18 +39,18 @@ def agree(got, want, what=""):
 
 OPTIONS = [dict(), dict(gate="sigmoid", bias=True, output_bias=True, rope_pairing="interleaved")]
 
-# the same parameters in both, because the head counts are the same
+# both mechanisms have the same parameters, because their head counts are the same
 SAME_SIZES = {
     "GQA with n_k = n_h is MHA": (gqa, gqa.Config(H, N_HEADS, D, n_k=N_HEADS), mha, mha.Config(H, N_HEADS, D)),
     "GVA with n_q = n_k = n_h is MHA": (gva, gva.Config(H, N_HEADS, D, n_q=N_HEADS), mha, mha.Config(H, N_HEADS, D)),
-    # s = n_v / (n_h/n_q) = n_q: every map has a block of its own
+    # s = n_v / (n_h/n_q) = n_q: every map has its own block
     "GHA with n_v = n_h and n_k = n_q is GVA": (
         gha,
         gha.Config(H, N_HEADS, D, n_q=4, n_k=4, n_v=N_HEADS),
         gva,
         gva.Config(H, N_HEADS, D, n_q=4),
     ),
-    # r = n_h/n_q = 1: every head has a map of its own, and s = n_v
+    # r = n_h/n_q = 1: every head has its own map, and s = n_v
     "GHA with n_q = n_h and n_v = n_k is GQA": (
         gha,
         gha.Config(H, N_HEADS, D, n_q=N_HEADS, n_k=3, n_v=3),
@@ -83,7 +83,7 @@ def test_same_sizes(name, options, rng):
 
 
 def tied_heads(config):
-    """For every output head: its map, key head and value head, from the mechanisms' published pairings."""
+    """The map, key head and value head of every output head, from the published pairing of the mechanism."""
     maps, keys, values = [], [], []
     for i in range(config.n_heads):
         r = config.n_heads // config.n_q
@@ -107,7 +107,7 @@ TIED = {
 @pytest.mark.parametrize("options", OPTIONS, ids=["bare", "gate and biases"])
 @pytest.mark.parametrize("name", TIED)
 def test_all_are_mha_with_tied_weights(name, options, rng):
-    """W_Q, W_K and W_V of MHA repeat a head's columns wherever it is used; the gradient of a head is their sum."""
+    """MHA's W_Q, W_K and W_V repeat the columns of a head wherever it is used; its gradient is the sum of theirs."""
     mechanism, config = TIED[name]
     config = dataclasses.replace(config, **options)
     heads = tied_heads(config)
@@ -136,9 +136,10 @@ def test_all_are_mha_with_tied_weights(name, options, rng):
 
 @pytest.mark.parametrize("n_k", [1, 4, 12])
 def test_gta_with_an_identity_decoder_is_gqa(n_k, rng):
-    """n_q = n_h, n_c = n_k, d_l = d_h, no gate, no bias, W_P,i = I: Z_m I = A_m C_{c(m)} with W_C in W_V's place.
+    """With n_q = n_h, n_c = n_k, d_l = d_h, no gate, no bias and W_P,i = I, Z_m I = A_m C_{c(m)}: GQA with W_V = W_C.
 
-    Both decoder forms: I in the paper's, and 0 in the released one's, whose residual adds the I (e = 1).
+    Both forms of the decoder are tested: W_P,i is I in the paper's form, and 0 in the released code's, whose residual
+    adds the I (e = 1).
     """
     config = gqa.Config(H, N_HEADS, D, n_k=n_k)
     params, x, dout = start(gqa, config, rng)
@@ -158,9 +159,9 @@ def test_gta_with_an_identity_decoder_is_gqa(n_k, rng):
 @pytest.mark.parametrize("absorb", [False, True], ids=["decompressed", "absorbed"])
 @pytest.mark.parametrize("gate", ["none", "sigmoid"])
 def test_mla_without_rope_and_norm_is_mha(gate, absorb, rng):
-    """d_rope = 0, no norm, d_nope = d_v = d_h, queries from x.
+    """The sizes are d_rope = 0, no norm, d_nope = d_v = d_h, and queries are projected from x.
 
-    k_i = c W_UK,i = x (W_DKV W_UK,i), so that it is MHA without RoPE whose W_K = W_DKV W_UK and, likewise,
+    k_i = c W_UK,i = x (W_DKV W_UK,i), so that the layer is MHA without RoPE, with W_K = W_DKV W_UK and, likewise,
     W_V = W_DKV W_UV. By the chain rule dW_UK = W_DKVᵀ dW_K, dW_UV = W_DKVᵀ dW_V and
     dW_DKV = dW_K W_UKᵀ + dW_V W_UVᵀ. Both scale by 1/√d_nope = 1/√d_h.
     """
@@ -181,7 +182,7 @@ def test_mla_without_rope_and_norm_is_mha(gate, absorb, rng):
 
 
 def test_mla_with_a_wide_query_latent_is_mla_without(rng):
-    """Without norms a compressed query is x (W_DQ W_UQ): the same layer, with W_Q = W_DQ W_UQ, W_QR = W_DQ W_QR."""
+    """Without norms, a compressed query is x (W_DQ W_UQ), as in a layer with W_Q = W_DQ W_UQ and W_QR = W_DQ W_QR."""
     config = mla.Config(H, 3, 9, D, 2, 5, query_latent_dim=8, latent_norm=False)
     params, x, dout = start(mla, config, rng)
     p = dict(params)

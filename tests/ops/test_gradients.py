@@ -1,13 +1,15 @@
 """Every operation's backward, element by element, with random cotangents in float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from gta_ref import ops
 from gta_ref.verify.gradcheck import elementwise_error
 
-# central differences with h = 1e-3 and the h² error removed: 64-bit rounding leaves about 1e-16 / h = 1e-13 of
-# the value, and the h⁴ term about 1e-12 of the fifth derivative; 1e-9 leaves room for neither to be small
+# central differences with h = 1e-3 and the h² error removed: rounding in float64 leaves about 1e-16 / h = 1e-13 of
+# the value, and the h⁴ term about 1e-12 of the fifth derivative; 1e-9 allows for large values and derivatives
 BOUND = 1e-9
 
 
@@ -19,8 +21,8 @@ def visible():
 
 TARGETS = np.array([[1, 4, -100], [0, -100, 2]])
 
-# name: (inputs' shapes, forward of named arrays → (y, saved), backward → gradients in the inputs' order)
-CASES = {
+# name: (the inputs' shapes, forward of named arrays → (y, saved), backward → gradients in the order of the inputs)
+CASES: dict[str, Any] = {
     "linear": (
         dict(x=(2, 3, 4), w=(4, 5), b=(5,)),
         lambda a: ops.linear_forward(a["x"], a["w"], a["b"]),
@@ -69,7 +71,7 @@ CASES = {
 def test_backward_is_the_gradient(name, rng):
     shapes, forward, backward = CASES[name]
     inputs = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
-    if name == "gate_relu2":  # its second derivative jumps at 0, where differences see another slope
+    if name == "gate_relu2":  # its second derivative jumps at 0, so differences across 0 measure another slope
         inputs["a"] = np.where(np.abs(inputs["a"]) < 0.01, 0.5, inputs["a"])
     before = {key: x.copy() for key, x in inputs.items()}
     y, saved = forward(inputs)

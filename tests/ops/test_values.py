@@ -1,4 +1,4 @@
-"""What the operations compute, against the scalar formula; corner cases first."""
+"""What the operations compute, compared with the scalar formula; corner cases first."""
 
 import math
 
@@ -121,9 +121,9 @@ def test_cross_entropy_counts_targets_that_are_not_minus_100(rng):
         (lambda: ops.cross_entropy_forward(np.zeros((2, 3)), np.array([-100, -100])), "no token that counts"),
         (lambda: ops.cross_entropy_forward(np.zeros((2, 3)), np.array([0])), r"targets has shape \(1,\); expected \(2,\)"),
         (lambda: ops.gate_forward(np.zeros(2), "gelu"), "gate='gelu' must be one of 'sigmoid', 'silu', 'relu2', 'none'"),
-        (lambda: ops.rope_forward(np.zeros((2, 4)), 0, 0, "pairs"), "pairing='pairs' must be one of"),
+        (lambda: ops.rope_forward(np.zeros((2, 4)), *ops.rope_angles(np.arange(2), 4), "pairs"), "pairing='pairs' must be one of"),
         (lambda: ops.rope_angles(np.arange(2), 5), "head_dim=5 must be even"),
-        (lambda: ops.decoder_forward(np.zeros((1, 1, 1, 4)), np.zeros((1, 4, 6)), True), "needs a whole width / d_l; got 6 / 4"),
+        (lambda: ops.decoder_forward(np.zeros((1, 1, 1, 4)), np.zeros((1, 4, 6)), True), "needs width / d_l to be a whole number; got 6 / 4"),
         (lambda: as_dtype("int32"), "dtype='int32' must be one of float64, float32, float16, bfloat16"),
     ],
 )  # fmt: skip
@@ -137,7 +137,7 @@ LOW = {"float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 @pytest.mark.parametrize("dtype", LOW)
 def test_sixteen_bits_are_storage(rng, dtype):
-    """A result is that of float32 arithmetic on the widened inputs, rounded once: bit for bit."""
+    """The result is, bit for bit, that of float32 arithmetic on the widened inputs, rounded once."""
 
     def low(*shape):
         return rng.standard_normal(shape).astype(LOW[dtype])

@@ -9,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
 from gta_ref.costs.frontier import Choice, choices
+from gta_ref.costs.model import Model
 from gta_ref.maps.compare import VIEWS, measure
-from gta_ref.plots import costs, e2e, maps, speed, studies, verify
+from gta_ref.plots import cache, choosing, costs, e2e, maps, sharing, speed, studies, verify
 from gta_ref.plots.common import WIDTH, panels
 
 RNG = np.random.default_rng(0)
@@ -58,6 +59,11 @@ def wide():
     yield "e2e", e2e.pass_times([{**case, "name": f"{i}"} for i in range(9)], {"MLP": ("mlp",)})
     grid = {name: 2 - RNG.random((3, 4)) for name in "abcd"}
     yield "frontier", costs.speed_up_frontier([1, 2, 4], [1, 2, 4, 8], grid)
+    layers = {name: (Model.preset(name).structure, [0] * 20) for name in ("gta-1b", "gqa-1b")}
+    yield "sharing", sharing.who_reads_what(layers)
+    yield "family", cache.family({name: layer for name, (layer, _) in layers.items()})
+    bytes_per_token = {"GTA-1B": 3, "GQA-1B": 10}
+    yield "cache", cache.cache_growth(bytes_per_token, {name: [(1, n)] for name, n in bytes_per_token.items()})
 
 
 FIGURES = dict(wide())
@@ -105,6 +111,21 @@ def test_names_of_arms_with_one_cache_do_not_cover_each_other(sizes):
     shown = names(studies.study(summary(sizes, [1.0, 1.100, 1.101, 1.102, 1.3])))
     assert len(shown) == 5
     assert not any(a.overlaps(b) for a, b in combinations(shown.values(), 2))
+
+
+def test_a_difference_is_filled_if_its_interval_excludes_zero():
+    found = summary([8, 8, 8], [1.0, 1.1, 1.2])
+    for arm, interval in zip(found["arms"].values(), ([0, 0], [-0.1, 0.3], [0.1, 0.3]), strict=True):
+        arm |= {"difference": sum(interval) / 2, "interval": interval, "verdict": "?"}
+    ax = choosing.intervals(found | {"baseline": next(iter(found["arms"]))}).axes[0]
+    fills = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() in "os^Dv"]
+    assert [fill == "white" for fill in fills] == [True, False]
+
+
+def test_who_reads_what_says_the_sizes():
+    texts = [text.get_text() for text in FIGURES["sharing"].axes[0].texts]
+    assert {"gta-1b", "1 latent, 128 wide", "1 key, 64 wide", "192", "gqa-1b", "5 keys, 64 wide", "640"} <= set(texts)
+    assert texts.count("20") == 2 + 1  # output heads of both, maps of GQA
 
 
 def test_an_error_without_a_number_looks_like_the_worst():

@@ -1,4 +1,4 @@
-"""The gradient checks themselves: a right gradient passes, each wrong one is seen."""
+"""The gradient checks themselves: a right gradient passes, and each wrong one is detected."""
 
 import numpy as np
 import pytest
@@ -56,14 +56,14 @@ def test_inputs_are_not_written(problem, rng):
 
 
 def mean_of_equals(a):
-    """A weighted mean whose values may be equal: then its weights, from `w`, do not matter."""
+    """A weighted mean of values that may all be equal; its weights, computed from `w`, do not matter then."""
     weights = np.exp(a["w"])
     return weights / weights.sum() @ np.broadcast_to(a["v"], (len(a["w"]), a["v"].shape[-1]))
 
 
 @pytest.mark.parametrize("claimed, seen", [(0.0, False), (1e-17, False), (1e-6, True)])
 def test_a_gradient_that_is_zero(claimed, seen, rng):
-    """What rounding leaves of a gradient that is 0, in the claim and in the measurement, is not an error."""
+    """If a gradient is 0, the rounding that is left of it in the claim and the measurement is not an error."""
     inputs = {"w": rng.standard_normal(7), "v": rng.standard_normal((1, 5))}
     dy = rng.standard_normal(5)
     grads = {"w": np.full(7, claimed), "v": dy[None]}
@@ -78,7 +78,7 @@ def test_one_input_alone_is_held_to_the_size_of_all(problem, rng):
     assert directional_error(function, inputs, dy, wrong, rng, along=["x"]) < 1e-9
     assert directional_error(function, inputs, dy, wrong, rng, along=["w"]) > 1e-6
     assert directional_error(function, inputs, dy, grads, rng, along=["w", "x"]) < 1e-9
-    with pytest.raises(ValueError, match=r"along=\['q'\] are no inputs; expected some of x, w"):
+    with pytest.raises(ValueError, match=r"along=\['q'\] are not inputs; expected some of x, w"):
         directional_error(function, inputs, dy, grads, rng, along=["q"])
 
 

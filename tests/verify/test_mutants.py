@@ -1,4 +1,4 @@
-"""The kit catches every wrong implementation, blames the array that it makes wrong, and knows it again."""
+"""The kit catches every wrong implementation, blames the array that it makes wrong, and recognises it."""
 
 import pytest
 
@@ -20,4 +20,4 @@ def test_caught_located_and_recognised(mutant):
     assert caught
     assert located, report.blame
     assert report.blame[1] == mutant.cause
-    assert report.counts["error"] == 0  # it is wrong, not broken
+    assert report.counts["error"] == 0  # a mutant computes wrong numbers without raising an error

@@ -1,4 +1,4 @@
-"""The pytest plugin, in pytest processes of its own."""
+"""The pytest plugin, tested in separate pytest processes."""
 
 import inspect
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def pytest_on(tmp_path, code, *options):
     (tmp_path / "test_mine.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(tmp_path / "test_mine.py")]
-    # where the package is installed, its entry point brings the plugin; else name it
+    # if the package is installed, its entry point loads the plugin; otherwise it must be named
     from importlib import metadata
 
     if not any(point.value == "gta_ref.verify.pytest_plugin" for point in metadata.entry_points(group="pytest11")):
@@ -66,7 +66,7 @@ def test_it(gta_case):
 
 
 def test_dtype_has_the_commands_default(tmp_path):
-    """capabilities without a dtype's name mean every dtype, as for verify(), and dtype is then the command's."""
+    """Capabilities that name no dtype allow every dtype, as for verify(); the default dtype is that of the command."""
     default = inspect.signature(command.verify).parameters["dtype"].default
     code = f"""
 import pytest
@@ -105,7 +105,7 @@ def test_missing(gta_case):
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert len(failed) == 2
     assert all("test_missing" in line for line in failed)
-    assert "2 failed, 2" in done.stdout  # twenty and some passed
+    assert "2 failed, 2" in done.stdout  # "2 failed, 2…": more than twenty passed
 
 
 @pytest.mark.parametrize(

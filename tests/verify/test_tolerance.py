@@ -1,4 +1,4 @@
-"""Budgets: derived, sharp enough to fail every senseless result, and wide enough for results that cancel to 0."""
+"""Budgets are small enough that every senseless result fails, and large enough for results that cancel to 0."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from gta_ref.verify.truth import draw, wide
 
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_every_case_can_be_made_and_is_sharp(dtype):
-    """make() refuses a case in which zeros, means or moved rows would be within ten budgets."""
+    """make() refuses a case in which zeros, means or moved rows would be off by less than ten budgets."""
     for case in cases.suite("core", dtype):
         vector = vectors.make(case.name, dtype)
         assert all(np.isfinite(budget) and budget >= 0 for budget in vector.budgets.values())
@@ -22,7 +22,7 @@ def test_every_case_can_be_made_and_is_sharp(dtype):
 def test_a_case_that_tells_nothing_apart_is_refused():
     problem = draw(cases.find("attention/plain"), "float32")
     truth = problem.compute(wide(problem.inputs))
-    budget = dict.fromkeys(truth, 0.2 * np.abs(truth["z"]).max())  # zeros are 5 of them off
+    budget = dict.fromkeys(truth, 0.2 * np.abs(truth["z"]).max())  # zeros are off by 5 of these budgets
     with pytest.raises(ValueError, match=r"case attention/plain in float32: .* budgets off; expected at least 10"):
         check_sharp(problem, truth, budget)
 
@@ -34,15 +34,15 @@ def test_senseless_results_fail_by_ten_budgets(kind):
         for name in vector.required:
             exact = vector.expected[name]
             if np.abs(SENSELESS[kind](exact) - exact).max(initial=0) <= 1e-6 * np.abs(exact).max(initial=0):
-                continue  # it is the truth here: one token, or nothing seen
+                continue  # the senseless result is the truth here: one token, or no visible key
             given = {name: SENSELESS[kind](exact).astype(vector.inputs["q"].dtype)}
             (finding,) = compare(vector, given, wanted=())
             assert finding.kind == "value"
-            assert finding.ratio >= 9.9  # ten before it was rounded to bfloat16
+            assert finding.ratio >= 9.9  # at least ten before the result was rounded to bfloat16
 
 
 def test_a_result_that_cancels_to_zero_has_a_budget():
-    """At N = 1 the gradients of q and k are exactly 0, and what a right implementation gives is not."""
+    """At N = 1 the gradients of q and k are exactly 0, but a right implementation returns their rounding."""
     vector = vectors.make("attention/length-1", "float32")
     assert not vector.expected["d_q"].any()
     assert 1e-8 < vector.budgets["d_q"] < 1e-5
@@ -69,7 +69,7 @@ def test_ulp_is_the_distance_to_the_neighbour():
 
 
 def test_terms_are_those_that_enter():
-    """S of d_q against its definition, in loops."""
+    """S of d_q against its definition in loops."""
     problem = draw(dataclasses.replace(cases.find("attention/heads-differ")), "float16")
     truth = problem.compute(wide(problem.inputs))
     terms = largest_terms(problem, truth)
@@ -82,7 +82,7 @@ def test_terms_are_those_that_enter():
 
 
 def test_float64_is_held_to_float64():
-    """Its budgets are float32's, 2²⁹ times smaller, up to the rounding of other inputs."""
+    """The budgets of float64 are those of float32 divided by 2²⁹, up to the different rounding of the inputs."""
     double, single = (vectors.make("attention/heads-differ", dtype) for dtype in ("float64", "float32"))
     for name, budget in double.budgets.items():
         assert 0.3 < budget * 2.0**29 / single.budgets[name] < 3, name

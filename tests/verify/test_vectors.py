@@ -1,4 +1,4 @@
-"""Vectors in files: what was written comes back, and every kind of damage is named."""
+"""Vectors in files: reading returns what was written, and every kind of damage is named."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_round_trip(name, dtype, tmp_path):
 
 
 def test_a_seed_belongs_to_its_case():
-    """A case keeps its numbers when others are added: its seed comes from its name."""
+    """A case keeps its numbers if others are added, because its seed is derived from its name."""
     assert len({case.name for case in cases.CASES}) == len(cases.CASES)
     assert cases.find("attention/plain").seed == cases._seed("plain")
     q = vectors.make("attention/plain", "float64").inputs["q"]
@@ -132,7 +132,7 @@ def test_dumps_with_plain_names(exported, tmp_path):
     result = run("verify", tmp_path, "--against", exported)
     assert result.exit_code == 3
     assert "not given: scores, map, lse, d_map, d_scores" in result.output
-    # a wrong one: the gradient of the keys lacks the scale; recognised, and explained from the report
+    # the gradient of the keys lacks the scale; the error is recognised, and explained from the report
     files.write_tensors(tmp_path / PLAIN, {**outputs, "d_k": outputs["d_k"] * np.array(4, low)})
     result = run("verify", tmp_path, "--against", exported, "--wanted", "required", "--json", tmp_path / "r.json")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""verify(): right implementations pass, misbehaving ones get one clear line, and the other cases go on."""
+"""verify(): right implementations pass; one that misbehaves in a case gets one clear line, and the other cases run."""
 
 import dataclasses
 import json
@@ -102,12 +102,12 @@ def test_misbehaviour_is_one_clear_line(impl, status, text):
     assert "\n" not in result.text
     assert report.exit_status == (3 if status == "missing" else 1)
     assert len(report.results) == len(cases.suite("attention", "float32"))
-    if impl is throws:  # the other cases went on
+    if impl is throws:  # the other cases still ran
         assert report.counts["error"] == 1
 
 
 def forward_only(arrays, settings):
-    """The reference's forward; its gradients, which nobody asked for, are wrong."""
+    """The reference's forward with wrong gradients, which are not to be checked."""
     found = core(arrays, settings)
     return {name: -x if name.startswith("d_") else x for name, x in found.items()}
 
@@ -127,7 +127,7 @@ def test_without_a_backward_every_forward_is_checked():
     assert "3 gradients not checked" in ran[0].text
     assert f"{3 * (len(ran) - 1)} gradients were not checked (needs backward, not declared)" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["unchecked"] == report.unchecked
-    # and a wrong forward is seen in each of these cases, but for the two whose z is 0
+    # and a wrong forward is detected in each of these cases, except for the two whose z is 0
     wrong = verify(lambda a, s: {**core(a, s), "z": core(a, s)["z"] * 2}, "core", "float32", able)
     assert [result.stage for result in wrong.results if result.status == "fail"] == ["z"] * (len(ran) - 2)
     assert wrong.unchecked == report.unchecked
@@ -164,7 +164,7 @@ def test_capabilities_are_counted():
 
 
 class Split:
-    """An object instead of a function."""
+    """An implementation that is an object instead of a function."""
 
     def forward(self, arrays, settings):
         assert "d_z" not in arrays
@@ -196,7 +196,7 @@ def test_an_object_without_a_backward():
             raise NotImplementedError
 
     assert str(verify(Unfinished(), "attention", "float32", {"attention", "padding"})) == str(report)
-    report = verify(Forward(), "attention", "float32")  # it does not say that it has none
+    report = verify(Forward(), "attention", "float32")  # it does not declare that it has no backward
     assert report.exit_status == 3
     assert {result.text for result in report.results} == {"not given: d_q, d_k, d_v"}
 
@@ -210,7 +210,7 @@ def test_an_object_with_forward_and_backward():
 
 
 def test_no_cause_is_named_that_is_none():
-    """In a case with one key head, tiled heads are right heads: they explain no error, however small it is."""
+    """In a case with one key head, tiled heads are right, so that they explain no error, however small it is."""
     vector = vectors.make("attention/plain", "float32")
     given = {name: vector.expected[name].astype("float32") for name in vector.required}
     assert judge(vector, given).status == "pass"
@@ -224,7 +224,7 @@ NAN_CAUSE = "NaN of unused slots reaches the result"
 
 
 def test_nan_of_unused_slots_is_named_where_it_is_seen():
-    """An implementation that reads unused slots: NaN comes out where they hold NaN; elsewhere finite scores do."""
+    """An implementation that reads unused slots returns NaN if they hold NaN, and finite scores of them otherwise."""
 
     class Reads(Stepwise):
         def clean(self, x, k_start, k_stop):
@@ -251,7 +251,7 @@ def test_nan_of_unused_slots_is_named_where_it_is_seen():
 
 @pytest.mark.parametrize("keep", ["keys", "values"])
 def test_finite_wrong_numbers_are_not_blamed_on_nan(keep):
-    """Numbers of unused slots in scores (keys) or in d_map (values), and NaN kept out."""
+    """Finite numbers of unused slots reach scores (from keys) or d_map (from values), while NaN is kept out."""
 
     class Reads(Stepwise):
         def clean(self, x, k_start, k_stop):
@@ -267,7 +267,7 @@ def test_finite_wrong_numbers_are_not_blamed_on_nan(keep):
 
 
 def test_slots_without_nan_explain_no_nan():
-    """The same case from a file whose unused slots hold 0: what is NaN there has another cause."""
+    """In the same case from a file whose unused slots hold 0, NaN in a result must have another cause."""
     vector = vectors.make("attention/nan-in-unused-slots", "float32")
     numbers = {name: x.astype("float32") for name, x in vector.expected.items()}
     (mutant,) = (mutant for mutant in MUTANTS if mutant.cause == NAN_CAUSE)

@@ -1,4 +1,4 @@
-"""GGUF files: what went in comes out, and a damaged or foreign one gives one error. The files are written by gguf."""
+"""GGUF files, written by the package gguf: what went in comes out, and a damaged or foreign file gives one error."""
 
 import dataclasses
 import struct
@@ -25,7 +25,7 @@ TINY = model.Config(
 
 
 def write(path, config=TINY, seed=0, quantisation="F32", fields=(), tensors=None):
-    """A GGUF file, written by the package gguf: 256 bytes, one merge, one special token; random weights, returned."""
+    """Write a GGUF file by the package gguf: 256 bytes, one merge, one special token; return its random weights."""
     import gguf
 
     params = model.init(config, np.random.default_rng(seed))
@@ -86,7 +86,7 @@ def write(path, config=TINY, seed=0, quantisation="F32", fields=(), tensors=None
 
 
 def _rank(byte):
-    """How many bytes before this one GPT-2 spells by a character from U+0100 on."""
+    """Number of bytes below this one that GPT-2 spells by a character from U+0100 on."""
     return sum(not (33 <= b < 127 or 161 <= b != 173) for b in range(byte))
 
 
@@ -136,7 +136,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path):
 
 
 def test_a_damaged_file_gives_a_model_or_one_error(tmp_path):
-    """Whatever byte of the metadata is wrong: no other exception, no endless loop, and the message names the file."""
+    """Whichever byte of the metadata is wrong: no other exception, no endless loop, and the message names the file."""
     path, bad = tmp_path / "tiny.gguf", tmp_path / "bad.gguf"
     write(path)
     whole = path.read_bytes()
@@ -169,7 +169,7 @@ def test_a_damaged_file_gives_a_model_or_one_error(tmp_path):
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model='llama' must be one of 'gpt2'"),
         ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre='qwen2' must be one of 'smollm'"),
         ({"tokenizer.ggml.merges": ["t q x"]}, "the vocabulary does not fit"),
-        ({"tokenizer.ggml.token_type": [1, 1]}, "token_type has 2 entries; expected 258, one a token"),
+        ({"tokenizer.ggml.token_type": [1, 1]}, "token_type has 2 entries; expected 258, one per token"),
         ({"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.token_type": [1, 1]}, "does not fit|2 tokens, and"),
         ({"general.alignment": 0}, "general.alignment=0 must be a whole number of at least 1"),
     ],

@@ -1,6 +1,6 @@
-"""Llama's and DeepSeek's attention by their state dicts: against a plain computation from the tensors themselves.
+"""Llama's and DeepSeek's attention from their state dicts, compared with a plain computation from the tensors.
 
-The plain computations use nothing of this library: x @ W.T, heads cut out row by row, loops over heads.
+The plain computations use nothing of this library: x @ W.T, heads extracted row by row, loops over heads.
 """
 
 import ml_dtypes
@@ -56,7 +56,7 @@ def deepseek_state(config, rng):
 
 
 def rope(x, theta, interleaved):
-    """x (N, d) turned by its row's number."""
+    """Rotate each row of x (N, d) by the angles of its row number."""
     d = x.shape[1]
     angle = np.arange(len(x))[:, None] * theta ** (-np.arange(0, d, 2) / d)  # (N, d/2)
     a, b = (x[:, 0::2], x[:, 1::2]) if interleaved else (x[:, : d // 2], x[:, d // 2 :])
@@ -74,7 +74,7 @@ def causal_attention(q, k, v):
 def plain_llama(state, config, x):
     n_h = config["num_attention_heads"]
     d = len(state["q_proj.weight"]) // n_h
-    per_key = n_h * d // len(state["k_proj.weight"])  # query heads of a key head
+    per_key = n_h * d // len(state["k_proj.weight"])  # query heads per key head
     q, k, v = (x @ state[f"{n}_proj.weight"].T + state.get(f"{n}_proj.bias", 0.0) for n in "qkv")
     heads = []
     for i in range(n_h):
@@ -224,7 +224,7 @@ def test_gradients_turn_the_same_way(loader, rng):
 
 def test_loaded_and_saved_are_copies(loader, rng):
     load, save, config_dict, make, _ = loader
-    # in column order the transpose lies as it is wanted, and nothing would need to be copied
+    # of arrays in column order the transpose is in row order already, so a copy would not be necessary
     state = {name: np.asfortranarray(x) for name, x in make(config_dict, rng).items()}
     before = {name: x.copy() for name, x in state.items()}
     config, params = load(state, config_dict)

@@ -34,7 +34,7 @@ DEEPSEEK = dict(
         (dict(rope_parameters={"rope_type": "default"}), "rope_parameters=.* must hold rope_theta"),
         (
             dict(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-            "rope_parameters=.* at most rope_type",
+            "rope_parameters=.* no other field than rope_type",
         ),
         (dict(sliding_window=4096), "sliding_window=4096 must be null"),
     ],

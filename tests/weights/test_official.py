@@ -1,4 +1,4 @@
-"""The authors' state dicts: there and back bit for bit, shards, bfloat16, and every fault named."""
+"""The authors' state dicts: converted there and back bit for bit, shards, bfloat16, and every fault named."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_loaded_parameters_are_copies(layer):
 
 
 def test_strides_do_not_matter(layer):
-    """The decoder's layout is of memory in row-major order, also where a transposed view comes."""
+    """The decoder's layout is that of row-major memory, even if the array is a transposed view."""
     state = {name: np.asfortranarray(x) for name, x in layer.param.items()}
     _, want = load_official(layer.param, layer.config)
     same(load_official(state, layer.config)[1], want)
@@ -138,7 +138,7 @@ def test_shards(folder, lm):
     # bfloat16 weights: a relative error of 2⁻⁹ each, over two layers
     assert np.abs(logits.astype(float) - want).max() <= 0.1 * np.abs(want).max()
     (path / "model.safetensors.index.json").unlink()
-    same(read_state(path), state)  # without an index: every file
+    same(read_state(path), state)  # without an index, every file belongs to the checkpoint
 
 
 def test_one_file(tmp_path, layer):
@@ -162,10 +162,10 @@ def test_faulty_folders(folder, tmp_path_factory):
     with pytest.raises(ValueError, match=f"the shards lack {names[0]}"):
         read_state(path)
     files.write_tensors(first, state)
-    with pytest.raises(ValueError, match="stand in another shard too"):
+    with pytest.raises(ValueError, match="are in another shard too"):
         read_state(path)
     (path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"index\.json: no JSON with a weight_map"):
+    with pytest.raises(ValueError, match=r"index\.json: not JSON with a weight_map"):
         read_state(path)
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors there"):
         read_state(tmp_path_factory.mktemp("empty"))

@@ -1,4 +1,4 @@
-"""SmolLM2: its tokens are llama.cpp's, its loss is that of an independent program, and it knows its English."""
+"""SmolLM2: its tokens are llama.cpp's, its loss is that of an independent program, and it answers in English."""
 
 import dataclasses
 from importlib import metadata
@@ -13,7 +13,8 @@ from gta_ref.weights import pretrained
 _NO_MODEL = pretrained.why_not("smollm2")
 needs_smollm2 = pytest.mark.skipif(_NO_MODEL is not None, reason=str(_NO_MODEL))
 
-# written for this test; the loss is that of a plain PyTorch program in float64 (half pairing, rows put back in order)
+# PASSAGE was written for this test. LOSS is that of a plain PyTorch program in float64, with RoPE's pairing "half" and
+# the rows put back into the order for it.
 PASSAGE = (
     "The water cycle describes how water moves between the land, the ocean and the air. The sun heats the water in "
     "the oceans, and some of it evaporates into the air. As the air rises, it cools, and the water vapor condenses "
@@ -25,7 +26,7 @@ LOSS = 1.5674959
 # float32 moved PASSAGE's logits by 1.0e-4 at most; an error e in every logit moves the loss by 2e at most
 TOLERANCE = 2 * 1.0e-4
 
-# what llama.cpp's tokenizer makes of a text (xllamacpp 2026.10.11549, parse_special)
+# the tokens of llama.cpp's tokenizer (xllamacpp 2026.10.11549, parse_special)
 TOKENS = {
     "The capital of France is": [504, 3575, 282, 4649, 314],
     "x = 12345 + 6.78e9\n\tdef f(a):\n        return a  \n\n\n": [
@@ -113,13 +114,13 @@ def test_a_character_waits_for_its_last_byte(smollm2):
     assert tokenizer.decode(ids[:-2]) == "a\ufffd"  # half a character
     with pytest.raises(ValueError, match="id 49152 must be from 0 to 49151"):
         tokenizer.decode([49152])
-    with pytest.raises(ValueError, match=r"the text has '\\udcff' at 2, which is no character"):
+    with pytest.raises(ValueError, match=r"the text has '\\udcff' at 2, which is not a character"):
         tokenizer.encode("a \udcff")
 
 
 @needs_smollm2
 def test_loss_is_that_of_an_independent_program(smollm2):
-    """A wrong pairing, base, epsilon, head order, transposition or norm each moves it by more than the tolerance."""
+    """Each of a wrong pairing, base, epsilon, head order, transposition or norm moves it by more than the tolerance."""
     ids = smollm2.tokenizer.encode(PASSAGE)
     assert loss(smollm2.params, smollm2.config, ids) == pytest.approx(LOSS, rel=0, abs=TOLERANCE)
 
@@ -147,7 +148,7 @@ def test_smollm2_knows_the_capital_of_france(smollm2):
     ids = tokenizer.encode(question)
     caches = model.new_caches(smollm2.config, 1, len(ids) + 19)
     answer = generate.stream(smollm2.params, ids, smollm2.config, 20, caches=caches, ends=tokenizer.ends)
-    assert tokenizer.decode(answer) == "The capital of France is Paris."  # and there it ends
+    assert tokenizer.decode(answer) == "The capital of France is Paris."  # and the text ends there
 
 
 @needs_smollm2

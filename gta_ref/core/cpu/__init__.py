@@ -1,1 +1,1 @@
-"""The code of engine "numba": the attention core on the CPU in tiles, without a map in memory."""
+"""The code of engine "numba", which computes the attention core on the CPU in tiles, without a whole map in memory."""

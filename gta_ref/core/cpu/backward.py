@@ -1,12 +1,12 @@
-"""The backward kernel: the map again, tile by tile, and five products on each tile.
+"""The backward kernel: it recomputes the map tile by tile, with five products per tile.
 
     S = Q Kᵀ      P = 2^(c·S − m) / l      dP = dZ Vᵀ      dS = P ⊙ (dP − δ)      δ = rowsum(dZ ⊙ Z) − dlse
     dV += Pᵀ dZ          dQ += scale · dS K          dK += scale · dSᵀ Q
 
-δ is Σ_j P_j dP_j, the row's part of the softmax's derivative, because Σ_j P_j dZ·V_j = dZ·Z. The maps of a block
-are rows of one matrix, so the sums over the maps of a key or value head are part of the products.
+rowsum(dZ ⊙ Z) is Σ_j P_j dP_j, the sum in the softmax's derivative, because Σ_j P_j dZ·V_j = dZ·Z. The maps of a block
+are rows of one matrix, so the sums over the maps that share a key or value head are part of the products.
 
-An item is a query tile with all its keys. dQ belongs to the item alone; dK and dV are summed over items.
+An item is a query tile with all its keys. Each dQ belongs to one item; dK and dV are summed over items.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -26,12 +26,12 @@ from gta_ref.core.cpu.tile import LINE, carve, gradient_tile, load_maps, load_ro
 
 
 def workspace_size(sizes: Sizes, d_k: int, d_v: int) -> int:
-    """Numbers of scratch memory that a worker's backward needs: Q, dQ, dZ, S, dP, three a row, a tile of K and V."""
+    """Scratch memory of a worker's backward, in numbers: Q, dQ, dZ, S, dP, three per row, and a tile of K and of V."""
     return sizes.rows * (2 * d_k + d_v + 2 * sizes.keys + 3) + sizes.keys * (d_k + d_v) + 8 * LINE
 
 
 def backward_signature(storage: Any, real: Any) -> Any:
-    """Types of the backward kernel for inputs of `storage`, computed in `real`."""
+    """The backward kernel's Numba signature for inputs of type `storage` that are computed in `real`."""
     x = types.Array(storage, 4, "A", readonly=True)
     whole, flag = types.Array(types.int64, 1, "C", readonly=True), types.boolean
     items = types.Array(types.int64, 2, "C", readonly=True)
@@ -48,7 +48,7 @@ def backward(
     items, mine, q, k, v, q_start, sizes, k_direct, v_direct, c, scale, routine,
     dz, dlse, z, m_saved, inverse_saved, dq, dk, dv, work,
 ):  # fmt: skip
-    """Compute the items `mine`; the kernel is compiled by :func:`gta_ref.core.cpu.compiling.compiled`."""
+    """Compute the items with the indices `mine`; :func:`gta_ref.core.cpu.compiling.compiled` compiles this kernel."""
     maps, maps_per_k, maps_per_v, most_rows, most_keys, diagonal, few = sizes
     d_k, d_v, size = q.shape[3], v.shape[3], work.itemsize
     one = work.dtype.type(1)
@@ -95,7 +95,7 @@ def backward(
                 q_tile[blind:].ctypes.data, dq_tile[blind:].ctypes.data, dz_tile[blind:].ctypes.data,
             )  # fmt: skip
             dk_at, dv_at = dk[b, k_head, key:].ctypes.data, dv[b, v_head, key:].ctypes.data
-            if rows <= few:  # as in the forward: another order of sums would give another map
+            if rows <= few:  # as in the forward: sums in another order would give a slightly different map
                 row_scores(q_tile[blind:rows], k_at, k_ld * size, width, s_tile, k_tile)
             else:
                 gemm(routine, T, N, width, seeing, d_k, one, k_at, k_ld, q_at, d_k, 0, s_at, most_keys)
@@ -111,7 +111,7 @@ def backward(
 
 @inlined(fastmath=FLAGS)
 def dot(dz, r, z, at):
-    """Σ_d dZ_rd Z_d, where row Z lies at a place of z."""
+    """Σ_d dZ_rd Z_d, where Z is the row of z at the indices `at`."""
     b, j, i = at
     total = dz.dtype.type(0)
     for d in range(dz.shape[1]):

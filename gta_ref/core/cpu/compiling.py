@@ -1,4 +1,4 @@
-"""Compiling the CPU kernels: one type signature at a time, cached on disk, with a notice when it takes long."""
+"""Compiling the CPU kernels, one type signature at a time: a cache on disk, and a notice if compiling takes long."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 from numba import njit
 
-# what a kernel's own code may assume: sums may be reordered and multiply-adds fused; NaN and infinity stay
+# what LLVM may do with a kernel's own code: reorder sums and fuse multiply-adds, but not assume away NaN and infinity
 FLAGS = {"reassoc", "contract", "nsz", "arcp"}
 
 # the files of this folder whose functions end up in a kernel's machine code
 SOURCES = ("backward", "compiling", "forward", "llvm", "rows", "tile", "vectors")
-# A number that changes with any of them. It is read when this module is: a file edited later is not what runs here.
+# A checksum of these files. It is computed on import: if a file is edited later, this process still runs the old code.
 STAMP = zlib.crc32(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES))
 
 NOTICE_AFTER = 2.0  # seconds
@@ -28,29 +28,33 @@ _told = False
 
 
 def compiled(kernel: Callable[..., Any], signature: Any, **options: Any) -> Callable[..., Any]:
-    """Compile a kernel for one signature, or load it from the cache. `options` are Numba's."""
+    """Compile a kernel for one signature, or load it from the cache. `options` are those of Numba's ``njit``."""
     kernel = stamped(kernel)
+    found: Callable[..., Any]
     with _lock, _notice():
         try:
-            return njit(signature, nogil=True, fastmath=FLAGS, cache=True, **options)(kernel)
-        except (OSError, RuntimeError):  # no folder to cache in, or none that takes the file
-            return njit(signature, nogil=True, fastmath=FLAGS, **options)(kernel)
+            found = njit(signature, nogil=True, fastmath=FLAGS, cache=True, **options)(kernel)
+        except (OSError, RuntimeError):  # there is no folder for the cache, or the file cannot be written there
+            found = njit(signature, nogil=True, fastmath=FLAGS, **options)(kernel)
+    return found
 
 
 def inlined(**options: Any) -> Callable[..., Any]:
-    """Compile a function into every kernel that calls it.
+    """Decorate a helper function so that it is compiled into every kernel that calls it.
 
-    A helper that is linked as a symbol of its own may be other machine code in the process that compiles a kernel than
-    in one that reads the kernel from the cache, and results would differ in their last bits.
+    A helper that is linked as a symbol of its own may have different machine code in the process that compiles a kernel
+    and in one that reads the kernel from the cache. Results would then differ in their last bits.
     """
-    return njit(forceinline=True, **options)
+    decorator: Callable[..., Any] = njit(forceinline=True, **options)
+    return decorator
 
 
 def stamped(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Copy a kernel under a qualified name that ends in STAMP.
 
-    Numba compares its cache with the date of a kernel's own file, not of the files whose functions the kernel calls.
-    The qualified name is part of the cache's file name, so a kernel whose sources have changed finds no old code.
+    Numba compares its cache only with the date of the kernel's own file, not with the files of the functions that the
+    kernel calls. The qualified name is part of the name of the cache file, so a kernel whose sources have changed does
+    not find the old code.
     """
     copy = FunctionType(kernel.__code__, kernel.__globals__, kernel.__name__)
     copy.__module__ = kernel.__module__
@@ -59,7 +63,7 @@ def stamped(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def once(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Remember what `build` returns for its arguments; threads that come at the same time wait for one building."""
+    """Cache the results of `build` by its arguments. Threads that need one at the same time wait for a single call."""
     kept: dict[tuple[Any, ...], Any] = {}
     lock = threading.Lock()
 
@@ -76,7 +80,7 @@ def once(build: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _notice() -> Iterator[None]:
-    """Say once, on stderr, that the block takes long because it compiles."""
+    """Print a notice on stderr if the block takes longer than NOTICE_AFTER; at most once per process."""
     timer = threading.Timer(NOTICE_AFTER, _tell)
     timer.daemon = True
     timer.start()

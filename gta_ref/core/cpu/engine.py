@@ -1,9 +1,9 @@
-"""Engine "numba": the attention core on the CPU without a map in memory, forward, backward and decode.
+"""Engine "numba": the attention core on the CPU without a whole map in memory, for forward, backward and decode.
 
-The tiles are cut in :mod:`gta_ref.core.cpu.plan`, and a worker runs all of its tiles inside one compiled
-kernel that calls BLAS for the products: :mod:`gta_ref.core.cpu.forward`, :mod:`gta_ref.core.cpu.backward`.
-`docs/kernels.md` explains them. Memory beside the results is a few tiles a worker and, in a backward with too few
-sequences and heads to give every worker its own, one more dk and dv a worker.
+:mod:`gta_ref.core.cpu.plan` cuts a call into tiles. A worker runs all of its tiles in one call of a compiled kernel,
+:mod:`gta_ref.core.cpu.forward` or :mod:`gta_ref.core.cpu.backward`, which calls BLAS for the products.
+`docs/kernels.md` explains the algorithm. Besides the results, a call needs memory for a few tiles per worker. A
+backward that has too few sequences and heads to give each worker some of its own also needs a dk and a dv per worker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import FLOAT_DTYPES, Array, narrow
 from gta_ref.threads import blas, get_threads, run, workspace
 
-# for each dtype: the view that the kernels take (see llvm.py), that view's Numba type, what it is computed in
+# for each dtype: the dtype of the view that the kernels take (see llvm.py), its Numba type, the type to compute in
 _STORAGE = {
     "float32": (np.float32, types.float32, types.float32),
     "float64": (np.float64, types.float64, types.float64),
@@ -40,30 +40,30 @@ _KERNELS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "merge": (forward_kernel.merge, forward_kernel.merge_signature),
     "backward": (backward_kernel.backward, backward_kernel.backward_signature),
 }
-ALONE = 2**22  # multiply–adds of a worker that pay for waking it
-SHARED_COPIES = 16  # workers that may each hold a dk and dv of their own
+ALONE = 2**22  # multiply–adds per worker from which waking one more is worthwhile
+SHARED_COPIES = 16  # most workers that each hold a dk and dv of their own
 
 
 class State(NamedTuple):
-    """What the backward needs. z is the array that the caller got: it must not be written before the backward."""
+    """What the backward needs. z is the array that the caller received; it must not change before the backward."""
 
     q: Array  # (B, n_q, N_q, d_k)
     k: Array  # (B, n_k, N_k, d_k)
     v: Array  # (B, n_v, N_k, d_v)
     z: Array  # (B, n_q, N_q, d_v), in the precision of computation
-    m: Array  # (B, n_q, N_q), what was subtracted from a row's scores, in units of log₂
+    m: Array  # (B, n_q, N_q), the number subtracted from a row's scores, in units of log₂
     inverse: Array  # (B, n_q, N_q), 1 / Σ 2^(score − m); 0 in a row that sees nothing
     cut: Plan
     scale: float
 
 
 def why_not() -> str | None:
-    """Why this engine cannot run here; None where it can."""
+    """Why this engine cannot run here; None if it can."""
     return why_not_blas()
 
 
 def check(q: Array, k: Array, v: Array) -> None:
-    """Raise EngineError unless the arrays are NumPy's."""
+    """Raise EngineError unless the arrays are NumPy arrays."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, np.ndarray):
             kind = f"{type(x).__module__}.{type(x).__name__}"
@@ -80,11 +80,11 @@ def forward(
     scale: float,
     *,
     need_saved: bool = True,
-    trace: dict | None = None,
+    trace: dict[str, Any] | None = None,
 ) -> tuple[Array, Array, State | None]:
-    """z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`. `trace` receives nothing.
+    """Compute z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`. `trace` receives nothing.
 
-    The result of a row does not depend on the number of threads.
+    The results do not depend on the number of threads.
     """
     dtype, real = q.dtype, _forms(q.dtype)[1]
     cut = plan(q, k, v, mask)
@@ -114,12 +114,12 @@ def forward(
 
 
 def backward(
-    dz: Array, state: State, dlse: Array | None = None, *, trace: dict | None = None
+    dz: Array, state: State, dlse: Array | None = None, *, trace: dict[str, Any] | None = None
 ) -> tuple[Array, Array, Array]:
-    """The gradient through z and lse; see :func:`gta_ref.core.attention_backward`. `trace` receives nothing.
+    """Compute the gradient through z and lse; see :func:`gta_ref.core.attention_backward`. `trace` receives nothing.
 
-    dq does not depend on the number of threads; dk and dv may in their last bits, as each worker sums its own
-    tiles where sequences and heads are too few to go round.
+    dq does not depend on the number of threads. dk and dv may depend on it in their last bits if there are too few
+    sequences and heads to give each worker some of its own, because then each worker sums over its own tiles.
     """
     q, k, v, z, m, inverse, cut, scale = state
     if not isinstance(dz, np.ndarray):
@@ -156,7 +156,7 @@ def backward(
 
 @once
 def _kernel(name: str, dtype: np.dtype) -> Any:
-    """The compiled kernel for a dtype."""
+    """The compiled kernel of this name for a dtype."""
     _, storage, real = _STORAGE[dtype.name]
     kernel, signature = _KERNELS[name]
     return compiled(kernel, signature(storage, real))
@@ -164,22 +164,22 @@ def _kernel(name: str, dtype: np.dtype) -> Any:
 
 @cache
 def _forms(dtype: np.dtype) -> tuple[Any, np.dtype]:
-    """The dtype of the view of an array that the kernels take, and the dtype that it is computed in."""
+    """The dtype of the view that the kernels take of an array, and the dtype in which they compute."""
     return _STORAGE[dtype.name][0], np.dtype(np.float64 if dtype.name == "float64" else np.float32)
 
 
 def _stored(x: Array) -> Array:
-    """The view of an array that the kernels take."""
+    """The view of an array that is passed to the kernels."""
     return _aligned(x).view(_forms(x.dtype)[0])
 
 
 def _aligned(x: Array) -> Array:
-    """The array itself, or a copy where it is in another byte order or between the places of its numbers."""
+    """The array itself, or a copy if its byte order is not the machine's or its numbers are not aligned."""
     return x if x.flags.aligned and x.dtype.isnative else np.array(x, x.dtype.newbyteorder("="))
 
 
 def _direct(arrays: list[Array]) -> list[bool]:
-    """Whether BLAS can read the rows of k, and of v, where they lie: packed, forwards, without overlap."""
+    """Whether BLAS can read the rows of k, and those of v, in place: packed, in ascending order, without overlap."""
     size = arrays[0].itemsize
     return [
         x.dtype.kind == "f" and x.strides[3] == size and x.strides[2] >= x.shape[3] * size and x.strides[2] % size == 0
@@ -188,6 +188,6 @@ def _direct(arrays: list[Array]) -> list[bool]:
 
 
 def _workers(cut: Plan, parts: int, widths: int) -> int:
-    """How many workers a call gets that has so many parts and `widths` multiply–adds for each pair of positions."""
+    """Number of workers for a call with `parts` items, at `widths` multiply–adds per map and pair of query and key."""
     work = cut.cost * cut.sizes.maps * widths
-    return max(1, min(get_threads(), parts, math.ceil(work / ALONE)))  # one where a second would come too late
+    return max(1, min(get_threads(), parts, math.ceil(work / ALONE)))  # one if a second would wake too late

@@ -1,11 +1,11 @@
-"""The forward kernel: query tiles against key tiles, with one running softmax a row.
+"""The forward kernel: query tiles times key tiles, with one running softmax per row.
 
-For a query tile with the rows of all maps of a block, and for each key tile in turn:
+A query tile holds the rows of all maps of a block. For each key tile in turn, the kernel computes
 
     S = Q Kᵀ     m' = max(m, c · max S)     P = 2^(c·S − m')     O = 2^(m − m') O + P V     l = 2^(m − m') l + Σ P
 
-and at the end z = O / l, lse = m ln 2 + ln l. Neither S nor P outlives its tile. An item with a slot sees a part
-of the keys only; it leaves O, m and l in its slot, for :func:`merge`.
+and at the end z = O / l, lse = m ln 2 + ln l. S and P are kept only for the current tile. An item with a slot sees only
+a part of the keys; it stores O, m and l in its slot, for :func:`merge`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -28,12 +28,12 @@ N, T = ord("N"), ord("T")
 
 
 def workspace_size(sizes: Sizes, d_k: int, d_v: int) -> int:
-    """Numbers of scratch memory that a worker's forward needs: Q, O, S, m and l, and a tile of K and V."""
+    """Scratch memory of a worker's forward, in numbers: Q, O, S, m and l, and a tile of K and of V."""
     return sizes.rows * (d_k + d_v + sizes.keys + 2) + sizes.keys * (d_k + d_v) + 8 * LINE
 
 
 def forward_signature(storage: Any, real: Any) -> Any:
-    """Types of the forward kernel for inputs of `storage`, computed in `real`."""
+    """The forward kernel's Numba signature for inputs of type `storage` that are computed in `real`."""
     x = types.Array(storage, 4, "A", readonly=True)
     whole, flag = types.Array(types.int64, 1, "C", readonly=True), types.boolean
     items = types.Array(types.int64, 2, "C", readonly=True)
@@ -49,7 +49,7 @@ def forward(
     items, mine, q, k, v, q_start, sizes, k_direct, v_direct, c, routine,
     z, lse, m_out, inverse_out, part_o, part_m, part_l, work,
 ):  # fmt: skip
-    """Compute the items `mine`; the kernel is compiled by :func:`gta_ref.core.cpu.compiling.compiled`."""
+    """Compute the items with the indices `mine`; :func:`gta_ref.core.cpu.compiling.compiled` compiles this kernel."""
     maps, maps_per_k, maps_per_v, most_rows, most_keys, diagonal, few = sizes
     d_k, d_v, size = q.shape[3], v.shape[3], work.itemsize
     one = work.dtype.type(1)
@@ -71,7 +71,7 @@ def forward(
         total[:rows] = 0
         key = k_first
         while key < k_stop:
-            # a full tile where all rows see it; narrower ones along the diagonal, without the rows before it
+            # a full tile if all rows see it; narrower ones on the diagonal, without the rows that do not see them
             width = min(most_keys if key + most_keys <= stands + 1 else diagonal, k_stop - key)
             blind = min(max(0, key - stands) * maps, rows)
             seeing = rows - blind
@@ -121,10 +121,10 @@ def forward(
 def finish(o, r, m, total, z, lse, m_out, inverse_out, at):
     """Write a row of the results, z = O / l and lse, and m and 1/l for the backward.
 
-    Whole arrays and a place come in, not their rows: to make a view costs as much as to write it.
+    The arguments are whole arrays and the indices `at`, not rows: making a view takes as long as writing the row.
     """
     b, j, i = at
-    seen = total != 0  # NaN is not 0 and goes on
+    seen = total != 0  # NaN is not 0, so it reaches the results
     inverse = 1 / total if seen else total
     for d in range(z.shape[3]):
         z[b, j, i, d] = o[r, d] * inverse
@@ -134,16 +134,16 @@ def finish(o, r, m, total, z, lse, m_out, inverse_out, at):
 
 
 def merge_signature(storage: Any, real: Any) -> Any:
-    """Types of the merging kernel."""
+    """The merging kernel's Numba signature."""
     rows, slots, outputs = real[:, :, ::1], real[:, ::1], real[:, :, :, ::1]
     merges = types.Array(types.int64, 2, "C", readonly=True)
     return types.void(merges, types.int64, outputs, rows, rows, rows, rows, slots, slots)
 
 
 def merge(merges, maps, z, lse, m_out, inverse_out, part_o, part_m, part_l):
-    """Put the chunks of a query tile together, in the order of their keys.
+    """Merge the results of a query tile's chunks, in the order of their keys.
 
-    Each has its own m. With M the largest of them, O = Σ 2^(m_i − M) O_i and l = Σ 2^(m_i − M) l_i.
+    Each chunk has its own m. With M the largest of them, O = Σ 2^(m_i − M) O_i and l = Σ 2^(m_i − M) l_i.
     """
     one = part_m.dtype.type(1)
     for b, map_, q_first, q_stop, first, last in merges:
@@ -153,7 +153,7 @@ def merge(merges, maps, z, lse, m_out, inverse_out, part_o, part_m, part_l):
                 top = max(top, part_m[slot, r])
             o, total = part_o[first, r], part_m.dtype.type(0)
             for slot in range(first, last):
-                # −inf where a chunk has nothing that the row sees
+                # m is −inf if the row sees no key of a chunk
                 seen = part_m[slot, r] != -np.inf
                 weight = exp2(part_m[slot, r], one, top) if seen else part_m.dtype.type(0)
                 total += weight * part_l[slot, r]

@@ -1,11 +1,11 @@
-"""Building blocks of the fused kernels that Numba has no word for, written as LLVM instructions.
+"""Building blocks of the CPU kernels that Numba does not offer, written as LLVM instructions.
 
-exp2 without a branch and an order of floats as integers (loops over both become vector code, which
-`np.exp` and `max` do not), and a call of BLAS by its address. No flag lets LLVM assume NaN or infinity
-away.
+They are exp2 without a branch, a mapping of floats to integers in the same order, and a call of BLAS by its address.
+Loops over the first two become vector code; loops over `np.exp` and `max` do not. No flag lets LLVM assume that NaN and
+infinity do not occur.
 
-Storage: float16 enters the kernels as its uint16 view and bfloat16 as its int16 view, so that the type
-of a view says how to widen it.
+Storage: float16 arrays are passed to the kernels as uint16 views and bfloat16 arrays as int16 views, so that the type
+of a view determines how to widen it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numba.extending import get_cython_function_address, intrinsic
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
-# allows a fused multiply-add and nothing else; Numba writes a function's own flags, which let it reorder sums,
-# on every instruction that has none
+# Allows a fused multiply-add and nothing else. To an instruction without flags, Numba adds those of its function, which
+# allow reordering sums.
 FUSE = ("contract",)
 
-# 2^r on [−½, ½], constant first. float32: the best polynomial of degree 6, off by at most 2e-9 of the value;
-# float64: Taylor's of degree 13, off by at most 4e-18.
+# Coefficients of 2^r on [−½, ½], constant first. float32: the best polynomial of degree 6, with a relative error of at
+# most 2e-9; float64: the Taylor polynomial of degree 13, with at most 4e-18.
 _EXP2_F32 = (
     1.0000000005926,
     0.69314714841861,
@@ -40,24 +40,26 @@ _EXP2_F64 = tuple(math.log(2) ** i / math.factorial(i) for i in range(14))
 
 
 def float_type(numba_type: Any) -> tuple[ir.Type, ir.IntType, int, int]:
-    """The LLVM type of a Numba float, the integer of its size, its mantissa's bits and exponent's bias."""
+    """The LLVM type of a Numba float, the integer type of its size, its mantissa's bits and its exponent's bias."""
     return (ir.FloatType(), I32, 23, 127) if numba_type == types.float32 else (ir.DoubleType(), I64, 52, 1023)
 
 
 def computed_in(storage: Any) -> Any:
-    """The Numba type that a storage type is computed in."""
+    """The Numba type in which numbers of a storage type are computed."""
     return storage if isinstance(storage, types.Float) else types.float32
 
 
 @intrinsic
 def exp2(typingctx: Any, x: Any, c: Any, m: Any) -> Any:
-    """2^(c·x − m), error about 1 ulp; 0 below the smallest normal number, NaN of NaN. Not for results near overflow.
+    """2^(c·x − m) with an error of about 1 ulp.
 
-    The exponent is one multiply–add, so that the same x, c and m give the same bits in every kernel: a backward
-    whose map differs from the forward's is wrong by more than rounding where scores are huge.
+    Results below the smallest normal number become 0, and NaN gives NaN. Results near overflow are not supported.
 
-    Adding 1.5 · 2^mantissa rounds the exponent y to a whole number n and leaves n in the low bits of the sum, from
-    where a shift makes it the exponent of 2^n. Then 2^y = 2^n · p(y − n).
+    The exponent is computed by one multiply–add, so that the same x, c and m give the same bits in every kernel. For
+    huge scores, a backward whose map differs from the forward's would be wrong by more than rounding.
+
+    Adding 1.5 · 2^mantissa rounds the exponent y to a whole number n and leaves n in the low bits of the sum. A shift
+    turns these bits into the exponent of 2^n. Then 2^y = 2^n · p(y − n).
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -75,21 +77,21 @@ def exp2(typingctx: Any, x: Any, c: Any, m: Any) -> Any:
             value = builder.fadd(builder.fmul(value, r, flags=FUSE), real(coefficient), flags=FUSE)
         exponent = builder.shl(builder.bitcast(shifted, whole), whole(mantissa))
         value = builder.fmul(value, builder.bitcast(exponent, real), flags=FUSE)
-        below = builder.fcmp_ordered("<", y, real(1 - bias), flags=FUSE)  # false for NaN, which goes through
+        below = builder.fcmp_ordered("<", y, real(1 - bias), flags=FUSE)  # false for NaN, which is therefore returned
         return builder.select(below, real(0), value)
 
     return x(x, x, x), codegen
 
 
 def _flip(builder: Any, bits: Any, whole: ir.IntType) -> Any:
-    """Swap between a float's bits and an integer in the same order: negative floats have theirs backwards."""
+    """Convert a float's bits to an integer in the order of the floats, or back, by flipping bits of negative floats."""
     negative = builder.ashr(bits, whole(whole.width - 1))
     return builder.xor(bits, builder.and_(negative, whole(2 ** (whole.width - 1) - 1)))
 
 
 @intrinsic
 def to_ordered(typingctx: Any, x: Any) -> Any:
-    """The integer of x: ordered as floats are, a NaN beyond the infinity of its sign."""
+    """The integer for x: integers are ordered like their floats, and a NaN lies beyond the infinity of its sign."""
     integer = types.int32 if x == types.float32 else types.int64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -101,7 +103,7 @@ def to_ordered(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def from_ordered(typingctx: Any, i: Any) -> Any:
-    """The float that :func:`to_ordered` made an integer."""
+    """The float that :func:`to_ordered` has converted to this integer."""
     real_type = types.float32 if i == types.int32 else types.float64
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -112,7 +114,7 @@ def from_ordered(typingctx: Any, i: Any) -> Any:
 
 
 def widen_bits(builder: Any, bits: Any, storage: Any, lanes: int = 0) -> Any:
-    """Widen a loaded storage value, or a vector of `lanes` of them, to the type it is computed in."""
+    """Widen a stored number, or a vector of `lanes` of them, to the type in which it is computed."""
 
     def shape(scalar: ir.Type) -> ir.Type:
         return ir.VectorType(scalar, lanes) if lanes else scalar
@@ -126,7 +128,7 @@ def widen_bits(builder: Any, bits: Any, storage: Any, lanes: int = 0) -> Any:
 
 
 def storage_type(storage: Any) -> tuple[ir.Type, int]:
-    """The LLVM type of a storage value in memory, and its bytes."""
+    """The LLVM type of a stored number, and its size in bytes."""
     if isinstance(storage, types.Float):
         return float_type(storage)[0], storage.bitwidth // 8
     return I16, 2
@@ -134,7 +136,7 @@ def storage_type(storage: Any) -> tuple[ir.Type, int]:
 
 @intrinsic
 def widen(typingctx: Any, x: Any) -> Any:
-    """The value of a stored float in the type that it is computed in."""
+    """The value of a stored float, in the type in which it is computed."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return widen_bits(builder, args[0], x)
@@ -163,7 +165,7 @@ def gemm(
     """BLAS: C = alpha op(A) op(B) + beta C on column-major matrices, C (m, n), op(A) (m, k), op(B) (k, n).
 
     `routine` is an address from :func:`gemm_address`; a, b and c are addresses, trans_a and trans_b ord("N") or
-    ord("T"). The routine is called by address because a function that holds a pointer cannot be cached on disk.
+    ord("T"). The address is an argument, because Numba cannot cache a function with a pointer in its code on disk.
     """
     i32, address, real_type = types.int32, types.intp, alpha
     arguments = (i32, i32, i32, i32, i32, real_type, address, i32, address, i32, real_type, address, i32)
@@ -188,16 +190,19 @@ def gemm(
 
 @cache
 def gemm_address(letter: str) -> int:
-    """Address of SciPy's sgemm ("f", as NumPy calls a float32) or dgemm ("d"): 32-bit integers, all by reference."""
-    return get_cython_function_address("scipy.linalg.cython_blas", {"f": "sgemm", "d": "dgemm"}[letter])
+    """Address of SciPy's sgemm ("f", NumPy's letter for float32) or dgemm ("d").
+
+    All arguments are passed by reference; integers have 32 bits.
+    """
+    return int(get_cython_function_address("scipy.linalg.cython_blas", {"f": "sgemm", "d": "dgemm"}[letter]))
 
 
 @cache
 def why_not_blas() -> str | None:
-    """Why SciPy's BLAS cannot be called this way; None where it can."""
+    """Why SciPy's BLAS cannot be called in this way; None if it can."""
     from scipy.linalg import cython_blas
 
     signature = repr(cython_blas.__pyx_capi__["sgemm"])
     if signature.count("int *") != 6:
-        return f"it calls SciPy's BLAS with 32-bit integers, and this SciPy has {signature}"
+        return f"it calls SciPy's BLAS with 32-bit integers, but this SciPy has {signature}"
     return None

@@ -1,10 +1,10 @@
-"""How the work of one call is cut into tiles, and which worker does which.
+"""How the work of one call is cut into items, and which worker does which.
 
-Maps that read the same key head and the same value head form a block: a query tile takes the rows of all
-maps of a block, position by position, so that both products of a tile are plain matrix products with
-(positions · maps) rows, and the rows that see a key are the last ones of a tile.
+Maps that read the same key head and the same value head form a block. A query tile holds the rows of all maps of a
+block, position by position. Both products of a tile are then plain matrix products with (positions · maps) rows, and
+the rows that see a key are the last ones of a tile.
 
-An item is one query tile with the keys that it may see; where there are few queries, with a chunk of them.
+An item is one query tile with all the keys that it may see or, if there are few queries, with a chunk of these keys.
 """
 
 from __future__ import annotations
@@ -19,54 +19,54 @@ import numpy as np
 from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import Array
 
-ROWS = 480  # rows of a tile: together with its scores they fit a core's second-level cache
-WIDEST = 2**22  # numbers of Q and O in a tile, which only heads of thousands reach
-KEYS = 128  # keys of a tile, whole steps of tile.LINE
-DIAGONAL = 64  # keys of a tile that not all of its rows see: what is computed for nothing is half of it
-FEW = 12  # rows up to which the products are done without BLAS
-CHUNK = 2048  # keys of an item where one query tile has all queries
-UNITS_A_WORKER = 4  # sequences and heads that make it worth giving them out whole
+ROWS = 480  # most rows per tile: with their scores they fit into a core's second-level cache
+WIDEST = 2**22  # most numbers of Q and O per tile; only heads with a width of thousands reach it
+KEYS = 128  # keys per tile, a multiple of tile.LINE
+DIAGONAL = 64  # keys per tile on the diagonal, where not all rows see them: half of such a tile is computed in vain
+FEW = 12  # most rows for which the products are computed without BLAS
+CHUNK = 2048  # keys per item if one query tile holds all queries
+UNITS_A_WORKER = 4  # units per worker (see share_units) from which each unit is given to one worker
 
 # columns of an item
 BATCH, MAP, Q_FIRST, Q_STOP, K_FIRST, K_STOP, SLOT = range(7)
 
 
 class Sizes(NamedTuple):
-    """Everything about a call that is a number, in the order in which the kernels take it."""
+    """The sizes of a call, in the order in which the kernels unpack them."""
 
-    maps: int  # of a block
-    maps_per_k: int
-    maps_per_v: int
-    rows: int  # most of a tile
-    keys: int  # most of a tile
-    diagonal: int
-    few: int
+    maps: int  # per block
+    maps_per_k: int  # maps that share a key head
+    maps_per_v: int  # maps that share a value head
+    rows: int  # most rows per tile
+    keys: int  # most keys per tile
+    diagonal: int  # DIAGONAL
+    few: int  # FEW
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The items of a call, and the tile sizes. Layers of a model share it, so its arrays are not to be written."""
+    """The items of a call, and the sizes of its tiles. Layers share a plan, so its arrays must not be changed."""
 
-    items: np.ndarray  # (n, 7) int64; whole: one a query tile
-    pieces: np.ndarray  # the same, cut by keys where the queries are few; only the forward can use them
-    slots: int  # partial results that the pieces leave to be merged; 0 where every piece finishes its rows
-    merges: np.ndarray  # (m, 6) int64, what to merge: batch, map, q_first, q_stop, first slot, last slot + 1
+    items: np.ndarray  # (n, 7) int64: one per query tile, with all its keys
+    pieces: np.ndarray  # the same, with the keys cut into chunks if queries are few; for the forward only
+    slots: int  # number of partial results that have to be merged; 0 if every piece finishes its rows
+    merges: np.ndarray  # (m, 6) int64, one per merge: batch, map, q_first, q_stop, first slot, last slot + 1
     sizes: Sizes
     q_start: np.ndarray  # (B,) int64
-    cost: int  # of all items
-    _dealt: dict = field(default_factory=dict)
+    cost: int  # sum of the costs of all items
+    _dealt: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     def pieces_of(self, workers: int) -> list[np.ndarray]:
-        """Indices of the pieces that each worker does in a forward."""
+        """For each worker, the indices of the pieces that it computes in a forward."""
         if workers not in self._dealt:
             self._dealt[workers] = share(costs(self.pieces), workers)
         return self._dealt[workers]
 
 
 def plan(q: Array, k: Array, v: Array, mask: Mask) -> Plan:
-    """Cut a call into items; a call like one of the last is cut already."""
-    # the same tiles forwards and backwards: BLAS adds in another order in tiles of another size, and with huge
-    # scores the backward's map would no longer be the forward's
+    """Cut a call into items. The plans of the last 16 different calls are remembered."""
+    # forward and backward use the same tiles: in tiles of another size BLAS adds in another order, and with huge scores
+    # the backward's map would differ from the forward's
     most = ROWS // 2 if q.dtype.itemsize == 8 else ROWS
     most = min(most, max(FEW, WIDEST // (q.shape[3] + v.shape[3])))
     bounds = (b.tobytes() if isinstance(b, np.ndarray) else b for b in (mask.q_start, mask.k_start, mask.k_stop))
@@ -90,7 +90,7 @@ def _plan(
     if causal:
         k_last = np.minimum(k_last, q_start[b] + stop)
     else:
-        # the kernels let each row see the keys up to its own position: without causality that is behind all keys
+        # the kernels let each row see the keys up to its position, so without causality all positions are past the keys
         q_start = np.full(batch, n_keys)
     columns = [b, m, first, stop, k_first, np.maximum(k_last, k_first), np.full_like(b, -1)]
     items = np.stack(columns, axis=1).astype(np.int64, copy=False)
@@ -101,7 +101,7 @@ def _plan(
 
 
 def _chunked(items: np.ndarray) -> tuple[np.ndarray, int]:
-    """Cut the keys of every item; an item of more than one chunk gets a slot for each, in order."""
+    """Cut the keys of every item into chunks. If an item has several chunks, each gets a slot, in order of the keys."""
     length = items[:, K_STOP] - items[:, K_FIRST]
     chunks = np.maximum(1, -(-length // CHUNK))
     if (chunks == 1).all():
@@ -117,12 +117,13 @@ def _chunked(items: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def costs(items: np.ndarray) -> np.ndarray:
-    """Pairs of query and key in each item, and a little for an item by itself."""
-    return (items[:, Q_STOP] - items[:, Q_FIRST]) * (items[:, K_STOP] - items[:, K_FIRST] + 16)
+    """The cost of each item: its pairs of query and key, plus a small amount per query."""
+    pairs: np.ndarray = (items[:, Q_STOP] - items[:, Q_FIRST]) * (items[:, K_STOP] - items[:, K_FIRST] + 16)
+    return pairs
 
 
 def share(cost: np.ndarray, workers: int) -> list[np.ndarray]:
-    """Deal items out from the dearest down, back and forth between the workers: one list of indices each."""
+    """Distribute items among workers, most expensive first, in serpentine order; one list of indices per worker."""
     order = np.argsort(-cost, kind="stable")
     turn, place = np.divmod(np.arange(len(order)), workers)
     dealt = np.where(turn % 2 == 0, place, workers - 1 - place)
@@ -130,14 +131,14 @@ def share(cost: np.ndarray, workers: int) -> list[np.ndarray]:
 
 
 def share_units(cut: Plan, workers: int) -> list[np.ndarray] | None:
-    """Deal items out so that no two workers add to the same dk or dv; None where there are too few such units.
+    """Distribute items so that no two workers add to the same dk or dv; None if there are too few units for that.
 
     A unit is a sequence with the maps that have a key or a value head in common.
     """
     maps = math.lcm(cut.sizes.maps_per_k, cut.sizes.maps_per_v)
     if workers == 1:
         return [np.arange(len(cut.items))]
-    # items come in the order of their units
+    # items are in the order of their units
     starts = np.any(np.diff(cut.items[:, (BATCH, MAP)] // (1, maps), axis=0) != 0, axis=1)
     unit = np.concatenate([[0], np.cumsum(starts)])
     if unit[-1] + 1 < UNITS_A_WORKER * workers:
@@ -147,7 +148,7 @@ def share_units(cut: Plan, workers: int) -> list[np.ndarray] | None:
 
 
 def _merges(items: np.ndarray) -> np.ndarray:
-    """The results to put together from slots; see Plan."""
+    """The table of merges; see Plan."""
     partial = items[items[:, SLOT] >= 0]
     first = np.flatnonzero(np.any(np.diff(partial[:, [BATCH, MAP]], axis=0, prepend=-1) != 0, axis=1))
     last = np.append(first, len(partial))[1:]

@@ -1,7 +1,7 @@
-"""The two products of a tile for a handful of rows, where BLAS would spend its time on packing.
+"""The two products of a tile with only a few rows, for which BLAS would spend most of its time on packing.
 
-Decoding reads every key and value once for all maps of a token: 5 rows in GTA-1B. All of them go over a tile
-together, so that memory is what limits them.
+Decoding reads every key and value once for all maps of a token, which are 5 rows in GTA-1B. All rows are multiplied by
+a tile together, so that reading memory is the limit.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -11,7 +11,7 @@ from __future__ import annotations
 from gta_ref.core.cpu.compiling import inlined
 from gta_ref.core.cpu.vectors import BLOCK, MAX_ROWS, VECTOR_BYTES, make_context, make_scores
 
-_SPAN = 16  # value rows that all blocks of columns go over before the next ones, so that whole rows are fetched
+_SPAN = 16  # value rows that are processed in all columns before the next rows, so that whole rows are fetched
 
 # a block of several keys or columns serves most, narrow ones the rest
 _dots_1, _dots_2, _dots_3, _dots_4, _dots_5 = (make_scores(rows, BLOCK) for rows in range(1, 6))
@@ -80,12 +80,12 @@ def _context_column(rows, p, p_step, v, v_step, keys, o, o_step, like, real):
 
 @inlined()
 def row_scores(q, k, k_step, keys, s, like):
-    """Q Kᵀ into the first columns of s.
+    """Write Q Kᵀ to the first columns of s.
 
     Parameters
     ----------
     q : (rows, width), packed
-    k, k_step : address of the first key row, bytes from one to the next; a row's numbers stand together
+    k, k_step : address of the first key row, bytes from one row to the next; the numbers of a row are adjacent
     keys : int
     s : (rows, at least keys), packed
     like : an array of the storage type of k
@@ -111,7 +111,7 @@ def row_context(p, v, v_step, keys, o, like):
     Parameters
     ----------
     p : (rows, at least keys), packed
-    v, v_step : address of the first value row, bytes from one to the next; a row's numbers stand together
+    v, v_step : address of the first value row, bytes from one row to the next; the numbers of a row are adjacent
     keys : int
     o : (rows, width), packed
     like : an array of the storage type of v

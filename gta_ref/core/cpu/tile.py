@@ -1,12 +1,12 @@
 """The steps on one tile that forward and backward share: loading rows, and softmax with a running maximum.
 
-Numba compiles these into the kernels that call them. Scores are held in units of log₂: with
-c = scale · log₂e, exp(scale · s) = 2^(c·s). The row's number m is what is subtracted there, l the sum:
+Numba compiles these functions into the kernels that call them. Scores are expressed in units of log₂: with
+c = scale · log₂e, exp(scale · s) = 2^(c·s). For each row, m is the number that is subtracted there, and l is the sum:
 
     P_j = 2^(c·s_j − m)      l = Σ_j P_j      lse = m · ln 2 + ln l
 """
 
-# Numba compiles these functions: types are inferred, and a docstring would not show in any interface
+# Numba infers the types of these functions when it compiles them
 # mypy: disable-error-code="no-untyped-def"
 
 import math
@@ -16,24 +16,24 @@ import numpy as np
 from gta_ref.core.cpu.compiling import FLAGS, inlined
 from gta_ref.core.cpu.llvm import exp2, from_ordered, to_ordered, widen
 
-# A running maximum may be passed by this many powers of two before sums are rescaled. The result is the same,
-# as m only has to be near the maximum; and after the first tile of a row rescaling becomes rare.
+# Scores may exceed m by up to this many powers of two before the sums are rescaled. The result is the same, because m
+# only has to be near the maximum. After the first tile of a row, rescaling is rare.
 SLACK = 8.0
 LOG2E = 1 / math.log(2)
 LN2 = math.log(2)
-LINE = 16  # loops over a tile's row run in full steps of this; what is past the row holds −inf
+LINE = 16  # loops over a tile's row run in full steps of this length; numbers past the row's end are −inf
 
 
 @inlined()
 def carve(work, start, rows, width):
-    """A matrix (rows, width) of scratch memory from `start` on, and where the next may start: a full step on."""
+    """A matrix (rows, width) in scratch memory from `start` on, and the start of the next one, a multiple of LINE."""
     stop = start + rows * width
     return work[start:stop].reshape(rows, width), (stop + LINE - 1) // LINE * LINE
 
 
 @inlined()
 def load_rows(out, x, first, stop):
-    """Copy rows of x (N, width) into out (≥ stop − first, width), widened."""
+    """Copy rows first … stop − 1 of x (N, width) into out (≥ stop − first, width), and widen them."""
     for i in range(first, stop):
         for j in range(x.shape[1]):
             out[i - first, j] = widen(x[i, j])
@@ -41,7 +41,7 @@ def load_rows(out, x, first, stop):
 
 @inlined()
 def load_maps(out, x, map_, maps, first, stop):
-    """Copy rows of `maps` maps of x (n, N, width) into out, position by position: row (i − first) · maps + m."""
+    """Copy rows of `maps` maps of x (n, N, width) into out, position by position, to row (i − first) · maps + m."""
     for i in range(first, stop):
         for m in range(maps):
             row = out[(i - first) * maps + m]
@@ -51,7 +51,7 @@ def load_maps(out, x, map_, maps, first, stop):
 
 @inlined()
 def store_maps(x, tile, map_, maps, first, stop):
-    """Copy rows of a tile back to their places in x (n, N, width): what load_maps does, the other way."""
+    """Copy rows of a tile back to their places in x (n, N, width), the inverse of load_maps."""
     for i in range(first, stop):
         for m in range(maps):
             row = tile[(i - first) * maps + m]
@@ -61,7 +61,7 @@ def store_maps(x, tile, map_, maps, first, stop):
 
 @inlined(fastmath=FLAGS)
 def row_max(row, n):
-    """The largest of the first n numbers; of numbers with a NaN among them, NaN or any of them."""
+    """The largest of the first n numbers. If one of them is NaN, the result is NaN or any one of them."""
     top = to_ordered(row.dtype.type(-np.inf))
     for j in range(n):
         top = max(top, to_ordered(row[j]))
@@ -70,7 +70,7 @@ def row_max(row, n):
 
 @inlined(fastmath=FLAGS)
 def row_exp(row, n, c, m):
-    """Replace s by 2^(c·s − m) in the first n numbers; their sum."""
+    """Replace each of the first n numbers s by 2^(c·s − m), and return the sum of the new ones."""
     total = row.dtype.type(0)
     for j in range(n):
         p = exp2(row[j], c, m)
@@ -81,7 +81,7 @@ def row_exp(row, n, c, m):
 
 @inlined()
 def hide(row, seen, width):
-    """Make −inf of what the row does not see and of what lies past it up to a full step; that length."""
+    """Set scores that the row does not see, and the rest up to a full step of LINE, to −inf; return that length."""
     full = (width + LINE - 1) // LINE * LINE
     for j in range(seen, full):
         row[j] = -np.inf
@@ -92,13 +92,13 @@ def hide(row, seen, width):
 def softmax_tile(s, rows, width, sees, maps, c, m, total, o):
     """One step of the online softmax on the scores s (rows, ≥ width) of a tile, in place.
 
-    Where a row's maximum passes its m by more than SLACK, m moves there, and what has been summed shrinks by
-    2^(old m − new m): the total, and o, the row of P V.
+    If a row's maximum exceeds its m by more than SLACK, the maximum becomes the new m. The sums so far, `total` and the
+    row of P V in `o`, are then multiplied by 2^(old m − new m).
 
     Parameters
     ----------
     sees : int
-        Keys of the tile that the first position sees; each later position sees one more.
+        Number of keys of the tile that the first position sees; each later position sees one more.
     m, total : (rows,)
     o : (rows, d_v)
     """
@@ -121,7 +121,7 @@ def softmax_tile(s, rows, width, sees, maps, c, m, total, o):
 
 @inlined(fastmath=FLAGS)
 def gradient_tile(s, dp, rows, width, sees, maps, c, m, inverse, delta):
-    """Turn scores s into the map P, and dp, the gradient by P, into the gradient by scaled scores; in place.
+    """Replace scores s by the map P, and dp, the gradient by P, by the gradient by the scaled scores, in place.
 
         P = 2^(c·s − m) / l        dS = P ⊙ (dP − δ)
 

@@ -1,7 +1,7 @@
-"""Products of a few rows with explicit vectors, all running sums in registers; what ``rows.py`` puts together.
+"""Products of a few rows with explicit vectors and all running sums in registers; ``rows.py`` combines them.
 
-A block's size is a constant of its code, so that LLVM can give each sum a register. Vectors are as long as the
-registers with AVX-512, and half as long elsewhere. float16 and bfloat16 are widened as they are loaded.
+The size of a block is a constant in the machine code, so that LLVM can keep each sum in a register. Vectors have 64
+bytes with AVX-512 and 32 bytes otherwise. float16 and bfloat16 are widened as they are loaded.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gta_ref.core.cpu.llvm import FUSE, I8, I32, I64, float_type, storage_type, 
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 VECTOR_BYTES = 64 if _WIDE else 32
-# keys, or vectors of a value row, that a block takes at a time: MAX_ROWS × 4 sums fit 32 registers
+# keys, or vectors of a value row, per block: MAX_ROWS × 4 sums fit into 32 registers
 BLOCK = 4 if _WIDE else 2
 MAX_ROWS = 5
-# what is asked for ahead of its use, in bytes: hardware alone, which guesses page by page, reaches 2/3 of the bandwidth
+# distance of prefetching in bytes; the hardware's own prefetching, page by page, reaches 2/3 of the bandwidth
 _AHEAD = 16384
 
 
 class _Memory:
-    """Loads from byte addresses, scalar or as vectors, widened to the type that is computed in."""
+    """Loads from byte addresses, as scalars or vectors, widened to the type in which they are computed; and stores."""
 
     def __init__(self, builder: Any, storage: Any) -> None:
         self.builder, self.storage = builder, storage
         self.stored, self.bytes = storage_type(storage)
 
     def at(self, address: Any, index: Any) -> Any:
-        """The address of number `index` (an int or an LLVM value) from `address` on."""
+        """The address of the number with this index (an int or an LLVM value), counted from `address`."""
         if isinstance(index, int):
             return self.builder.add(address, I64(index * self.bytes))
         return self.builder.add(address, self.builder.mul(index, I64(self.bytes)))
@@ -47,21 +47,21 @@ class _Memory:
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=self.bytes)
 
     def prefetch(self, address: Any) -> None:
-        """Ask for the line `_AHEAD` behind `address`, which may lie past the array's end, without waiting for it."""
+        """Prefetch the cache line at `address` + `_AHEAD`, which may lie past the array's end."""
         pointer = I8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, I32, I32, I32])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         ahead = self.builder.inttoptr(self.builder.add(address, I64(_AHEAD)), pointer)
-        self.builder.call(function, [ahead, I32(0), I32(2), I32(1)])  # to read, into the second-level cache
+        self.builder.call(function, [ahead, I32(0), I32(2), I32(1)])  # for reading, into the second-level cache
 
 
 def vector(scalar: ir.Type, lanes: int) -> ir.Type:
-    """The type of `lanes` numbers, the scalar's own for one."""
+    """The type of a vector of `lanes` numbers, or the scalar type for one."""
     return ir.VectorType(scalar, lanes) if lanes > 1 else scalar
 
 
 def _sums(builder: Any, scalar: ir.Type, lanes: int, rows: int, columns: int) -> list[list[Any]]:
-    """Running sums at 0, which LLVM moves into registers."""
+    """Running sums, initially 0, which LLVM keeps in registers."""
     kind = vector(scalar, lanes)
     zero = ir.Constant(kind, None) if lanes > 1 else scalar(0)
     return [[cgutils.alloca_once_value(builder, zero) for _ in range(columns)] for _ in range(rows)]
@@ -90,10 +90,10 @@ def _sum_lanes(builder: Any, value: Any, lanes: int) -> Any:
 
 
 def make_scores(rows: int, keys: int) -> Any:
-    """Scores of `rows` query rows against `keys` key rows: s[r, j] = Σ_i q[r, i] k[j, i].
+    """Make the function for the scores of `rows` query rows and `keys` key rows: s[r, j] = Σ_i q[r, i] k[j, i].
 
-    ``scores(q, k, k_step, width, s, s_step, like, real)``: q, k and s are addresses, steps in bytes, q (rows, width)
-    packed; `like` is an array of k's storage, `real` a scalar of q's type.
+    It is called as ``scores(q, k, k_step, width, s, s_step, like, real)``: q, k and s are addresses, steps are in
+    bytes, and q (rows, width) is packed. `like` is an array of k's storage type, `real` a scalar of q's type.
     """
 
     @intrinsic
@@ -142,11 +142,11 @@ def make_scores(rows: int, keys: int) -> Any:
 
 
 def make_context(rows: int, vectors: int) -> Any:
-    """Add P V to `rows` rows in a block of columns: o[r, :] += Σ_j p[r, j] v[j, :].
+    """Make the function that adds P V to `rows` rows in a block of columns: o[r, :] += Σ_j p[r, j] v[j, :].
 
-    The block is `vectors` vectors wide, or one number where that is 0. ``context(p, p_step, v, v_step, keys, o,
-    o_step, like, real)``: p, v and o are addresses, steps in bytes; `like` is an array of v's storage, `real` a scalar
-    of p's and o's type.
+    The block is `vectors` vectors wide, or one number if that is 0. The function is called as ``context(p, p_step, v,
+    v_step, keys, o, o_step, like, real)``: p, v and o are addresses, steps are in bytes. `like` is an array of v's
+    storage type, `real` a scalar of the type of p and o.
     """
 
     @intrinsic

@@ -37,7 +37,7 @@ np.set_printoptions(precision=3, suppress=True)
 
 # %% [markdown]
 # In multi-head attention each of the $n_h$ output heads has an attention map of its own. GTA computes only $n_q < n_h$
-# maps, and $n_h/n_q$ heads in a row read the same one:
+# maps, and each run of $n_h/n_q$ consecutive heads reads the same one:
 #
 # $$O_i = A_{q(i)} V_i, \qquad q(i) = \left\lfloor \frac{i}{n_h/n_q} \right\rfloor$$
 #
@@ -49,7 +49,7 @@ np.set_printoptions(precision=3, suppress=True)
 # | `values` | (B, n_h, N_k, d_h) | a value head for each output head |
 # | returns `heads` | (B, n_h, N_q, d_h) | |
 #
-# Two lines are enough. Let NumPy loop.
+# Two lines are enough if NumPy does the looping.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -57,7 +57,7 @@ np.set_printoptions(precision=3, suppress=True)
 
 # %%
 def heads_from_maps(maps, values):
-    """Every head's sum of its values, weighted by its map: (B, n_h, N_q, d_h)."""
+    """Every head's values, summed with the weights of its map: (B, n_h, N_q, d_h)."""
     # BEGIN SOLUTION
     per_head = np.repeat(maps, values.shape[1] // maps.shape[1], axis=1)  # (B, n_h, N_q, N_k)
     return per_head @ values
@@ -130,5 +130,5 @@ check("ex01", heads_from_maps)
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# This is the "grouped-head" in the name: GTA-1B computes 5 maps for its 20 heads, so scores and softmax, the part that
-# grows with N², cost a quarter.
+# This is the "grouped-head" in the name: GTA-1B computes 5 maps for its 20 heads, so the scores and the softmax, whose
+# cost grows with N², cost a quarter.

@@ -36,13 +36,13 @@ np.set_printoptions(precision=3, suppress=True)
 # name: ex04
 
 # %% [markdown]
-# GTA multiplies each head's result by a gate that a token computes from itself:
+# GTA multiplies each head's result by a gate that is computed from one token:
 #
 # $$O_i(t) = \Big(\sum_s A_i(t, s)\, V_i(s)\Big) \odot \sigma\big(x_t W_{G,i} + b_{G,i}\big),
 # \qquad \sigma(a) = \frac{1}{1 + e^{-a}}$$
 #
-# The gate's token is $x_t$, the **query's**: the one that asks, not those that are summed. $W_G$ holds the columns of
-# all heads side by side: head $i$ has the columns $i\,d_h$ to $(i+1)\,d_h - 1$.
+# That token is $x_t$, the **query's**, not one of the tokens $s$ that are summed over. $W_G$ holds the columns of all
+# heads side by side: head $i$ has the columns $i\,d_h$ to $(i+1)\,d_h - 1$.
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -61,7 +61,7 @@ def gated_heads(a, v, x, w_g, b_g):
     """Every head's weighted sum, gated by the query's token: (B, n_h, N, d_h)."""
     # BEGIN SOLUTION
     batch, n_h, length, d_h = v.shape
-    gate = 1 / (1 + np.exp(-(x @ w_g + b_g)))  # (B, N, n_h·d_h); exp may be inf, and 1/inf is the 0 that is right
+    gate = 1 / (1 + np.exp(-(x @ w_g + b_g)))  # (B, N, n_h·d_h); exp may overflow: 1/inf is the 0 that is right
     gate = gate.reshape(batch, length, n_h, d_h).swapaxes(1, 2)  # (B, n_h, N, d_h)
     return a @ v * gate
     # END SOLUTION
@@ -118,8 +118,8 @@ check("ex04", gated_heads)
 #
 # <details><summary>Hint 1</summary>
 #
-# `x @ w_g + b_g` is (B, N, n_h·d_h). `reshape(B, N, n_h, d_h)` cuts the columns into heads; then the axes of tokens
-# and heads change places.
+# `x @ w_g + b_g` is (B, N, n_h·d_h). `reshape(B, N, n_h, d_h)` cuts the columns into heads; after that, swap the axes
+# of tokens and heads.
 #
 # </details>
 #
@@ -132,5 +132,5 @@ check("ex04", gated_heads)
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# Since the gate reads the query's token alone, it can wait until after the sum. That is what lets GTA decode one
-# latent for each query instead of every cached value; exercise 5 uses it.
+# Since the gate reads the query's token alone, it can be applied after the sum. So GTA can decode one summed latent per
+# query and map, instead of every cached latent; exercise 5 uses this.

@@ -35,14 +35,15 @@ gqa_1b = {"layers": 54, "n_h": 20, "d_h": 64, "n_q": 20, "n_k": 5}
 # name: ex06
 
 # %% [markdown]
-# While a model writes, each layer keeps what later tokens need of every past one.
+# While a model generates text, each layer keeps what later tokens need of every past token.
 #
-# * GTA keeps the keys and the latents: $n_k d_h + n_c d_l$ numbers for each token and layer.
+# * GTA keeps the keys and the latents: $n_k d_h + n_c d_l$ numbers per token and layer.
 # * GQA and MHA keep keys and values of the same width: $2\, n_k d_h$.
 #
-# Return the bytes that the whole model's cache takes. `model` is a dict with `layers`, `n_h`, `d_h`, `n_q`, `n_k`, and
-# for GTA also `n_c` and `d_l`; a model without `d_l` is GQA or MHA. `batch` sequences of `tokens` tokens each are
-# held, and a number takes `itemsize` bytes (2 in 16 bits). The answer is a whole number.
+# Return the number of bytes that the cache of the whole model takes up. `model` is a dict with `layers`, `n_h`, `d_h`,
+# `n_q`, `n_k`, and for GTA also `n_c` and `d_l`; a model without `d_l` is GQA or MHA. The cache holds `batch` sequences
+# of `tokens` tokens each, and each number takes `itemsize` bytes (2 in a 16-bit format). The result has to be a whole
+# number.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -96,7 +97,7 @@ print(gta, gqa, gta and gta / gqa)
 # %% [markdown]
 # ### Check it
 #
-# The check calls your function with arrays that are not shown here.
+# The check calls your function with models and sizes that are not shown here.
 
 # %%
 check("ex06", cache_bytes)
@@ -114,4 +115,4 @@ check("ex06", cache_bytes)
 # ### Why it matters for GTA
 #
 # 0.3 is the paper's "70 % less cache". It comes from three choices at once: one key head instead of five, no separate
-# values, and a latent of 128.
+# values, and a latent of width 128.

@@ -34,7 +34,7 @@ np.set_printoptions(precision=3, suppress=True)
 
 
 def turn(x, positions):
-    """RoPE: x (B, n, N, d) turned by positions (B, N), integers."""
+    """RoPE: x (B, n, N, d), turned by the integer positions (B, N)."""
     cos, sin = rope_angles(positions[:, None], x.shape[-1], dtype=x.dtype)  # (B, 1, N, d/2)
     return rope_forward(x, cos, sin)[0]
 
@@ -44,13 +44,14 @@ def turn(x, positions):
 # name: ex07
 
 # %% [markdown]
-# The cache holds $L$ tokens. $N$ new ones come; they are turned by RoPE, appended, and attend to everything that is
-# held now, themselves included. One key head and one latent head, as in GTA-1B.
+# The cache holds $L$ tokens, and $N$ new ones arrive. They are turned (rotated) by RoPE, appended to the cache, and
+# attend to everything that it now holds, themselves included. There is one key head and one latent head, as in GTA-1B.
 #
 # 1. New token $i$ of sequence $b$ has position $\max(0,\ L + i - \mathrm{pad}_b)$: padding is not counted.
-# 2. RoPE turns `q` and `k` by the position, never `c`. Held keys were turned when they were new. Use `turn` below.
-# 3. The cache becomes what was held with the new keys and latents behind it.
-# 4. Query $i$ may see slot $j$ if $\mathrm{pad}_b \le j \le L + i$; softmax with $1/\sqrt{d_h}$, then $Z = A\,C$.
+# 2. RoPE turns `q` and `k` by the position, never `c`. Held keys were turned when they were new. Use `turn` from above.
+# 3. The cache becomes what was held, followed by the new keys and latents.
+# 4. Query $i$ may see slot $j$ if $\mathrm{pad}_b \le j \le L + i$. $A$ is the softmax of
+#    $Q K^\top / \sqrt{d_h}$ over the slots that it may see, and $Z = A\,C$.
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -60,7 +61,7 @@ def turn(x, positions):
 # | returns `z` | (B, n_q, N, d_l) | 0 where a query sees nothing |
 # | and `new_k`, `new_c` | (B, 1, L + N, d_h), (B, 1, L + N, d_l) | the cache with the new tokens |
 #
-# `turn`, and the two operations that it calls, may be used; the rest of the library is blocked.
+# You may use `turn` and the two operations that it calls; the rest of the library is blocked.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -141,7 +142,7 @@ check("ex07", decode_step)
 #
 # <details><summary>Hint 1</summary>
 #
-# Do it in the order of the list, and print the shapes on the way. With L = 0 the step is the prefill.
+# Follow the order of the list, and print the shapes as you go. With L = 0 the step is the prefill.
 #
 # </details>
 #
@@ -154,5 +155,5 @@ check("ex07", decode_step)
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# Every token that a model writes goes through this step. Wrong positions or a wrong mask raise no error, which is why
-# the verification kit compares decoding in steps with one pass over the whole text.
+# Every token that a model generates goes through this step. Wrong positions or a wrong mask raise no error, which is
+# why the verification kit compares decoding in steps with one pass over the whole text.

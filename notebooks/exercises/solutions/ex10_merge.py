@@ -36,14 +36,15 @@ np.set_printoptions(precision=3, suppress=True)
 # name: ex10
 
 # %% [markdown]
-# The keys are cut in two parts. Each part gave, for every query, its own result $z$ (softmax over that part alone) and
-# $\mathrm{lse} = \log \sum_j e^{S_j}$, the logarithm of its sum. The sums tell how much each part weighs:
+# The keys are cut into two parts. For every query, each part has its own result $z$ (with the softmax over that part
+# alone) and $\mathrm{lse} = \log \sum_j e^{S_j}$, the logarithm of its sum. The sums determine how much each part
+# weighs:
 #
 # $$z = \frac{e^{\mathrm{lse}_1} z_1 + e^{\mathrm{lse}_2} z_2}{e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}}, \qquad
 # \mathrm{lse} = \log\big(e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}\big)$$
 #
-# lse may be 1000 or −1000, so that e to it is ∞ or 0. Where a query sees nothing in a part, lse is −∞ and z is 0;
-# where it sees nothing in either, so is the result.
+# lse may be 1000 or −1000, so that $e^{\mathrm{lse}}$ overflows to ∞ or underflows to 0. If a query sees nothing in a
+# part, that part has lse = −∞ and z = 0. If it sees nothing in either part, the result also has lse = −∞ and z = 0.
 #
 # | | shape |
 # | --- | --- |
@@ -61,11 +62,11 @@ def merge(z1, lse1, z2, lse2):
     # BEGIN SOLUTION
     largest = np.maximum(lse1, lse2)
     largest = np.where(np.isfinite(largest), largest, 0)  # −∞ − −∞ would be NaN
-    w1, w2 = np.exp(lse1 - largest), np.exp(lse2 - largest)  # the larger is 1
+    w1, w2 = np.exp(lse1 - largest), np.exp(lse2 - largest)  # the larger weight is 1
     total = w1 + w2
     weighted = w1[..., None] * z1 + w2[..., None] * z2
     z = weighted / np.where(total == 0, 1, total)[..., None]
-    with np.errstate(divide="ignore"):  # log 0 = −∞ is meant
+    with np.errstate(divide="ignore"):  # log 0 = −∞ is intended
         return z, largest + np.log(total)
     # END SOLUTION
 
@@ -122,19 +123,20 @@ check("ex10", merge)
 #
 # <details><summary>Hint 1</summary>
 #
-# Only the difference of the two lse matters. Subtract the larger from both before exp, and add it to the logarithm.
+# Only the difference of the two lse matters. Subtract the larger one from both before exp, and add it back to the
+# logarithm.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# Where both are −∞, subtract 0 instead. The sum is then 0; divide by 1 there.
+# Where both are −∞, subtract 0 instead. The sum is then 0, so divide by 1 there.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# A GPU that decodes one token has one query and thousands of keys. It gives each part of the keys to another
-# multiprocessor and merges like this (split-KV, Flash-Decoding). With GTA's 5 maps there are even fewer rows to share
-# out.
+# A GPU that decodes one token has one query and thousands of keys. It gives each part of the keys to a different
+# multiprocessor and merges the results like this (split-KV, Flash-Decoding). With only 5 maps in GTA-1B, there are even
+# fewer rows to distribute, so this matters more.

@@ -38,17 +38,18 @@ TILE = 4
 # name: ex12
 
 # %% [markdown]
-# Scores as a GPU computes them: $\mathrm{out} = \mathrm{scale} \cdot Q K^\top$. A block has TILE × TILE threads and
-# computes a TILE × TILE tile of `out`; a thread computes one element. If every thread read its row of Q and its row of
-# K from global memory, each element of Q would be read N_k times. Instead the block walks along $d$ in steps of TILE:
+# Compute scores as a GPU does: $\mathrm{out} = \mathrm{scale} \cdot Q K^\top$. A block has TILE × TILE threads and
+# computes a TILE × TILE tile of `out`; each thread computes one element. If every thread read its row of Q and its row
+# of K from global memory, each element of Q would be read N_k times. Instead the block walks along $d$ in steps of
+# TILE:
 #
-# 1. together its threads copy a TILE × TILE tile of Q and one of K into shared memory, one element of each per thread;
+# 1. its threads together copy a TILE × TILE tile of Q and one of K into shared memory, one element of each per thread;
 # 2. they wait for each other (`cuda.syncthreads()`);
 # 3. each thread adds up its TILE products from shared memory;
 # 4. they wait again, before the tile is overwritten.
 #
-# N_q, N_k and d need not be multiples of TILE: outside of q and k a tile holds 0, and nothing is written outside of
-# `out`.
+# N_q, N_k and d need not be multiples of TILE: where a tile reaches beyond q or k it holds 0, and nothing is written
+# outside `out`.
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -56,11 +57,11 @@ TILE = 4
 # | `scale` | float32 | |
 # | block (bx, by), thread (tx, ty) | | row by·TILE + ty of q, column bx·TILE + tx of out |
 #
-# The kernel runs in Numba's simulator, in a process of its own; no GPU is needed. Its names there are `cuda`,
-# `float32`, `math`, `np` and `TILE`. The check also looks for races between threads and counts the reads of global
-# memory.
+# The kernel runs in Numba's simulator, in a separate process; no GPU is needed. It can use the names `cuda`, `float32`,
+# `math`, `np` and `TILE` there. The check also looks for races between threads and counts the reads of global memory.
 #
-# Set up once more for this exercise: `python -m pip install "numba-cuda[cu13]>=0.30,<0.31"` (Linux or Windows).
+# The simulator is part of the package numba-cuda, which the set-up above installs on Linux and Windows; it does not
+# exist for macOS. To install it alone: `python -m pip install "numba-cuda[cu13]>=0.30,<0.31"`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -77,7 +78,7 @@ def tile_scores(q, k, out, scale):
     d = q.shape[1]
     total = float32(0)
     for start in range(0, d, TILE):
-        # thread (tx, ty) brings column tx of row ty of both tiles: neighbours read neighbouring elements
+        # thread (tx, ty) copies column tx of row ty of both tiles: neighbours read neighbouring elements
         tile_q[ty, tx] = q[row, start + tx] if row < q.shape[0] and start + tx < d else float32(0)
         tile_k[ty, tx] = k[first_key + ty, start + tx] if first_key + ty < k.shape[0] and start + tx < d else float32(0)
         cuda.syncthreads()
@@ -146,13 +147,14 @@ check("ex12", tile_scores)
 #
 # <details><summary>Hint 2</summary>
 #
-# No thread may return early or skip a `cuda.syncthreads()`: threads outside copy zeros and wait like the others. Only
-# the last line, the write to out, stands behind an if.
+# No thread may return early or skip a `cuda.syncthreads()`: threads outside q or k copy zeros and wait like the others.
+# Only the last line, the write to out, is inside an if.
 #
 # </details>
 
 # %% [markdown]
 # ### Why it matters for GTA
 #
-# `gta_cuda`'s second step (`cuda/step2_tiles.py`) is built like this. When it decodes, a block holds the rows of all
-# maps that share a key head and reads each key once for them: 5 maps in GTA-1B.
+# The second step of `gta_cuda`'s ladder (`cuda/step2_tiles.py`) is built like this. In its decoding kernel
+# (`cuda/decode.py`), a block holds the rows of all maps that share a key head, 5 in GTA-1B, and reads each key once for
+# all of them.

@@ -38,26 +38,28 @@ np.set_printoptions(precision=3, suppress=True)
 # name: ex13
 
 # %% [markdown]
-# Put it together: a GTA layer with its gradients, judged by the verification kit that checks real implementations
-# (`gta_ref.verify`). Your function gets a dict of arrays and a dict of settings, and returns a dict of named arrays.
+# Put everything together: write a GTA layer with its gradients. It is checked by `gta_ref.verify`, the verification kit
+# that also checks real implementations. Your function gets a dict of arrays and a dict of settings, and returns a dict
+# of named arrays.
 #
 # $$Q, K, C = X W_Q + b_Q,\; X W_K + b_K,\; X W_C + b_C \qquad \text{RoPE on } Q, K$$
 # $$A_m = \mathrm{softmax}(Q_m K_{k(m)}^\top/\sqrt{d_h}), \qquad Z_m = A_m C_{c(m)}, \qquad
 # U_m = Z_m W_{P,m} \,(+\, [Z_m \dots Z_m])$$
 # $$O = U \odot \sigma(X W_G + b_G), \qquad Y = O W_O$$
 #
-# Given, in `arrays`: `x` (B, N, H), `positions` (B, N), `k_start` and `k_stop` (B,), `d_out` (B, N, H), the weights
-# `w_q` (H, n_q·d_h), `w_k`, `w_c`, `w_g` (H, n_h·d_h), `w_o` (n_h·d_h, H), `w_p` (n_q, d_l, width), and `b_q`, `b_k`,
-# `b_c`, `b_g`, which a case without biases does not have. In `settings["config"]`: `n_heads`, `head_dim`, `n_q`,
-# `n_k`, `n_c`, `latent_dim`, and `decoder_residual`, which is absent or False where there are no copies of Z.
+# `arrays` contains `x` (B, N, H), `positions` (B, N), `k_start` and `k_stop` (B,), `d_out` (B, N, H), the weights `w_q`
+# (H, n_q·d_h), `w_k`, `w_c`, `w_g` (H, n_h·d_h), `w_o` (n_h·d_h, H), `w_p` (n_q, d_l, width), and `b_q`, `b_k`, `b_c`,
+# `b_g`, which are absent in a case without biases. `settings["config"]` contains `n_heads`, `head_dim`, `n_q`, `n_k`,
+# `n_c`, `latent_dim`, and `decoder_residual`, which is absent or False if there are no copies of Z.
 #
-# Query i sees key j if `k_start` ≤ j < `k_stop` and j ≤ i. A query that sees nothing has z = 0 and passes no gradient.
+# Query i sees key j if `k_start` ≤ j < `k_stop` and j ≤ i. A query that sees nothing has z = 0 and passes on no
+# gradient.
 #
-# To return: `out` and the gradients of Σ d_out ⊙ out: `d_x`, and `d_w_q`, `d_b_q` … for every weight and bias that
-# came. Any stage inside may be returned too (`q`, `k`, `c`, `map`, `z`, `values`, `gate`, `heads`, and with `d_` in
-# front): then the kit says at which of them it goes wrong.
+# Return `out` and the gradients of Σ d_out ⊙ out: `d_x`, and `d_w_q`, `d_b_q` … for every weight and bias in `arrays`.
+# You may also return any inner stage (`q`, `k`, `c`, `map`, `z`, `values`, `gate`, `heads`) and its gradient, with `d_`
+# in front of the name: the kit then says which of them is the first to be wrong.
 #
-# `rope_angles`, `rope_forward` and `rope_backward` may be used. Start with `out` alone; the check tells what is
+# You may use `rope_angles`, `rope_forward` and `rope_backward`. Start with `out` alone; the check says what is still
 # missing.
 
 # %% [raw]
@@ -87,11 +89,11 @@ def gta_layer(arrays, settings):
         return y.swapaxes(1, 2).reshape(batch, length, -1)
 
     def spread(y):
-        """A head for every map."""
+        """Repeat the heads so that every map has one."""
         return np.repeat(y, n_q // y.shape[1], axis=1)
 
     def gather(dy, heads):
-        """Sum over the maps that read a head: what spread does, backwards."""
+        """Sum over the maps that read a head: the backward of spread."""
         return dy.reshape(batch, heads, n_q // heads, length, -1).sum(axis=2)
 
     # forward
@@ -120,7 +122,7 @@ def gta_layer(arrays, settings):
     grads = {}
 
     def linear_backward(letter, source, d_y):
-        """Gradients of W and b; what goes back to the source."""
+        """Store the gradients of W and b; return the gradient with respect to the source."""
         rows = d_y.reshape(-1, d_y.shape[-1])
         grads[f"d_w_{letter}"] = source.reshape(-1, source.shape[-1]).T @ rows
         if f"b_{letter}" in arrays:
@@ -170,7 +172,7 @@ def test_ex13(gta_layer):
 # ### A small example
 
 # %%
-case = make("layer/gta-paper", "float64")  # one case of the kit, with what is expected
+case = make("layer/gta-paper", "float64")  # one case of the kit, with its expected results
 answer = gta_layer(case.inputs, case.settings) or {}
 for name in ("out", "d_w_p", "d_x"):
     print(name, case.expected[name].shape, name in answer and np.allclose(answer[name], case.expected[name]))
@@ -197,13 +199,14 @@ check("ex13", gta_layer)
 #
 # <details><summary>Hint 1</summary>
 #
-# Exercises 3, 5, 8 and 9 are four fifths of it. Write the forward, check, then go backwards line by line.
+# Exercises 3, 5, 8 and 9 contain four fifths of the solution. Write the forward, check it, and then go backwards line
+# by line.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# Where several maps read one key or latent head, its gradient is the sum over them: `np.repeat` backwards is
+# Where several maps read one key or latent head, its gradient is the sum over them: the backward of `np.repeat` is
 # `reshape(B, n_k, n_q // n_k, …).sum(axis=2)`.
 #
 # </details>
