@@ -1,4 +1,4 @@
-"""The guided tour behind ``gta-ref tour``: a GTA-1B-sized attention layer on real text, every claim computed.
+"""What ``gta-ref tour`` computes: a GTA-1B-sized attention layer on real text, every claim computed.
 
 Nothing in this module prints. Each step returns its findings as plain numbers, which ``commands/tour.py`` prints.
 """

@@ -267,8 +267,8 @@ for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
 # ## 5. The library's CPU engine
 #
 # `engine="numba"` is this loop, compiled. It is called *fused* because one kernel does all of it, from the scores to z.
-# Its tiles have up to 480 rows and 128 keys, it uses powers of 2 instead of e, and its m may lag a little behind the
-# true maximum, so that O is seldom rescaled (see [docs/kernels.md](../docs/kernels.md)). Does it compute the same
+# Its tiles have up to 480 rows and 128 keys, it uses powers of 2 instead of e, and its m may be a little smaller than
+# the true maximum, so that O is seldom rescaled (see [docs/kernels.md](../docs/kernels.md)). Does it compute the same
 # result? In float32, two orders of summation rarely agree in every bit. We therefore take the definition in float64 as
 # the truth and expect the CPU engine to be about as far from it as the definition in float32 is. (The first time the
 # engine is used on a machine, it compiles for a few seconds.)

@@ -261,7 +261,7 @@ references = {
 print({name: round(float(loss), 3) for name, loss in references.items()})
 
 # %%
-plots_choosing.way_down(runs, references)
+plots_choosing.learning_curves(runs, references)
 
 # %% [markdown]
 # A model first learns how frequent single bytes are, then pairs of bytes; neither needs attention. Only below the

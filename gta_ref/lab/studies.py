@@ -105,7 +105,7 @@ def _activations() -> Study:
     gates = ("sigmoid", "silu", "relu2", "none")
     return Study(
         "activations",
-        "What does the gate's activation do to the loss, and to the rank of what a head puts out?",
+        "What does the gate's activation do to the loss, and to the rank of what a head outputs?",
         {f"gta {gate}": small.config("gta", gate=gate) for gate in gates},
         "gta none",
         TEXT,

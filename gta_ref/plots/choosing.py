@@ -46,7 +46,7 @@ def intervals(summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def way_down(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure:
+def learning_curves(runs: Mapping[str, Run], references: Mapping[str, float]) -> Figure:
     """Draw the learning curves of a few runs, in training and on held-out text, with losses that need no network.
 
     Parameters
