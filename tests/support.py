@@ -1,8 +1,27 @@
-"""What several test modules use: random inputs of the attention core, and both of its passes in one call."""
+"""What several test modules use: the cases of the attention core, random inputs of the attention core, and both of its passes in one call."""
 
 import numpy as np
 
-from gta_ref.core import attention_backward, attention_forward
+from gta_ref.core import Mask, attention_backward, attention_forward
+
+# (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
+CASES = {
+    "causal": ((2, 4, 1, 1, 9, 9, 8, 16), Mask()),
+    "one token": ((1, 2, 1, 1, 1, 1, 4, 6), Mask()),
+    "63 keys": ((1, 2, 1, 1, 3, 63, 4, 6), Mask()),
+    "65 queries": ((1, 1, 1, 1, 65, 65, 4, 4), Mask()),
+    "n_k and n_v differ": ((2, 6, 2, 3, 5, 5, 4, 3), Mask()),
+    "a head each": ((1, 3, 3, 3, 5, 5, 4, 4), Mask()),
+    "d_v below d_k": ((1, 2, 1, 2, 5, 5, 12, 3), Mask()),
+    "decode": ((3, 4, 1, 1, 1, 17, 8, 16), Mask()),
+    "chunk": ((2, 4, 2, 1, 4, 13, 8, 8), Mask(q_start=6)),
+    "not causal": ((2, 4, 1, 2, 6, 11, 8, 4), Mask(causal=False)),
+    "left padding": ((3, 2, 1, 1, 8, 8, 4, 6), Mask(k_start=[0, 3, 8])),
+    "ragged": ((3, 2, 1, 1, 8, 8, 4, 6), Mask(k_stop=[8, 2, 0])),
+    "both ends": ((3, 2, 2, 1, 5, 9, 4, 6), Mask(causal=False, k_start=[1, 4, 6], k_stop=[9, 5, 6])),
+    "starts differ": ((3, 2, 1, 2, 4, 9, 4, 6), Mask(q_start=[-2, 0, 7], k_start=[0, 1, 2])),
+    "more queries than keys": ((2, 2, 1, 1, 7, 3, 4, 6), Mask()),
+}
 
 
 def random_inputs(rng, sizes, dtype=np.float32, stretch=1.0):

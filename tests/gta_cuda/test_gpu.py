@@ -1,8 +1,5 @@
 """The engine "cuda" on a GPU, against the definition in float64. `make test-gpu` runs it; it is skipped elsewhere."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,22 +7,13 @@ from gta_ref.core import Mask, attention_backward, attention_forward, engines
 from gta_ref.lm import model
 from gta_ref.mechanisms import gta
 from gta_ref.ops.arrays import as_dtype
+from tests import support
 
 REASON = engines.why_not("cuda")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"engine 'cuda': {REASON}")]
 
-
-def cases_of_every_engine():
-    """CASES of tests/core/test_attention.py: (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v) and mask by name."""
-    path = Path(__file__).parents[1] / "core" / "test_attention.py"
-    spec = importlib.util.spec_from_file_location("attention_cases", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.CASES
-
-
 CASES = {
-    **cases_of_every_engine(),
+    **support.CASES,
     "GTA-1B": ((2, 5, 1, 1, 200, 200, 64, 128), Mask()),
     "GTA-1B, left padding": ((2, 5, 1, 1, 130, 130, 64, 128), Mask(k_start=[0, 77])),
     "GTA-1B, decode": ((3, 5, 1, 1, 1, 1500, 64, 128), Mask(k_start=[0, 3, 1400])),
