@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gta_ref.mechanisms import NAMES
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name: the module that has it; a name without a colon is the module itself
 _PLACES = {
