@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gta_ref.files import read_tensors
-
 OFFICIAL = Path(__file__).parent / "data" / "official"
 
 
@@ -20,6 +18,8 @@ def rng():
 @pytest.fixture(scope="session")
 def official():
     """Read one file of the authors' outputs, with its tensors grouped by the part of their name before the first dot."""
+
+    from gta_ref.files import read_tensors  # only these tests need the packages that it imports
 
     def load(name):
         tensors, metadata = read_tensors(OFFICIAL / f"{name}.safetensors")

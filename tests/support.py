@@ -3,6 +3,7 @@
 import numpy as np
 
 from gta_ref.core import Mask, attention_backward, attention_forward
+from gta_ref.mechanisms import NAMES, load
 
 # (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
 CASES = {
@@ -39,3 +40,10 @@ def both_passes(arrays, mask=None, engine="numba", dtype=None, scale=None):
     q, k, v, dz, dlse = arrays if dtype is None else (x.astype(dtype) for x in arrays)
     z, lse, saved = attention_forward(q, k, v, mask=mask, scale=scale, engine=engine)
     return z, lse, *attention_backward(dz, saved, dlse=dlse)
+
+
+def small_configs(hidden_size, n_heads, head_dim):
+    """A small configuration of every mechanism, so that a table of tests also has one that was added today."""
+    return {
+        name: load(name).Config(hidden_size=hidden_size, **load(name).small_sizes(n_heads, head_dim)) for name in NAMES
+    }

@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from gta_ref import cli
+from gta_ref.verify.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_example_runs_and_decodes_as_it_says():
@@ -47,3 +48,13 @@ def test_every_folder_of_the_map_exists():
     table = README[README.index("## Where things are") :]
     for path in re.findall(r"^\| `([\w/.]+)`", table, flags=re.MULTILINE):
         assert (ROOT / path).exists(), path
+
+
+def test_numbers_that_are_written_out_are_true():
+    names = {13: "thirteen", 14: "fourteen", 15: "fifteen", 16: "sixteen"}
+    exercises = len(list((ROOT / "notebooks" / "exercises" / "solutions").glob("ex*.py")))
+    assert names[exercises] in README
+    assert f"{names[exercises]} exercises" in (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", ROOT / "docs" / "verify.md"):
+        for number in re.findall(r"(\d+) (?:wrong implementations|known mistakes)", page.read_text(encoding="utf-8")):
+            assert int(number) == len(MUTANTS), page

@@ -16,15 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gta_ref.files import atomic_path
+from gta_ref.mechanisms import NAMES
 
-# a colour-blind safe set (Okabe and Ito, 2008)
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = COLOURS
-GREY = "#8C8C8C"
+# a colour-blind safe set (Okabe and Ito, 2008), and grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK, GREY = COLOURS
 
 # One colour per mechanism and one per part, the same in every figure. A figure is coloured by mechanism or by part,
 # never by both, so the two tables may use one colour twice.
 MECHANISM_COLOURS: Mapping[str, str] = {
+    **dict.fromkeys(NAMES, GREY),  # a mechanism that has no colour of its own yet
     "mha": BLACK,
     "mqa": SKY,
     "gqa": BLUE,

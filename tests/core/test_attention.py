@@ -283,7 +283,7 @@ Q, K, V = np.zeros((2, 4, 3, 8)), np.zeros((2, 2, 5, 8)), np.zeros((2, 1, 5, 6))
         (dict(mask=Mask(k_stop=9)), "k_stop=9 of sequence 0 must be between 0 and N_k=5"),
         (dict(scale=0), "scale=0 must be a finite number above 0"),
         (dict(scale="big"), "scale='big' must be a number above 0"),
-        (dict(engine="triton"), "engine='triton' must be one of 'reference', 'numba', 'cuda', 'auto'"),
+        (dict(engine="triton"), f"engine='triton' must be one of {', '.join(map(repr, engines.ENGINES))}"),
     ],
 )
 def test_wrong_arguments(arguments, message):

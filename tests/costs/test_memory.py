@@ -12,9 +12,11 @@ from gta_ref.costs.memory import attention_activations, cache_bytes, training_ac
 from gta_ref.costs.model import Model
 from gta_ref.lm import model as lm
 from gta_ref.mechanisms import gha, gqa, gta, gva, mha, mla
+from tests.support import small_configs
 
 H, N_H, D = 24, 12, 4
 CONFIGS: dict[str, Any] = {
+    **small_configs(H, N_H, D),
     "mha": mha.Config(H, N_H, D),
     "gqa": gqa.Config(H, N_H, D, n_k=3),
     "gva": gva.Config(H, N_H, D, n_q=4),

@@ -1,0 +1,132 @@
+"""`cuda/first_run.sh` and its programs, as far as they go without a GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gta_cuda.first_run import imports, results, summary
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "cuda" / "first_run.sh"
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    monkeypatch.setenv(results.VARIABLE, str(path))
+    return path
+
+
+def bash(*arguments, **environment):
+    return subprocess.run(
+        ["bash", SCRIPT, *map(str, arguments)], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def test_a_result_is_in_the_file_at_once_and_a_failure_is_one(file):
+    with results.attempt("1", "good", n=np.float32(2)) as found:
+        found["ok"] = np.True_
+    with results.attempt("1", "bad") as found:
+        found["before"] = float("nan")
+        raise ZeroDivisionError("division\nby zero")
+    first, second = results.read(file)
+    assert (first["ok"], first["n"]) == (True, 2.0)
+    assert (second["ok"], second["before"], second["error"]) == (False, "nan", "ZeroDivisionError: division")
+
+
+def test_a_line_that_was_cut_off_is_left_out(file):
+    results.record("3", "whole", True)
+    with file.open("a") as cut:
+        cut.write('{"step": "3", "name": "ha')
+    assert [one["name"] for one in results.read(file)] == ["whole"]
+
+
+@pytest.mark.parametrize("failures, speeds", [(0, 0), (1, 3), (200, 0), (0, 200), (200, 200)])
+def test_the_summary_has_at_most_sixty_lines(failures, speeds):
+    found = [{"step": "3", "name": f"case {i}", "ok": False, "error": "E"} for i in range(failures)]
+    figures = {"cuda": {"seconds": 1e-3, "rate": 2e12, "of_ceiling": 0.5}, "torch": {"why_not": "no"}}
+    found += [{"step": "4", "name": f"decode {i}", "ok": None, "contestants": figures} for i in range(speeds)]
+    lines = summary.lines(found)
+    assert len(lines) <= summary.MOST_LINES
+    text = "\n".join(lines)
+    assert f"0 right, {failures} wrong" in text
+    assert ("case 0: E" in text) == (failures > 0)
+    assert ("2.000 TB/s 50% of the ceiling" in text) == (speeds > 0)
+    if failures == 200:
+        assert "more in the file" in text
+
+
+def test_what_is_missing_in_a_pack_is_found(tmp_path):
+    (tmp_path / "gta_cuda").mkdir()
+    code = "import requests\nfrom gta_cuda import gone\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import rich\n"
+    (tmp_path / "gta_cuda" / "one.py").write_text(code)
+    found = set(imports.imports_of(tmp_path / "gta_cuda" / "one.py", tmp_path))
+    assert found == {"requests", "gta_cuda", "typing"}
+    assert imports.file_of("gta_cuda.gone", tmp_path) is None
+    (tmp_path / "gta_cuda" / "gone.py").write_text("")
+    assert "gta_cuda.gone" in imports.imports_of(tmp_path / "gta_cuda" / "one.py", tmp_path)
+
+
+def test_a_pack_without_its_files_is_refused(tmp_path):
+    (tmp_path / "gta_cuda" / "first_run").mkdir(parents=True)
+    environment = {"PYTHONPATH": str(ROOT), results.VARIABLE: str(tmp_path / "r")}
+    command = [sys.executable, "-m", "gta_cuda.first_run.imports", str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "gta_cuda.first_run.smoke is not in the pack" in results.read(tmp_path / "r")[0]["missing"]
+
+
+def test_everything_runs_to_the_end_although_everything_fails(tmp_path):
+    """A Python in which no program works: each step is recorded as failed, and the summary still comes."""
+    pack, out = tmp_path / "pack", tmp_path / "out"
+    (pack / "gta_cuda").mkdir(parents=True)
+    stub = tmp_path / "python"
+    stub.write_text(f'#!/bin/sh\ncase "$*" in *summary*) PYTHONPATH={ROOT} exec {sys.executable} "$@";; esac\nexit 3\n')
+    stub.chmod(0o755)
+    done = bash("--pack", pack, "--out", out, PYTHON=str(stub))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    failed = {one["step"] for one in lines if one["ok"] is False and one["status"] == 3}
+    assert failed >= {"0", "1", "2", "3", "4", "5", "8"}
+    assert "FAILED" in done.stdout
+    assert len(done.stdout.splitlines()) < 100
+    assert len(list(out.iterdir())) <= 8
+
+
+def test_a_step_that_hangs_is_cut_off_and_the_rest_is_left_out(tmp_path):
+    pack, out = tmp_path / "pack", tmp_path / "out"
+    (pack / "gta_cuda").mkdir(parents=True)
+    stub = tmp_path / "python"
+    stub.write_text(
+        f'#!/bin/sh\ncase "$*" in *summary*) PYTHONPATH={ROOT} exec {sys.executable} "$@";; -c*) exit;; esac\nsleep 60\n'
+    )
+    stub.chmod(0o755)
+    bash("--pack", pack, "--out", out, "--seconds", 7, PYTHON=f"{stub}")
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert lines[0]["cut_off_after"] >= 5
+    assert {one["name"] for one in lines if "left_out" in one} >= {"smoke, carried", "correctness", "timing"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message", [(["--fast"], "unknown option --fast"), (["--pack", "/nowhere"], "/nowhere is no pack")]
+)
+def test_wrong_usage(arguments, message, tmp_path):
+    done = bash(*arguments, PYTHON=sys.executable)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda is not installed: pip install --group cuda"
+)
+def test_dry_run():
+    done = bash("--dry-run", PYTHON=sys.executable)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dry run: ok" in done.stdout
+    assert "4 right, 0 wrong" in done.stdout
