@@ -14,14 +14,13 @@ import numpy as np
 
 from gta_ref.bench.contestants import Arrays, Case, of
 from gta_ref.bench.machine import Ceilings, seconds
-from gta_ref.core import Mask, attention_backward, attention_forward
+from gta_ref.bench.rows import BY_QUERY, at_both_ends, by_definition, zero_elsewhere
 
 GTA = (5, 1, 1)  # n_q, n_k, n_c of GTA-1B; widths 64 and 128
 GQA = (20, 5, 5)  # n_q, n_k, n_v of GQA-1B; widths 64 and 64
 
 LENGTHS = (1024, 2048, 4096, 8192)
 DECODES = ((1, 32768), (8, 8192), (32, 4096))
-CHECKED_ROWS = 32  # queries at each end of a sequence whose results are compared with float64
 # A result may be this many times as far from float64 as that of "reference" in float32, which adds in another order …
 TIMES_REFERENCE = 8
 # … plus this many roundings of the largest value, because the error of "reference" may happen to be nearly 0
@@ -117,13 +116,12 @@ def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[t
     dz is 0, so that they add nothing to dk and dv.
     """
     q, k, v, dz = arrays
-    rows = np.unique(
-        [*range(min(CHECKED_ROWS, case.queries)), *range(max(0, case.queries - CHECKED_ROWS), case.queries)]
-    )
-    some = np.zeros_like(dz)
-    some[:, :, rows] = dz[:, :, rows]
-    exact = _by_rows(case, (q, k, v, dz), rows, np.float64)
-    plain = _by_rows(case, (q, k, v, dz), rows, np.float32)
+    rows = at_both_ends(case.queries)
+    some = zero_elsewhere(dz, rows)
+    truth = by_definition(arrays, rows, np.float64, case.backward)
+    single = by_definition(arrays, rows, np.float32, case.backward)
+    names = [name for name in truth if name != "lse"]  # PyTorch does not return it
+    exact, plain = [truth[name] for name in names], [single[name] for name in names]
     largest = [float(np.abs(x).max()) for x in exact]
     allowed = [
         TIMES_REFERENCE * float(np.abs(p - x).max()) + ROUNDINGS * float(np.finfo(np.float32).eps) * top
@@ -131,28 +129,11 @@ def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[t
     ]
     for name, prepare in contestants.items():
         results = [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in prepare(case, (q, k, v, some))()]
-        results[:2] = [x[:, :, rows] for x in results[:2]]  # z and dq have one row per query
+        results = [x[:, :, rows] if name in BY_QUERY else x for name, x in zip(names, results, strict=True)]
         errors = [float(np.abs(x - y).max()) for x, y in zip(results, exact, strict=True)]
         wrong = not all(error <= most for error, most in zip(errors, allowed, strict=True))  # NaN is wrong as well
         relative = [error / top for error, top in zip(errors, largest, strict=True)]
         yield name, {"error": max(relative), "wrong": wrong}
-
-
-def _by_rows(case: Case, arrays: Arrays, rows: np.ndarray, dtype: Any) -> list[np.ndarray]:
-    """z and the gradients for some query rows, by the definition; each run of neighbouring rows is one call."""
-    q, k, v, dz = (x.astype(dtype, copy=False) for x in arrays)
-    z, dq, dk, dv = [], [], np.zeros_like(k), np.zeros_like(v)
-    for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
-        mask = Mask(q_start=int(run[0]) + case.length - case.queries)
-        one, _, saved = attention_forward(q[:, :, run], k, v, mask=mask, engine="reference")
-        z.append(one)
-        if case.backward:
-            grads = attention_backward(dz[:, :, run], saved)
-            dq.append(grads[0])
-            dk += grads[1]
-            dv += grads[2]
-    found = [np.concatenate(z, axis=2)]
-    return [*found, np.concatenate(dq, axis=2), dk, dv] if case.backward else found
 
 
 def thread_gain(ceilings: Ceilings, rounds: int) -> dict[str, float]:

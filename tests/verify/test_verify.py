@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import gta_ref
 from gta_ref.core import engines
 from gta_ref.verify import cases, vectors, verify
 from gta_ref.verify.mutants import MUTANTS
@@ -294,3 +295,10 @@ def test_report_as_json():
 def test_what_cannot_be_loaded(text):
     with pytest.raises(ValueError, match="impl="):
         load(text)
+
+
+def test_the_front_door_verifies():
+    """`gta_ref.verify` is this package, and calls its function of the same name."""
+    report = gta_ref.verify(in_float64(Stepwise()), "attention", "float32", GTA)
+    assert report.exit_status == 0
+    assert report.counts == verify(in_float64(Stepwise()), "attention", "float32", GTA).counts
