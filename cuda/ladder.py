@@ -44,7 +44,7 @@ FIRST = {"naive": step1_naive, "tiles": step2_tiles, "online": step3_online}
 def first_steps(d_k: int, d_v: int) -> list[Kernel]:
     """Steps 1 to 3 as kernels."""
     return [
-        Kernel(f"step {i}: {name}", step.make_forward(d_k, d_v), ARGUMENTS, step.THREADS)
+        Kernel(f"step {i}: {name}", step.make_forward(d_k, d_v), ARGUMENTS, step.THREADS, key=f"{name}-{d_k}-{d_v}")
         for i, (name, step) in enumerate(FIRST.items(), 1)
     ]
 
@@ -53,7 +53,8 @@ def first_steps(d_k: int, d_v: int) -> list[Kernel]:
 def first_step(name: str, d_k: int, d_v: int, **measures: int) -> Kernel:
     """One of steps 1 to 3, made once per combination of widths; it is compiled when it is first launched."""
     function = FIRST[name].make_forward(d_k, d_v, **measures)
-    return Kernel(name, function, ARGUMENTS, measures.get("threads", FIRST[name].THREADS))
+    key = "-".join([name, str(d_k), str(d_v), *(f"{what}{size}" for what, size in sorted(measures.items()))])
+    return Kernel(name, function, ARGUMENTS, measures.get("threads", FIRST[name].THREADS), key=key)
 
 
 def run_first(
@@ -72,11 +73,14 @@ def run_first(
     kernel.launch(
         (batch * n_q, -(-n_queries // kernel.threads), 1),
         stream,
-        *(arrays.pointer(x) for x in (q, k, v, z, lse)),
-        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
-        launch.all_strides(q, k, v),
-        np.float32(scale),
-        *(np.int32(n) for n in (n_q, n_q // k.shape[1], n_q // n_v, n_queries, mask.causal)),
+        *map(arrays.pointer, (q, k, v, z, lse, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
+        arrays.layout(q, k, v)[0],
+        scale,
+        n_q,
+        n_q // k.shape[1],
+        n_q // n_v,
+        n_queries,
+        mask.causal,
     )
     return z, lse
 

@@ -2,6 +2,13 @@
 
 The functions take CuPy arrays, or NumPy arrays and smaller tiles in the simulator. They never write to the arrays that
 a caller passes. Each kernel is made once per combination of widths.
+
+A call can be captured into a CUDA graph after a warm-up: the same call, with the same sizes, mask and dtype, has to run
+once on the same stream before the capture. That call compiles or loads the kernels and copies the mask's bounds to the
+GPU; later calls only allocate their results and launch kernels. A graph keeps addresses, not arrays. So the capture
+needs a memory pool of its own, ``with cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc):``, and this pool, the
+inputs and the results have to be kept for as long as the graph is replayed. The bounds are kept until MOST_BOUNDS
+others have been made (``arrays.bounds``).
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ from gta_cuda.forward import make_forward
 from gta_cuda.forward_bf16 import MOST_D_K
 from gta_cuda.forward_bf16 import Tile as TileBf16
 from gta_cuda.forward_bf16 import make_forward as make_forward_bf16
-from gta_cuda.kernels import COUNT, FLOATS, HALVES, INTS, NUMBER, STRIDES, Kernel
+from gta_cuda.kernels import COUNT, FLOATS, HALVES, INTS, NUMBER, STRIDES, Kernel, widths_key
 from gta_cuda.tiles import SLAB, TILE, Tile
 from gta_cuda.tiles_bf16 import PART as PART_BF16
 from gta_cuda.tiles_bf16 import padded
@@ -36,7 +43,8 @@ def forward_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
     """The kernel of the float32 forward."""
     arguments = (FLOATS,) * 5 + (INTS, STRIDES, NUMBER) + (COUNT,) * 5
     blocks = 2 if d_k <= SLAB else 1  # for larger widths, addresses of more slabs take registers
-    return Kernel("forward", make_forward(d_k, d_v, wide, tile), arguments, tile.threads, blocks)
+    key = widths_key("forward", d_k, d_v, wide, _sizes(tile))
+    return Kernel("forward", make_forward(d_k, d_v, wide, tile), arguments, tile.threads, blocks, key=key)
 
 
 def forward(q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: Tile = TILE) -> tuple[Array, Array]:
@@ -45,16 +53,19 @@ def forward(q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: Tile =
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     z = xp.empty((batch, n_q, n_queries, d_v), np.float32)
     lse = xp.empty((batch, n_q, n_queries), np.float32)
-    kernel = forward_kernel(d_k, d_v, arrays.is_wide(q, k, v), tile)
+    strides, wide = arrays.layout(q, k, v)
     stream = arrays.current_stream(q)
-    kernel.launch(
+    forward_kernel(d_k, d_v, wide, tile).launch(
         (batch * n_q, -(-n_queries // tile.rows), -(-d_v // tile.part(d_v))),
         stream,
-        *(arrays.pointer(x) for x in (q, k, v, z, lse)),
-        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
-        all_strides(q, k, v),
-        np.float32(scale),
-        *(np.int32(n) for n in (n_q, n_q // n_k, n_q // n_v, n_queries, mask.causal)),
+        *map(arrays.pointer, (q, k, v, z, lse, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
+        strides,
+        scale,
+        n_q,
+        n_q // n_k,
+        n_q // n_v,
+        n_queries,
+        mask.causal,
     )
     return z, lse
 
@@ -64,7 +75,8 @@ def forward_bf16_kernel(d_k: int, d_v: int, wide: bool, tile: TileBf16) -> Kerne
     """The kernel of the bfloat16 forward."""
     arguments = (HALVES,) * 4 + (FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 5
     function = make_forward_bf16(d_k, d_v, wide, tile)
-    return Kernel("forward_bf16", function, arguments, tile.threads, tensor_cores=True)
+    key = widths_key("forward_bf16", d_k, d_v, wide, _sizes(tile))
+    return Kernel("forward_bf16", function, arguments, tile.threads, tensor_cores=True, key=key)
 
 
 def forward_bf16(
@@ -76,15 +88,19 @@ def forward_bf16(
     tile = TileBf16.of(d_k) if tile is None else tile
     z = xp.empty((batch, n_q, n_queries, d_v), q.dtype)
     lse = xp.empty((batch, n_q, n_queries), np.float32)
+    strides, wide = arrays.layout(q, k, v)
     stream = arrays.current_stream(q)
-    forward_bf16_kernel(d_k, d_v, arrays.is_wide(q, k, v), tile).launch(
+    forward_bf16_kernel(d_k, d_v, wide, tile).launch(
         (batch * n_q, -(-n_queries // tile.rows), -(-d_v // min(PART_BF16, padded(d_v)))),
         stream,
-        *(arrays.pointer(x) for x in (q, k, v, z, lse)),
-        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
-        all_strides(q, k, v),
-        np.float32(scale),
-        *(np.int32(n) for n in (n_q, n_q // n_k, n_q // n_v, n_queries, mask.causal)),
+        *map(arrays.pointer, (q, k, v, z, lse, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
+        strides,
+        scale,
+        n_q,
+        n_q // n_k,
+        n_q // n_v,
+        n_queries,
+        mask.causal,
     )
     return z, lse
 
@@ -92,21 +108,24 @@ def forward_bf16(
 @lru_cache(maxsize=64)
 def delta_kernel(d_v: int, warps: int = 4) -> Kernel:
     """The kernel of the float32 backward for delta, which the other two kernels need."""
-    return Kernel("backward: delta", make_delta(d_v, warps), (FLOATS,) * 4 + (COUNT, COUNT), 32 * warps)
+    arguments = (FLOATS,) * 4 + (COUNT, COUNT)
+    return Kernel("backward: delta", make_delta(d_v, warps), arguments, 32 * warps, key=f"delta-{d_v}-{warps}")
 
 
 @lru_cache(maxsize=64)
 def backward_queries_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
     """The kernel of the float32 backward for dQ."""
     arguments = (FLOATS,) * 7 + (INTS, STRIDES, NUMBER) + (COUNT,) * 5
-    return Kernel("backward: dQ", make_backward_queries(d_k, d_v, wide, tile), arguments, tile.threads)
+    key = widths_key("backward_queries", d_k, d_v, wide, _sizes(tile))
+    return Kernel("backward: dQ", make_backward_queries(d_k, d_v, wide, tile), arguments, tile.threads, key=key)
 
 
 @lru_cache(maxsize=64)
 def backward_keys_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
     """The kernel of the float32 backward for dK and dV."""
     arguments = (FLOATS,) * 8 + (INTS, STRIDES, NUMBER) + (COUNT,) * 7
-    return Kernel("backward: dK, dV", make_backward_keys(d_k, d_v, wide, tile), arguments, tile.threads)
+    key = widths_key("backward_keys", d_k, d_v, wide, _sizes(tile))
+    return Kernel("backward: dK, dV", make_backward_keys(d_k, d_v, wide, tile), arguments, tile.threads, key=key)
 
 
 def backward(
@@ -126,10 +145,10 @@ def backward(
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     maps_k, maps_v = n_q // n_k, n_q // n_v
     maps = math.gcd(maps_k, maps_v)  # per run; the maps of a run share both heads
-    wide = arrays.is_wide(q, k, v, dz)
+    strides, wide = arrays.layout(q, k, v, dz)
     stream = arrays.current_stream(q)
     on_device = arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream))
-    common = (on_device, all_strides(q, k, v), np.float32(scale), *(np.int32(n) for n in (n_q, maps_k, maps_v)))
+    common = (on_device, strides[:9], scale, n_q, maps_k, maps_v)  # those of q, k and v; dz is contiguous
 
     n_rows = batch * n_q * n_queries
     delta = xp.empty_like(lse)
@@ -137,9 +156,9 @@ def backward(
     kernel.launch(
         (-(-n_rows * 32 // kernel.threads), 1, 1),
         stream,
-        *(arrays.pointer(x) for x in (z, dz, delta if dlse is None else dlse, delta)),
-        np.int32(n_rows),
-        np.int32(dlse is not None),
+        *map(arrays.pointer, (z, dz, delta if dlse is None else dlse, delta)),
+        n_rows,
+        dlse is not None,
     )
     inputs = [arrays.pointer(x) for x in (q, k, v, dz, lse, delta)]
     dq = xp.empty((batch, n_q, n_queries, d_k), np.float32)
@@ -149,8 +168,8 @@ def backward(
         *inputs,
         arrays.pointer(dq),
         *common,
-        np.int32(n_queries),
-        np.int32(mask.causal),
+        n_queries,
+        mask.causal,
     )
     runs = n_q // maps
     dk = xp.empty((batch, runs, n_keys, d_k), np.float32)
@@ -162,7 +181,10 @@ def backward(
         arrays.pointer(dk),
         arrays.pointer(dv),
         *common,
-        *(np.int32(n) for n in (maps, n_queries, n_keys, mask.causal)),
+        maps,
+        n_queries,
+        n_keys,
+        mask.causal,
     )
     return dq, dk if runs == n_k else sum_heads(dk, n_k), dv if runs == n_v else sum_heads(dv, n_v)
 
@@ -171,7 +193,8 @@ def backward(
 def decode_kernel(d_k: int, d_v: int, wide: bool, rows: int, warps: int = 4) -> Kernel:
     """The kernel of the float32 decode."""
     arguments = (FLOATS,) * 5 + (INTS, STRIDES, NUMBER) + (COUNT,) * 7
-    return Kernel("decode", make_decode(d_k, d_v, wide, rows, warps), arguments, 32 * warps, 2)
+    key = widths_key("decode", d_k, d_v, wide, f"{rows}x{warps}")
+    return Kernel("decode", make_decode(d_k, d_v, wide, rows, warps), arguments, 32 * warps, 2, key=key)
 
 
 @lru_cache(maxsize=64)
@@ -183,6 +206,7 @@ def merge_kernel(d_v: int, to_bf16: bool, threads: int = 128) -> Kernel:
         make_merge(d_v, to_bf16, threads),
         (FLOATS, FLOATS, z, FLOATS, COUNT, COUNT),
         threads,
+        key=f"{'merge_bf16' if to_bf16 else 'merge'}-{d_v}-{threads}",
     )
 
 
@@ -191,9 +215,9 @@ def decode_bf16_kernel(d_k: int, d_v: int, wide: bool, warps: int, to_bf16: bool
     """The kernel of the bfloat16 decode; its sums, and the z of a split, are float32."""
     arguments = (HALVES,) * 3 + (HALVES if to_bf16 else FLOATS, FLOATS, INTS, STRIDES, NUMBER) + (COUNT,) * 7
     function = make_decode_bf16(d_k, d_v, wide, warps, to_bf16)
-    return Kernel(
-        "decode_bf16 to z" if to_bf16 else "decode_bf16", function, arguments, 32 * warps, 2, tensor_cores=True
-    )
+    name = "decode_bf16 to z" if to_bf16 else "decode_bf16"
+    key = widths_key("decode_bf16", d_k, d_v, wide, warps, *(["z"] if to_bf16 else []))
+    return Kernel(name, function, arguments, 32 * warps, 2, tensor_cores=True, key=key)
 
 
 def decode(
@@ -208,7 +232,8 @@ def decode(
     (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
     maps_k, maps_v = n_q // n_k, n_q // n_v
     maps = math.gcd(maps_k, maps_v)
-    in_bf16, wide = q.dtype.name == "bfloat16", arrays.is_wide(q, k, v)
+    strides, wide = arrays.layout(q, k, v)
+    in_bf16 = q.dtype.name == "bfloat16"
     if in_bf16:
         rows, warps = ROWS_BF16, min(warps, most_warps(d_k, d_v))
         step = warps * KEYS_BF16
@@ -231,11 +256,16 @@ def decode(
     kernel.launch(
         (batch * (n_q // maps), -(-maps * n_queries // rows), splits),
         stream,
-        *(arrays.pointer(x) for x in (q, k, v, z_parts, lse_parts)),
-        arrays.pointer(arrays.bounds(mask, batch, n_queries, n_keys, q, stream)),
-        all_strides(q, k, v),
-        np.float32(scale),
-        *(np.int32(n) for n in (n_q, maps_k, maps_v, maps, n_queries, mask.causal, n_rows)),
+        *map(arrays.pointer, (q, k, v, z_parts, lse_parts, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
+        strides,
+        scale,
+        n_q,
+        maps_k,
+        maps_v,
+        maps,
+        n_queries,
+        mask.causal,
+        n_rows,
     )
     if splits > 1:
         merge(z_parts, lse_parts, z, lse, stream, 32 * warps)
@@ -248,9 +278,9 @@ def merge(z_parts: Array, lse_parts: Array, z: Array, lse: Array, stream: int, t
     merge_kernel(d_v, z.dtype.name == "bfloat16", threads).launch(
         (n_rows, 1, 1),
         stream,
-        *(arrays.pointer(x) for x in (z_parts, lse_parts, z, lse)),
-        np.int32(n_rows),
-        np.int32(splits),
+        *map(arrays.pointer, (z_parts, lse_parts, z, lse)),
+        n_rows,
+        splits,
     )
 
 
@@ -277,6 +307,6 @@ def takes_decode(q: Array, k: Array, v: Array, most: int) -> bool:
     return fits > 0 and maps * n_queries <= most
 
 
-def all_strides(q: Array, k: Array, v: Array) -> tuple[np.int64, ...]:
-    """The `strides` argument of the kernels: for q, k and v, the distances to the next sequence, head and row."""
-    return tuple(np.int64(stride) for x in (q, k, v) for stride in arrays.strides(x)[:3])
+def _sizes(tile: tuple[int, ...]) -> str:
+    """The part of a kernel's key for its tile."""
+    return "x".join(map(str, tile))

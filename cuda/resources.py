@@ -24,9 +24,12 @@ from typing import Any
 
 from gta_cuda.needs import missing
 
-CAPABILITIES = ((8, 0), (9, 0))
-# bytes of shared memory that the system adds to every block on sm_90; the linker's number includes them
-SYSTEM_SHARED = {(8, 0): 0, (9, 0): 1024}
+Capability = tuple[int, int] | tuple[int, int, str]
+
+CAPABILITIES = ((8, 0), (9, 0))  # those of the table
+# Bytes of shared memory that the system adds to every block on sm_90; the linker's number includes them. (9, 0, "a") is
+# sm_90 with the instructions that only this generation has: what Numba compiles for on such a GPU.
+SYSTEM_SHARED: dict[Capability, int] = {(8, 0): 0, (9, 0): 1024, (9, 0, "a"): 1024}
 
 
 def why_not() -> str | None:
@@ -38,52 +41,68 @@ def why_not() -> str | None:
     return None
 
 
-def table(capabilities: tuple[tuple[int, int], ...] = CAPABILITIES) -> list[dict[str, Any]]:
+def architecture(capability: Capability) -> str:
+    """The name of the machine code for a compute capability: (9, 0, "a") is sm_90a."""
+    return "sm_" + "".join(map(str, capability))
+
+
+def table(capabilities: tuple[Capability, ...] = CAPABILITIES) -> list[dict[str, Any]]:
     """The resources of every kernel of ``catalog`` for every capability, one dict each; see :func:`measure`."""
     from gta_cuda.catalog import catalog
 
     return [measure(kernel, capability) for kernel in catalog() for capability in capabilities]
 
 
-def measure(kernel: Any, capability: tuple[int, int]) -> dict[str, Any]:
+def measure(kernel: Any, capability: Capability) -> dict[str, Any]:
     """Compile one kernel and report its resources.
 
     Parameters
     ----------
     kernel : gta_cuda.kernels.Kernel
-    capability : (int, int)
-        Compute capability, one of CAPABILITIES; (9, 0) is sm_90.
+    capability : (int, int) or (int, int, str)
+        Compute capability: (8, 0), (9, 0) or (9, 0, "a"); the last is sm_90a.
 
     Returns
     -------
     resources : dict
         ``kernel`` and ``arch`` (names), ``threads`` (per block), ``registers`` (per thread), ``spills`` and ``stack``
-        (bytes per thread), ``shared`` (bytes per block, without the system's), ``blocks`` (most blocks that the
-        registers and threads of a multiprocessor allow), ``hmma`` and ``local`` (numbers of HMMA and of LDL and STL
-        instructions; None if nvdisasm is not installed).
+        (bytes per thread), ``shared`` (bytes of static memory per block, without the system's), ``blocks`` (most blocks
+        that the registers and threads of a multiprocessor allow), ``hmma`` and ``local`` (numbers of HMMA and of LDL
+        and STL instructions; None if nvdisasm is not installed).
     """
     if capability not in SYSTEM_SHARED:
-        raise ValueError(f"capability={capability} must be one of {', '.join(map(str, CAPABILITIES))}")
+        raise ValueError(f"capability={capability} must be one of {', '.join(map(str, SYSTEM_SHARED))}")
     binary, log = compile_kernel(kernel, capability)
-    registers = _largest(r"[Uu]sed (\d+) registers", log)
+    found = read_log(log, capability)
     counts = instructions(binary)
     return {
         "kernel": kernel.name,
-        "arch": f"sm_{capability[0]}{capability[1]}",
+        "arch": architecture(capability),
         "threads": kernel.threads,
-        "registers": registers,
-        "spills": _largest(r"(\d+) bytes spill stores", log) + _largest(r"(\d+) bytes spill loads", log),
-        "stack": _largest(r"(\d+) bytes stack frame", log),
-        "shared": max(0, _largest(r"(\d+) bytes smem", log) - SYSTEM_SHARED[capability]),
-        "blocks": min(65536 // (-(-registers // 8) * 8 * kernel.threads), 2048 // kernel.threads),
+        **found,
+        "blocks": min(65536 // (-(-found["registers"] // 8) * 8 * kernel.threads), 2048 // kernel.threads),
         "hmma": None if counts is None else counts["HMMA"],
         "local": None if counts is None else counts["LDL"] + counts["STL"],
     }
 
 
-def compile_kernel(kernel: Any, capability: tuple[int, int]) -> tuple[bytes, str]:
+def read_log(log: str, capability: Capability) -> dict[str, int]:
+    """Registers, spills, stack and static shared memory, as the linker's log gives them; see :func:`measure`."""
+    return {
+        "registers": _largest(r"[Uu]sed (\d+) registers", log),
+        "spills": _largest(r"(\d+) bytes spill stores", log) + _largest(r"(\d+) bytes spill loads", log),
+        "stack": _largest(r"(\d+) bytes stack frame", log),
+        "shared": max(0, _largest(r"(\d+) bytes smem", log) - SYSTEM_SHARED[capability]),
+    }
+
+
+def compile_kernel(kernel: Any, capability: Capability) -> tuple[bytes, str]:
     """Machine code of a kernel, and the linker's log."""
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+    return link(compile_ptx(kernel, capability), capability)
+
+
+def compile_ptx(kernel: Any, capability: Capability) -> str:
+    """The PTX of a kernel, as Numba compiles it when it is launched."""
     from numba import cuda
 
     with _compiling_for(capability):
@@ -95,7 +114,14 @@ def compile_kernel(kernel: Any, capability: tuple[int, int]) -> tuple[bytes, str
             cc=capability,
             launch_bounds=(kernel.threads, kernel.blocks),
         )
-    options = LinkerOptions(arch=f"sm_{capability[0]}{capability[1]}", verbose=True, ptxas_options=["-v"])
+    return ptx
+
+
+def link(ptx: str, capability: Capability) -> tuple[bytes, str]:
+    """Machine code from PTX, and the linker's log."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    options = LinkerOptions(arch=architecture(capability), verbose=True, ptxas_options=["-v"])
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     binary = linker.link("cubin")
     return bytes(binary.code), linker.get_info_log()
@@ -117,12 +143,12 @@ def instructions(binary: bytes) -> Counter | None:
 
 
 @contextmanager
-def _compiling_for(capability: tuple[int, int]) -> Iterator[None]:
+def _compiling_for(capability: Capability) -> Iterator[None]:
     """Let Numba compile device functions without a GPU: answer its question for the current GPU's capability."""
     from numba.cuda import dispatcher
 
     original = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability[:2])
     try:
         yield
     finally:

@@ -57,7 +57,8 @@ def run(
         Called with the name of the next case.
     record : callable
         Called with each finding as soon as it is known: a dict for JSON whose key "what" is "machine", "ceiling",
-        "check", "host", "kernel" or "left out". Except for the first two it names its case, with the case's fields.
+        "check", "host", "kernel" or "left out". All but the first have a "name", that of a ceiling or of a case; those
+        of a case have its fields as well, and its stages have the "contestant".
     seconds : float, optional
         No case begins when this much time has passed since the start. Default: no limit.
 
@@ -66,7 +67,8 @@ def run(
     figures : dict
         device, driver, versions; ceilings: copy and product → rate (bytes and bfloat16 operations per second) or
         ``why_not``; cases: a list of dicts with name, the case's fields and contestants: name → stage → what
-        ``Check.compare`` or ``summary`` found, or ``why_not``; left_out: names of cases. All of it goes to JSON.
+        ``Check.compare`` or ``summary`` found, or ``why_not``; left_out: names of cases, followed by contestants if
+        only these did not take part. All of it goes to JSON.
 
     Raises
     ------
@@ -89,9 +91,9 @@ def run(
     found: dict[str, dict[str, Any]] = {}
     left_out: list[str] = []
     for case, names in plan(against_torch, quick):
-        about = {"case": case.name, **case._asdict()}
+        about = {"name": case.name, **case._asdict()}
         if seconds is not None and monotonic() - begun > seconds:
-            left_out.append(case.name)
+            left_out.append(f"{case.name}: {', '.join(names)}" if case.name in found else case.name)
             record({"what": "left out", **about, "contestants": names})
             continue
         progress(case.name)

@@ -5,8 +5,9 @@ needs. Apart from the padding they use CuPy's memory without a copy:
 
     flash       requires keys and values of the same width: d_k 64 is padded with zeros to d_v 128
     cuDNN       accepts different widths, and fewer heads of keys and values than of queries
-    efficient   requires as many heads of keys and values as of queries: the one head is expanded, which is a view.
-                It is the only one of the three that accepts float32
+    efficient   requires as many heads of keys and values as of queries: the one head is expanded, which is a view. In
+                a backward, adding up the gradients of these heads is timed, too. Of SDPA's back ends only this
+                one accepts float32
     flex        is compiled for every shape, which takes several seconds
 """
 

@@ -17,8 +17,7 @@ def gpu(
     against: Annotated[
         str | None,
         typer.Option(
-            help="A library to compare with. The only one is torch, with each back end of its attention. "
-            "Default: none."
+            help="A library to compare with. The only one is torch, with each back end of its attention. Default: none."
         ),
     ] = None,
     quick: Annotated[
@@ -101,6 +100,9 @@ def _error(check: dict[str, Any]) -> str:
     """The largest error of a check; if it is too large, with the result's name and what is allowed."""
     if "why_not" in check:
         return ""
+    for name, elements in check["not_finite"].items():
+        if elements:
+            return f"[red]{name} has {elements:,} NaN or ∞[/]"
     name = max(check["errors"], key=lambda name: check["errors"][name] / check["allowed"][name])
     error = f"{check['errors'][name]:.0e}"
     return f"[red]{name} {error} > {check['allowed'][name]:.0e}[/]" if check["wrong"] else error

@@ -1,7 +1,10 @@
-"""Every kernel is compiled for sm_80 and sm_90 without a GPU, to check its resources and its use of tensor cores.
+"""Every kernel is compiled for sm_80, sm_90 and sm_90a without a GPU, to check its resources and its use of tensor cores.
 
-The numbers are those of `gta-ref doctor --kernels`.
+The numbers for sm_80 and sm_90 are those of `gta-ref doctor --kernels`; on a GPU of capability 9.0, Numba compiles for
+sm_90a.
 """
+
+import dataclasses
 
 import pytest
 
@@ -14,7 +17,7 @@ if REASON is not None:
 from gta_cuda.catalog import catalog, engine_kernels  # noqa: E402
 from gta_cuda.kernels import MOST_SHARED  # noqa: E402
 
-ARCHITECTURES = {f"sm_{a}{b}": (a, b) for a, b in resources.CAPABILITIES}
+ARCHITECTURES = {resources.architecture(capability): capability for capability in resources.SYSTEM_SHARED}
 KERNELS = {kernel.name: kernel for kernel in catalog()}
 # bytes of shared memory per block, by hand; the K slab, 32·68, and the weights, 64·36, share a place in float32 kernels
 SHARED = {
@@ -45,6 +48,7 @@ def test_the_table_is_complete():
 def test_resources(name, architecture):
     kernel = KERNELS[name]
     needs = resources.measure(kernel, ARCHITECTURES[architecture])
+    assert needs["arch"] == architecture
     assert needs["shared"] == SHARED[name] <= MOST_SHARED
     assert needs["registers"] <= min(REGISTERS.get(name, 255), kernel.most_registers)
     if not name.startswith("step"):  # the first steps of the ladder use local memory on purpose
@@ -58,7 +62,7 @@ def test_resources(name, architecture):
     "kernel", engine_kernels(33, 17, wide=False, rows=3), ids=lambda kernel: f"{kernel.name}, 33 and 17 wide"
 )
 def test_widths_without_16_byte_loads(kernel):
-    needs = resources.measure(kernel, (9, 0))
+    needs = resources.measure(kernel, (9, 0, "a"))
     assert (needs["spills"], needs["stack"]) == (0, 0)
     assert needs["shared"] <= MOST_SHARED
 
@@ -75,5 +79,22 @@ def test_what_does_not_fit_is_seen():
 
 
 def test_a_capability_that_is_not_known():
-    with pytest.raises(ValueError, match=r"capability=\(7, 5\) must be one of \(8, 0\), \(9, 0\)"):
+    with pytest.raises(ValueError, match=r"capability=\(7, 5\) must be one of \(8, 0\), \(9, 0\), \(9, 0, 'a'\)$"):
         resources.measure(KERNELS["merge"], (7, 5))
+
+
+def test_what_numba_launches_is_what_is_measured(monkeypatch):
+    """On a GPU of capability 9.0, Numba's launch compiles the kernel for sm_90a, to the code that `measure` sees."""
+    from types import SimpleNamespace
+
+    from numba.cuda import codegen, dispatcher
+
+    device = SimpleNamespace(compute_capability=(9, 0), id=0)
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
+    monkeypatch.setattr(codegen.devices, "get_context", lambda number=None: SimpleNamespace(device=device))
+    monkeypatch.setattr(dispatcher._Kernel, "bind", lambda kernel: kernel._codelibrary.get_cubin())
+    kernel = KERNELS["merge"]
+    library = next(iter(dataclasses.replace(kernel).compiled.overloads.values())).library
+    assert list(library._cubin_cache) == [(9, 0, "a")]
+    launched = resources.instructions(bytes(library.get_cubin(cc=(9, 0, "a")).code))
+    assert launched == resources.instructions(resources.compile_kernel(kernel, (9, 0, "a"))[0])

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gta_cuda.first_run import imports, results, summary
+from gta_cuda.first_run import imports, results, summary, timing
+from gta_ref.bench import gpu
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cuda" / "first_run.sh"
@@ -50,16 +51,41 @@ def test_a_line_that_was_cut_off_is_left_out(file):
 @pytest.mark.parametrize("failures, speeds", [(0, 0), (1, 3), (200, 0), (0, 200), (200, 200)])
 def test_the_summary_has_at_most_sixty_lines(failures, speeds):
     found = [{"step": "3", "name": f"case {i}", "ok": False, "error": "E"} for i in range(failures)]
-    figures = {"cuda": {"seconds": 1e-3, "rate": 2e12, "of_ceiling": 0.5}, "torch": {"why_not": "no"}}
-    found += [{"step": "4", "name": f"decode {i}", "ok": None, "contestants": figures} for i in range(speeds)]
+    figures = {
+        "what": "kernel",
+        "kind": "decode",
+        "contestant": "cuda",
+        "seconds": 1e-3,
+        "rate": 2e12,
+        "of_ceiling": 0.5,
+    }
+    found += [{"step": "4", "name": "n", "ok": None, "case": f"decode {i}", **figures} for i in range(speeds)]
     lines = summary.lines(found)
     assert len(lines) <= summary.MOST_LINES
     text = "\n".join(lines)
     assert f"0 right, {failures} wrong" in text
     assert ("case 0: E" in text) == (failures > 0)
-    assert ("2.000 TB/s 50% of the ceiling" in text) == (speeds > 0)
+    assert ("2.000 TB/s, 50% of the ceiling" in text) == (speeds > 0)
     if failures == 200:
         assert "more in the file" in text
+
+
+def test_findings_of_the_benchmark_become_results(file, monkeypatch):
+    """A miss or a failure of the engine is a fault; what a peer cannot do is none."""
+    findings = [
+        {"what": "machine", "device": "GPU"},
+        {"what": "check", "name": "forward", "contestant": "cuda", "wrong": False},
+        {"what": "check", "name": "decode", "contestant": "cuda", "wrong": True},
+        {"what": "kernel", "name": "forward", "contestant": "cuda", "why_not": "CUDARuntimeError: capture"},
+        {"what": "check", "name": "forward", "contestant": "torch, flash", "why_not": "RuntimeError: no kernel"},
+    ]
+    monkeypatch.setattr(gpu, "run", lambda *, record, **options: [record(one) for one in findings])
+    monkeypatch.setattr(sys, "argv", ["timing"])
+    timing.main()
+    found = results.read(file)
+    assert [one["ok"] for one in found] == [None, True, False, False, None, True]
+    assert found[1]["name"] == "check, forward, cuda"
+    assert "CUDARuntimeError: capture" in "\n".join(summary.lines(found))
 
 
 def test_what_is_missing_in_a_pack_is_found(tmp_path):
