@@ -34,7 +34,10 @@ _numpy_accepted: ContextVar[bool] = ContextVar("numpy_accepted", default=False)
 DTYPES = ("float32", "bfloat16", "float16")
 LEAST_CAPABILITY = (8, 0)  # the first with bfloat16 tensor cores and asynchronous copies
 MOST_LENGTH = 65535 * 64  # the most tiles of a grid times the rows of a tile
-MOST_DECODE_ROWS = 16  # queries times maps that share a key; more rows fill the forward's tiles better
+# queries times maps that share a key: more rows fill the forward's tiles better
+MOST_DECODE_ROWS = 16
+# the same if the forward, which does not cut the keys, would leave most of the GPU idle, as for a chunk of a prompt
+MOST_SPLIT_ROWS = 320
 
 
 class State(NamedTuple):
@@ -192,7 +195,8 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
     if dtype.name == "float16" or (dtype.name == "bfloat16" and not launch.takes_bf16(d_k)):
         q, k, v = widen(q), widen(k), widen(v)
     q, k, v = (arrays.rows(x) for x in (q, k, v))
-    if launch.takes_decode(q, k, v, MOST_DECODE_ROWS):
+    most = MOST_SPLIT_ROWS if launch.leaves_idle(q, k) else MOST_DECODE_ROWS
+    if launch.takes_decode(q, k, v, most):
         z, lse = launch.decode(q, k, v, mask, scale)
     elif q.dtype.name == "bfloat16":
         z, lse = launch.forward_bf16(q, k, v, mask, scale)

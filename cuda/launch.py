@@ -37,6 +37,8 @@ from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import Array, array_module
 from gta_ref.ops.heads import sum_heads
 
+LEAST_SPLIT_KEYS = 1024  # fewer keys are too little work to distribute
+
 
 @lru_cache(maxsize=64)
 def forward_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = TILE) -> Kernel:
@@ -305,6 +307,14 @@ def takes_decode(q: Array, k: Array, v: Array, most: int) -> bool:
     maps = math.gcd(n_q // k.shape[1], n_q // v.shape[1])
     fits = most_warps(d_k, d_v) if q.dtype.name == "bfloat16" else most_rows(d_k, d_v)
     return fits > 0 and maps * n_queries <= most
+
+
+def leaves_idle(q: Array, k: Array) -> bool:
+    """Whether the forward's blocks are fewer than half of the multiprocessors while the keys are many enough to cut."""
+    (batch, n_q, n_queries, d_k), n_keys = q.shape, k.shape[2]
+    rows = TileBf16.of(d_k).rows if q.dtype.name == "bfloat16" else TILE.rows
+    blocks = batch * n_q * -(-n_queries // rows)
+    return n_keys >= LEAST_SPLIT_KEYS and 2 * blocks < arrays.multiprocessors(q)
 
 
 def _sizes(tile: tuple[int, ...]) -> str:

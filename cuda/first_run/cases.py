@@ -29,6 +29,7 @@ CASES = {
     "GTA-1B": Case(2, 5, 1, 1, 200, 200, 64, 128),
     "GTA-1B, left padding": Case(2, 5, 1, 1, 130, 130, 64, 128, Mask(k_start=[0, 77])),
     "GTA-1B, decode": Case(3, 5, 1, 1, 1, 1500, 64, 128, Mask(k_start=[0, 3, 1400])),
+    "GTA-1B, chunk over a long cache": Case(1, 5, 1, 1, 60, 4096, 64, 128),
     "GTA4, decode": Case(1, 10, 1, 1, 1, 700, 64, 256),
     "GQA-1B": Case(1, 20, 5, 5, 70, 150, 64, 64),
     "MLA, absorbed": Case(1, 4, 1, 1, 33, 40, 576, 512),

@@ -280,6 +280,22 @@ def test_the_size_of_the_gpu_is_asked_once(gpu):
     assert asked == [0]
 
 
+@pytest.mark.parametrize(
+    "n_queries, n_keys, dtype, idle",
+    [
+        (60, 8192, "bfloat16", True),  # 5 blocks of 128 queries on 132 multiprocessors
+        (60, 8192, "float32", True),
+        (8192, 8192, "bfloat16", False),  # 320 blocks
+        (60, 512, "bfloat16", False),  # too few keys to cut
+    ],
+)
+def test_a_chunk_over_a_long_cache_cuts_its_keys(gpu, n_queries, n_keys, dtype, idle):
+    shapes = (1, 5, n_queries, 64), (1, 1, n_keys, 64), (1, 1, n_keys, 128)
+    q, k, v = (gpu.array(shape, as_dtype(dtype)) for shape in shapes)
+    assert launch.leaves_idle(q, k) == idle
+    assert launch.takes_decode(q, k, v, engine.MOST_SPLIT_ROWS if idle else engine.MOST_DECODE_ROWS) == idle
+
+
 def test_layout(gpu):
     x, y = gpu.array((2, 3, 5, 8), np.float32), gpu.array((2, 1, 7, 8), np.float32)
     strides, wide = arrays.layout(x, y)
