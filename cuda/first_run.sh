@@ -48,7 +48,7 @@ build() { # FOLDER [options of gta_cuda.pack]
   local size; size=$(find "$new" -type f -exec cat {} + | wc -c)
   echo "pack: $target, $size bytes, $(find "$new" -type f | wc -l) files"
   [ "$size" -lt 10000000 ] || { echo "first_run.sh: the pack has $size bytes; expected less than 10 MB" >&2; return 1; }
-  rm -rf "$target" && mv "$new" "$target"
+  rm -rf "$target" && chmod 755 "$new" && mv "$new" "$target"
 }
 
 # --- running --------------------------------------------------------------------------------------------------------

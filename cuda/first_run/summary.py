@@ -29,13 +29,13 @@ def lines(results: list[dict[str, Any]]) -> list[str]:
         good, bad = (sum(one.get("ok") is value for one in own) for value in (True, False))
         status = "not run" if not own else "FAILED" if bad else "ok" if good else "recorded"
         found.append(f"{step} {title:36} {status:8} {good} right, {bad} wrong, {len(own)} results")
-    failed = [one for one in results if one.get("ok") is False]
+    failed = _failures([one for one in results if one.get("ok") is False])
     speeds = [line for one in results if one["step"] == "4" for line in _speeds(one)]
     room = MOST_LINES - len(found) - 2
     share = min(len(failed), max(room // 2, room - len(speeds)))
     if failed:
         found.append("failed:")
-        found += [_failure(one) for one in failed[:share]]
+        found += failed[:share]
         if share < len(failed):
             found[-1] = f"  ... {len(failed) - share + 1} more in the file"
     if speeds:
@@ -44,9 +44,17 @@ def lines(results: list[dict[str, Any]]) -> list[str]:
     return found[:MOST_LINES]
 
 
-def _failure(one: dict[str, Any]) -> str:
-    why = next((one[key] for key in ("error", "why_not", "errors", "status") if one.get(key)), "")
-    return f"  step {one['step']}, {one['name']}: {why}"[:160]
+def _failures(failed: list[dict[str, Any]]) -> list[str]:
+    """A line per failure; those of a step that fail for one reason are counted in one line."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for one in failed:
+        why = next((str(one[key]) for key in ("error", "why_not", "errors", "status") if one.get(key)), "")
+        groups.setdefault((one["step"], why), []).append(one["name"])
+    found = []
+    for (step, why), names in groups.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        found.append(f"  step {step}, {names[0]}{more}: {why}"[:160])
+    return found
 
 
 def _speeds(one: dict[str, Any]) -> list[str]:

@@ -50,7 +50,7 @@ def test_a_line_that_was_cut_off_is_left_out(file):
 
 @pytest.mark.parametrize("failures, speeds", [(0, 0), (1, 3), (200, 0), (0, 200), (200, 200)])
 def test_the_summary_has_at_most_sixty_lines(failures, speeds):
-    found = [{"step": "3", "name": f"case {i}", "ok": False, "error": "E"} for i in range(failures)]
+    found = [{"step": "3", "name": f"case {i}", "ok": False, "error": f"E {i}"} for i in range(failures)]
     figures = {
         "what": "kernel",
         "kind": "decode",
@@ -64,10 +64,15 @@ def test_the_summary_has_at_most_sixty_lines(failures, speeds):
     assert len(lines) <= summary.MOST_LINES
     text = "\n".join(lines)
     assert f"0 right, {failures} wrong" in text
-    assert ("case 0: E" in text) == (failures > 0)
+    assert ("case 0: E 0" in text) == (failures > 0)
     assert ("2.000 TB/s, 50% of the ceiling" in text) == (speeds > 0)
     if failures == 200:
         assert "more in the file" in text
+
+
+def test_failures_for_one_reason_are_one_line():
+    found = [{"step": "3", "name": f"case {i}", "ok": False, "error": "no GPU"} for i in range(5)]
+    assert summary.lines(found)[-1] == "  step 3, case 0 and 4 more: no GPU"
 
 
 def test_findings_of_the_benchmark_become_results(file, monkeypatch):
@@ -123,6 +128,24 @@ def test_everything_runs_to_the_end_although_everything_fails(tmp_path):
     assert "FAILED" in done.stdout
     assert len(done.stdout.splitlines()) < 100
     assert len(list(out.iterdir())) <= 8
+
+
+def test_numba_is_told_where_cuda_is(tmp_path):
+    """CUDA_HOME and CUDA_PATH are the folder above that of nvcc, unless they are set."""
+    pack, out, home = tmp_path / "pack", tmp_path / "out", tmp_path / "cuda-13"
+    (pack / "gta_cuda").mkdir(parents=True)
+    (home / "bin").mkdir(parents=True)
+    nvcc, stub = home / "bin" / "nvcc", tmp_path / "python"
+    nvcc.write_text("#!/bin/sh\n")
+    stub.write_text(f'#!/bin/sh\necho "$CUDA_HOME $CUDA_PATH $GTA_CUDA_PACK" >> {tmp_path}/seen\n')
+    for program in (nvcc, stub):
+        program.chmod(0o755)
+    environment = {"PYTHON": str(stub), "PATH": f"{nvcc.parent}:{os.environ['PATH']}", "CUDA_PATH": "/elsewhere"}
+    environment["CUDA_HOME"] = ""
+    bash("--pack", pack, "--out", out, **environment)
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert f"{home} /elsewhere {pack}/cubins" in seen
+    assert f"{home} /elsewhere " in seen  # step 2 runs without the pack
 
 
 def test_a_step_that_hangs_is_cut_off_and_the_rest_is_left_out(tmp_path):
