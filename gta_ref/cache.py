@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from gta_ref.core.mask import Mask
-from gta_ref.errors import as_int, check_names, check_shape
-from gta_ref.ops.arrays import Array, array_module, as_dtype
+from gta_ref.core.mask import Mask, as_bound
+from gta_ref.errors import LARGEST, as_int, as_size, check_names, check_shape, check_type, refuse, shown
+from gta_ref.ops.arrays import Array, array_module, as_dtype, check_float
 
 
 class KVCache:
@@ -50,22 +51,32 @@ class KVCache:
         k_start: Any = None,
         like: Array | None = None,
     ) -> None:
-        self.batch = as_int("batch", batch, at_least=1)
-        self.capacity = as_int("capacity", capacity, at_least=0)
+        self.batch = as_size("batch", batch)
+        self.capacity = as_size("capacity", capacity, at_least=0)
         self.dtype = as_dtype(dtype)
-        start = np.asarray(0 if k_start is None else k_start)
-        if start.dtype.kind not in "iu" or start.shape not in ((), (batch,)):
-            raise ValueError(
-                f"k_start has dtype {start.dtype} and shape {start.shape}; expected an int or integers ({batch},)"
-            )
+        expected = f"an int or integers ({self.batch},)"
+        if isinstance(k_start, float):
+            raise ValueError(f"k_start has dtype float64 and shape (); expected {expected}")
+        start = np.asarray(0 if k_start is None else as_bound("k_start", k_start, expected))
+        if start.shape not in ((), (self.batch,)):
+            raise ValueError(f"k_start has dtype {start.dtype} and shape {start.shape}; expected {expected}")
         if start.size and (start < 0).any():
             raise ValueError(f"k_start={int(start.min())} must be a whole number of at least 0")
-        self.k_start = np.broadcast_to(start, (batch,)).astype(np.int64)
+        shapes = _shapes(cached, self.batch, self.capacity)
+        n_bytes = sum(math.prod(shape) for shape in shapes.values()) * self.dtype.itemsize
+        if n_bytes > LARGEST:
+            raise ValueError(f"capacity={self.capacity} for batch={self.batch} must be less: no memory is that large")
+        if not (like is None or isinstance(like, np.ndarray)) and array_module(like) is np:
+            refuse("like", like, "an array or None")
         self.length = 0
         xp: Any = np if like is None else array_module(like)
-        self.arrays: dict[str, Array] = {
-            name: xp.zeros((batch, heads, self.capacity, width), self.dtype) for name, (heads, width) in cached.items()
-        }
+        try:
+            self.arrays: dict[str, Array] = {name: xp.zeros(shape, self.dtype) for name, shape in shapes.items()}
+        except MemoryError:
+            raise ValueError(
+                f"capacity={self.capacity} for batch={self.batch} needs {n_bytes:,} bytes; expected what memory holds"
+            ) from None
+        self.k_start = np.broadcast_to(start, (self.batch,)).astype(np.int64)
 
     def append(self, **new: Array) -> dict[str, Array]:
         """Write the next tokens after those already held.
@@ -86,6 +97,9 @@ class KVCache:
             If the capacity is too small, or a name, shape or dtype does not fit. The cache is then unchanged.
         """
         check_names("append", new, self.arrays)
+        for name, x in new.items():
+            if not isinstance(x, np.ndarray):
+                check_float(f"append {name}", x)
         n_new = next(iter(new.values())).shape[2] if all(np.ndim(x) == 4 for x in new.values()) else "N"
         for name, x in new.items():
             _, heads, _, width = self.arrays[name].shape
@@ -116,8 +130,12 @@ class KVCache:
 
     def next_mask(self, x: Array) -> Mask:
         """The mask of the tokens x (B, N_new, …) that are appended next: causal, from the first free slot on."""
-        if x.shape[0] != self.batch:
-            raise ValueError(f"x has shape {x.shape}; expected ({self.batch}, N, {x.shape[2]}), the cache's batch")
+        shape: Any = getattr(x, "shape", None)
+        if not isinstance(shape, tuple) or len(shape) < 2:
+            check_shape("x", x, (self.batch, "N", "H"))
+        if shape[0] != self.batch:
+            rest = "".join(f", {n}" for n in shape[2:])
+            raise ValueError(f"x has shape {shape}; expected ({self.batch}, N{rest}), the cache's batch")
         return Mask(q_start=self.length, k_start=self.k_start)
 
     def held(self) -> dict[str, Array]:
@@ -126,9 +144,10 @@ class KVCache:
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on."""
-        if not 0 <= as_int("length", length) <= self.length:
-            raise ValueError(f"length={length} must be between 0 and the {self.length} tokens held")
-        self.length = length
+        number = as_int("length", length)
+        if not 0 <= number <= self.length:
+            raise ValueError(f"length={shown(number)} must be between 0 and the {self.length} tokens held")
+        self.length = number
 
     @property
     def nbytes(self) -> int:
@@ -143,3 +162,27 @@ class KVCache:
     def __repr__(self) -> str:
         held = ", ".join(f"{name} {x.shape}" for name, x in self.held().items())
         return f"KVCache({held}; {self.dtype}, {self.used_nbytes:,} of {self.nbytes:,} bytes)"
+
+
+def next_mask(cache: KVCache, x: Array) -> Mask:
+    """The cache's own `next_mask` of x, once the cache is known to be one."""
+    if not isinstance(cache, KVCache):
+        refuse("cache", cache, "a gta_ref.KVCache")
+    return cache.next_mask(x)
+
+
+def _shapes(cached: Any, batch: int, capacity: int) -> dict[str, tuple[int, int, int, int]]:
+    """Name and shape of every array of a cache."""
+    expected = "a mapping of names to (heads, width), as structure(config).cached"
+    check_type("cached", cached, Mapping, expected)
+    shapes = {}
+    for name, sizes in cached.items():
+        if not isinstance(name, str):
+            raise ValueError(f"cached has the name {shown(name)}; expected {expected}")
+        if not isinstance(sizes, (tuple, list)) or len(sizes) != 2:
+            raise ValueError(f"cached[{shown(name)}]={shown(sizes)} must be two whole numbers, (heads, width)")
+        heads, width = (as_size(f"cached[{shown(name)}]", size) for size in sizes)
+        shapes[name] = batch, heads, capacity, width
+    if not shapes:
+        raise ValueError(f"cached is empty; expected {expected}")
+    return shapes

@@ -1,4 +1,4 @@
-"""Settings of a whole process that make NumPy faster, for the command gta-ref and the processes that it starts.
+"""Settings of a whole process for the command gta-ref: NumPy is faster, and any terminal can show what is printed.
 
 The library never applies them by itself: the settings of a process are the choice of the program that runs in it.
 """
@@ -6,8 +6,10 @@ The library never applies them by itself: the settings of a process are the choi
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import platform
+import sys
 
 # parameters of glibc's mallopt, from malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -19,6 +21,19 @@ def set_up() -> None:
     # work, for 0.1 s by default, on cores that the engine "numba" needs; docs/kernels.md shows the cost.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")  # 2^20 cycles, less than a millisecond
     keep_memory()
+    fit_terminal()
+
+
+def fit_terminal() -> None:
+    """Print characters that the output's encoding lacks as escapes, and ignore a COLUMNS that is no width.
+
+    Without this, ÷ on an ASCII terminal ends the command, and with COLUMNS=0 every table is empty.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for stderr
+    columns = os.environ.get("COLUMNS", "")
+    if columns and not columns.strip("0"):
+        del os.environ["COLUMNS"]
 
 
 def keep_memory() -> None:

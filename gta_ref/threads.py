@@ -53,6 +53,17 @@ def get_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_environment() -> None:
+    """Raise ValueError if NUMBA_NUM_THREADS is below 1. Numba refuses it too, but does not name the variable."""
+    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
+    try:
+        number = int(wanted)
+    except ValueError:  # not set, or not a number: Numba then uses its default
+        return
+    if number < 1:
+        raise ValueError(f"NUMBA_NUM_THREADS={number} must be a whole number of at least 1")
+
+
 def run(count: int, work: Callable[[int], None]) -> None:
     """Run work(0) … work(count − 1) at the same time, work(0) in the calling thread; return when all have finished."""
     if count == 1:

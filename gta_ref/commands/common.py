@@ -24,11 +24,14 @@ ModelOption = Annotated[
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn an expected error into one line on stderr and exit status 2."""
+    """Turn an expected error, or a wrong setting of the environment, into one line on stderr and exit status 2."""
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from gta_ref import threads  # imports NumPy, which --help does not need
+
         try:
+            threads.check_environment()
             command(*args, **kwargs)
         except (ValueError, OSError) as error:
             # the text of an OSError itself begins with its errno

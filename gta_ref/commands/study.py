@@ -30,10 +30,13 @@ def study(
     Each model is trained from three seeds. A study that was stopped continues where it was if it is started again. The
     full studies take from one to several hours on two cores; docs/studies.md has their results.
     """
-    from gta_ref.files import write_json
+    from gta_ref.files import check_writable, write_json
     from gta_ref.lab import runner, studies, summary
 
     chosen = studies.load(name)
+    for path in (json, plot):
+        if path is not None:
+            check_writable(path)
     if quick:
         chosen = studies.quick(chosen)
     console = Console()

@@ -57,7 +57,7 @@ def train(
     Ctrl-C saves the run, and --resume continues it exactly where it was. The MLP's width is chosen so that a model has
     as many parameters with any mechanism as with MHA at the same width.
     """
-    from gta_ref.files import write_json
+    from gta_ref.files import check_writable, write_json
     from gta_ref.lm import small
     from gta_ref.lm import text as texts
     from gta_ref.lm import train as training
@@ -68,13 +68,19 @@ def train(
         **{name: context.params[name] for name in _SETTINGS}, warmup=max(1, min(50, steps // 10))
     )
     console = Console()
+    if json is not None:
+        check_writable(json)
     if resume is None:
+        check_writable(out)
+        _check_memory(small.n_parameters(config))
         source = _source(texts, text)
         run = training.begin(config, settings, source)
     else:
         run = training.load(resume)
         _check_same(context, resume, run, config, settings)
         out, source = resume, _source(texts, text)
+        if run.state.step < run.settings.steps:
+            check_writable(out)
     made = run.config
     console.print(
         f"{mechanism if resume is None else made.mechanism}: {small.n_parameters(made):,} parameters, "
@@ -102,6 +108,18 @@ def train(
         console.print(f"written: {out}", highlight=False)
     if json is not None:
         write_json(json, _figures(run))
+
+
+def _check_memory(n_parameters: int) -> None:
+    """Raise ValueError if the machine cannot hold a model of this size and the state of its training."""
+    from gta_ref.costs.hardware import physical_memory
+
+    needed, memory = 16 * n_parameters, physical_memory()  # float32: the weights, their gradient and two moments
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"the model has {n_parameters:,} parameters, and training it takes at least {-(-needed // 10**9):,} GB; "
+            f"this machine has {memory // 10**9:,} GB of memory; choose a smaller --n-layers or --hidden-size"
+        )
 
 
 def _source(texts: Any, text: Path | None) -> Any:

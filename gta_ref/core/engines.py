@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gta_ref.core.mask import Mask, as_mask
-from gta_ref.errors import as_positive_float, check_choice, check_divides, check_shape
-from gta_ref.ops.arrays import Array, array_module, check_float
+from gta_ref.errors import as_positive_float, check_bool, check_choice, check_divides, check_shape
+from gta_ref.ops.arrays import Array, array_module, as_saved, check_cotangent, check_float, check_trace
 
 MODULES = {
     "reference": "gta_ref.core.reference",
@@ -136,6 +136,8 @@ def attention_forward(
         If the named engine cannot run here or does not support this case.
     """
     mask = as_mask(mask)
+    check_bool("need_saved", need_saved)
+    check_trace(trace)
     _check(q, k, v, mask)
     scale = 1 / math.sqrt(q.shape[3]) if scale is None else as_positive_float("scale", scale)
     return attend(q, k, v, mask, scale, engine, need_saved=need_saved, trace=trace)
@@ -153,7 +155,7 @@ def attend(
     trace: dict[str, Array] | None = None,
 ) -> tuple[Array, Array, AttentionSaved | None]:
     """Run :func:`gta_ref.core.attention_forward` on arrays that need no check; only the engine's name is checked."""
-    if engine not in ENGINES:
+    if type(engine) is not str or engine not in ENGINES:
         check_choice("engine", engine, ENGINES)
     if engine == "auto":
         engine = choose(q, k, v, need_saved=need_saved, trace=trace)
@@ -184,12 +186,10 @@ def attention_backward(
     -------
     dq, dk, dv : with the shapes and dtypes of q, k and v
     """
-    if saved is None:
-        raise ValueError("saved is None; expected what attention_forward returns with need_saved=True")
-    check_shape("dz", dz, saved.z_shape)
-    if dz.dtype != saved.z_dtype:
-        raise ValueError(f"dz has dtype {dz.dtype}; expected {saved.z_dtype}, as z")
+    saved = as_saved(saved, AttentionSaved, trace, "attention_forward")
+    check_cotangent("dz", dz, saved.z_shape, saved.z_dtype, "z")
     if dlse is not None:
+        check_float("dlse", dlse)
         check_shape("dlse", dlse, saved.z_shape[:3])
     dq, dk, dv = load(saved.engine).backward(dz, saved.state, dlse, trace=trace)
     return dq, dk, dv
@@ -202,6 +202,8 @@ def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
             raise ValueError(f"{name} has dtype {x.dtype}; expected {q.dtype}, as q")
     check_shape("q", q, ("B", "n_q", "N_q", "d_k"))
     batch, n_q, n_queries, d_k = q.shape
+    if n_q == 0:
+        raise ValueError("n_q=0 must be a whole number of at least 1")
     if d_k == 0:
         raise ValueError(f"q has shape {q.shape}; expected a d_k of at least 1")
     check_shape("k", k, (batch, "n_k", "N_k", d_k))

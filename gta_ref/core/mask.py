@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.errors import as_int, check_bool
+from gta_ref.errors import as_int, as_size, check_bool, refuse, shown
+
+FARTHEST = 2**62  # of a bound from 0: the sum or difference of two bounds, and of a row's number, fits in 64 bits
+MOST = 2**31 - 1  # queries or keys of one call
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +47,7 @@ class Mask:
             value = getattr(self, name)
             if value is None:
                 continue
-            if np.ndim(value) == 0:
-                bound: Any = as_int(name, value[()] if isinstance(value, np.ndarray) else value)
-            else:
-                bound = np.asarray(value)
-                if bound.ndim != 1 or bound.dtype.kind not in "iu":
-                    raise ValueError(
-                        f"{name} has dtype {bound.dtype} and shape {bound.shape}; expected an int or integers (B,)"
-                    )
-                bound = bound.astype(np.int64)  # a copy, because the caller may change the original
-            object.__setattr__(self, name, bound)
+            object.__setattr__(self, name, as_bound(name, value))
 
     def resolve(self, batch: int, n_queries: int, n_keys: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The bounds (q_start, k_start, k_stop), each int64 (B,), with defaults filled in.
@@ -63,6 +57,7 @@ class Mask:
         ValueError
             If a bound has another batch size, k_start is negative, or k_stop is outside 0…N_k.
         """
+        batch, n_queries, n_keys = _sizes(batch, n_queries, n_keys)
         q_start = self._bound("q_start", n_keys - n_queries, batch)
         k_start = self._bound("k_start", 0, batch)
         k_stop = self._bound("k_stop", n_keys, batch)
@@ -105,6 +100,7 @@ class Mask:
         -------
         visible : (N_q, N_k), or (B, N_q, N_k) if a bound is an array
         """
+        _, n_queries, n_keys = _sizes(1, n_queries, n_keys)
         batches = [len(v) for v in (self.q_start, self.k_start, self.k_stop) if np.ndim(v) == 1]
         q_start, k_start, k_stop = self.resolve(batches[0] if batches else 1, n_queries, n_keys)
         visible = dense(self.causal, q_start, k_start, k_stop, n_queries, n_keys)
@@ -116,8 +112,39 @@ def as_mask(mask: Mask | None) -> Mask:
     if mask is None:
         return _DEFAULT
     if not isinstance(mask, Mask):
-        raise ValueError(f"mask is a {type(mask).__name__}; expected a gta_ref.core.Mask")
+        refuse("mask", mask, "a gta_ref.core.Mask")
     return mask
+
+
+def as_bound(name: str, value: Any, expected: str = "an int or integers (B,)") -> Any:
+    """One whole number as an int, or integers (B,) as a new array of int64; none is farther than 2^62 from 0."""
+    try:
+        ndim = np.ndim(value)
+        found = np.asarray(value) if ndim else value
+    except (TypeError, ValueError):  # rows of different lengths, or an array of another library
+        raise ValueError(f"{name} is {shown(value)}; expected {expected}") from None
+    if ndim == 0:
+        number = as_int(name, value[()] if isinstance(value, np.ndarray) else value, at_most=FARTHEST)
+        if number < -FARTHEST:
+            raise ValueError(f"{name}={shown(number)} must be a whole number of at least {-FARTHEST}")
+        return number
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {found.dtype} and shape {found.shape}; expected {expected}")
+    numbers = found.tolist()  # of a few sequences; two reductions by NumPy would take longer
+    if numbers and not -FARTHEST <= min(numbers) <= max(numbers) <= FARTHEST:
+        wrong = next(number for number in numbers if abs(number) > FARTHEST)
+        raise ValueError(f"{name}={wrong} must be a whole number between {-FARTHEST} and {FARTHEST}")
+    return found.astype(np.int64)  # a copy, because the caller may change the original
+
+
+def _sizes(batch: Any, n_queries: Any, n_keys: Any) -> tuple[int, int, int]:
+    """The sizes of a call, checked."""
+    if type(batch) is type(n_queries) is type(n_keys) is int and 0 <= batch <= MOST:  # noqa: SIM102
+        if 0 <= n_queries <= MOST and 0 <= n_keys <= MOST:
+            return batch, n_queries, n_keys
+    named = ("batch", batch), ("n_queries", n_queries), ("n_keys", n_keys)
+    first, second, third = (as_size(name, value, at_least=0, at_most=MOST) for name, value in named)
+    return first, second, third
 
 
 def dense(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gta_ref.costs.model import Model
-from gta_ref.errors import as_int
+from gta_ref.costs.model import Model, check_model, check_structure
+from gta_ref.errors import as_size, check_bool
 from gta_ref.mechanisms.structure import Structure
 
 
@@ -13,6 +13,8 @@ def pairs(new: int, held: int = 0, *, causal_saving: bool = True) -> int:
     With the causal saving, only pairs whose key the query may see are computed: new·held + new (new + 1) / 2.
     Without it all are, new·(held + new), as in an implementation that computes whole maps and then masks them.
     """
+    new, held = as_size("new", new, at_least=0), as_size("held", held, at_least=0)
+    check_bool("causal_saving", causal_saving)
     return new * held + new * (new + 1) // 2 if causal_saving else new * (held + new)
 
 
@@ -24,6 +26,8 @@ def attention_layer(structure: Structure, new: int, held: int = 0, *, causal_sav
     macs : dict
         ``attention`` (the core's two products) and ``linear`` (everything else).
     """
+    check_structure("structure", structure)
+    new, held = as_size("new", new, at_least=0), as_size("held", held, at_least=0)
     return {
         "attention": structure.attention_macs * pairs(new, held, causal_saving=causal_saving),
         "linear": (structure.linear_macs - structure.held_macs) * new + structure.held_macs * (held + new),
@@ -54,8 +58,9 @@ def forward_macs(
     macs : dict
         Keys: attention, linear (of the attention layers), mlp, head, total.
     """
-    batch, new = as_int("batch", batch, at_least=1), as_int("new", new, at_least=1)
-    held = as_int("held", held, at_least=0)
+    check_model("model", model)
+    batch, new, held = as_size("batch", batch), as_size("new", new), as_size("held", held, at_least=0)
+    check_bool("all_logits", all_logits)
     structure = model.decode_structure if held else model.structure
     layer = attention_layer(structure, new, held, causal_saving=causal_saving)
     macs = {name: batch * model.n_layers * count for name, count in layer.items()}
@@ -77,6 +82,9 @@ def training_macs(
     macs : dict
         Keys: attention, linear, mlp, head, total.
     """
+    check_model("model", model)
+    batch, length = as_size("batch", batch), as_size("length", length)
+    check_bool("fused", fused)
     forward = forward_macs(model, batch, length, causal_saving=causal_saving, all_logits=True)
     s = model.structure
     macs = {name: 3 * forward[name] for name in ("attention", "linear", "mlp", "head")}

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.hardware import Hardware, check_hardware
 from gta_ref.costs.memory import cache_bytes, weight_bytes
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Model, check_model
 from gta_ref.costs.roofline import STAGES, estimate
-from gta_ref.errors import as_int
+from gta_ref.errors import as_size, refuse
 from gta_ref.mechanisms import gta
 
+MOST_HEADS = 4096  # of a survey: every divisor is tried with every other
 LEVELS = (1.0, 1.5, 2.0, 3.0)
 BATCHES = tuple(2**i for i in range(9))  # 1 … 256
 LENGTHS = tuple(round(256 * 2 ** (i / 4)) for i in range(37))  # 256 … 131072, four per doubling
@@ -39,6 +40,10 @@ def speed_ups(
         weights and cache of one of the two models do not fit into the hardware's memory. ``reached``: the same names →
         level → for each batch, the shortest length from which on the ratio stays at or above the level, or None.
     """
+    check_model("model", model)
+    check_model("baseline", baseline)
+    check_hardware(hardware)
+    batches, lengths = _whole_numbers("batches", batches), _whole_numbers("lengths", lengths)
     ratio = {}
     for stage, fused in itertools.product(STAGES, (False, True)):
         grid = np.full((len(batches), len(lengths)), np.nan)
@@ -119,20 +124,33 @@ def choices(
     -------
     list of Choice
     """
-    hidden_size = as_int("hidden_size", hidden_size, at_least=1)
-    n_heads = as_int("n_heads", n_heads, at_least=1)
+    hidden_size, head_dim = as_size("hidden_size", hidden_size), as_size("head_dim", head_dim)
+    n_heads = as_size("n_heads", n_heads, at_most=MOST_HEADS)
+    parameters = as_size("parameters", parameters, at_least=0)
+    latent_dims = _whole_numbers("latent_dims", latent_dims)
     found = []
     for n_q in _divisors(n_heads):
         for n_k, n_c, latent_dim in itertools.product(_divisors(n_q), _divisors(n_q), latent_dims):
             s = gta.structure(gta.Config(hidden_size, n_heads, head_dim, n_q, n_k, n_c, latent_dim))
             found.append(Choice(n_q, n_k, n_c, latent_dim, s.cache_elements, s.attention_macs, s.parameters))
-    rivals = np.array([(c.cache, c.attention) for c in found if c.parameters >= parameters]).reshape(-1, 2)
+    # as objects, because sizes as large as 2^63 have products that do not fit in an int64
+    enough = [(c.cache, c.attention) for c in found if c.parameters >= parameters]
+    kind = object if any(max(pair) > 2**62 for pair in enough) else np.int64
+    rivals = np.array(enough, kind).reshape(-1, 2)
 
     def beaten(c: Choice) -> bool:
-        own = np.array((c.cache, c.attention))
+        own = np.array((c.cache, c.attention), kind)
         return bool(((rivals <= own).all(axis=1) & (rivals < own).any(axis=1)).any())
 
     return [replace(c, efficient=c.parameters >= parameters and not beaten(c)) for c in found]
+
+
+def _whole_numbers(name: str, values: Any) -> list[int]:
+    """The values as ints, if they are whole numbers of at least 1 in a list, a tuple or the like."""
+    one_row = isinstance(values, (Sequence, np.ndarray)) and getattr(values, "ndim", 1) == 1
+    if not one_row or isinstance(values, (str, bytes)):
+        refuse(name, values, "a sequence of whole numbers")
+    return [as_size(f"{name}[{i}]", value) for i, value in enumerate(values)]
 
 
 def _divisors(n: int) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gta_ref.errors import as_positive_float
+from gta_ref.errors import as_positive_float, as_size, check_type, shown
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,17 @@ class Hardware:
     source: str
 
     def __post_init__(self) -> None:
+        check_type("name", self.name, str, "a str")
         as_positive_float("peak", self.peak)
         as_positive_float("bandwidth", self.bandwidth)
+        if self.memory is not None:
+            as_size("memory", self.memory)
+        check_type("source", self.source, str, "a str")
+
+
+def check_hardware(hardware: object) -> None:
+    """Raise ValueError unless `hardware` is a Hardware."""
+    check_type("hardware", hardware, Hardware, "a gta_ref.costs.hardware.Hardware")
 
 
 PRESETS = {
@@ -81,6 +90,7 @@ def get(text: str) -> Hardware:
     ValueError
         If `text` is none of these.
     """
+    check_type("hardware", text, str, "a str")
     if text in PRESETS:
         return PRESETS[text]
     if text == "measured":
@@ -90,7 +100,7 @@ def get(text: str) -> Hardware:
         bandwidth, peak = (float(part) for part in parts)
     except ValueError:
         raise ValueError(
-            f"hardware={text!r} must be one of {', '.join(PRESETS)}, measured, or two numbers: GB/s,TFLOP/s"
+            f"hardware={shown(text)} must be one of {', '.join(PRESETS)}, measured, or two numbers: GB/s,TFLOP/s"
         ) from None
     return Hardware(text, peak * 1e12, bandwidth * 1e9, None, "given as GB/s,TFLOP/s")
 
@@ -101,6 +111,7 @@ def measure(seconds: float = 0.5) -> Hardware:
     A copy reads and writes, so it counts as twice its size. NumPy copies with one thread; on a machine with many cores
     the bandwidth measured is less than all of them together could reach.
     """
+    seconds = as_positive_float("seconds", seconds)
     rng = np.random.default_rng(0)
     n = 2048
     a, b = rng.standard_normal((2, n, n), dtype=np.float32)
@@ -109,7 +120,9 @@ def measure(seconds: float = 0.5) -> Hardware:
     target = np.empty_like(source)
     peak = 2 * n**3 / _best(lambda: np.matmul(a, b, out=product), seconds)
     bandwidth = 2 * source.nbytes / _best(lambda: np.copyto(target, source), seconds)
-    return Hardware("measured", peak, bandwidth, _memory(), f"float32 product of width {n}, copy of 128 MiB, by NumPy")
+    return Hardware(
+        "measured", peak, bandwidth, physical_memory(), f"float32 product of width {n}, copy of 128 MiB, by NumPy"
+    )
 
 
 def _best(call: Callable[[], object], seconds: float) -> float:
@@ -124,7 +137,8 @@ def _best(call: Callable[[], object], seconds: float) -> float:
             return best
 
 
-def _memory() -> int | None:
+def physical_memory() -> int | None:
+    """Bytes of the machine's main memory, or None if the platform does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this platform

@@ -14,14 +14,19 @@ It differs from :mod:`gta_ref.costs.operators` as follows:
 from __future__ import annotations
 
 from gta_ref.costs.hardware import Hardware
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Model, check_model
 from gta_ref.costs.operators import Operator
+from gta_ref.errors import as_size, check_bool
 
 H100 = Hardware("h100", 989.5e12, 3072e9, 80 * 10**9, "LLM-Viewer's own figures for an NVIDIA H100")
 
 
 def operators(model: Model, batch: int, length: int, *, prefill: bool, fused: bool) -> list[Operator]:
     """All operators of a prefill of `length` tokens, or of a decoding step at that length."""
+    check_model("model", model)
+    batch, length = as_size("batch", batch), as_size("length", length)
+    check_bool("prefill", prefill)
+    check_bool("fused", fused)
     s, h, i = model.structure, model.hidden_size, model.intermediate_size
     n = batch * length if prefill else batch  # tokens
     keys = batch * length

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from gta_ref.costs.model import Model
-from gta_ref.errors import as_int
+from gta_ref.costs.model import Model, check_model, check_structure
+from gta_ref.errors import as_size, check_bool
 from gta_ref.mechanisms.structure import Structure
 from gta_ref.ops.arrays import as_dtype
 
 
 def cache_bytes(model: Model, batch: int, length: int, dtype: Any = "bfloat16") -> int:
     """Bytes of all layers' caches for `batch` sequences of `length` tokens."""
-    tokens = as_int("batch", batch, at_least=1) * as_int("length", length, at_least=0)
+    check_model("model", model)
+    tokens = as_size("batch", batch) * as_size("length", length, at_least=0)
     return model.n_layers * tokens * model.structure.cache_elements * as_dtype(dtype).itemsize
 
 
 def weight_bytes(model: Model, dtype: Any = "bfloat16") -> int:
     """Bytes of all parameters."""
+    check_model("model", model)
     return model.parameters * as_dtype(dtype).itemsize
 
 
@@ -36,6 +38,9 @@ def attention_activations(structure: Structure, batch: int, length: int, *, fuse
     elements : int
         For the whole batch, without the tables of RoPE's cos and sin.
     """
+    check_structure("structure", structure)
+    batch, length = as_size("batch", batch), as_size("length", length, at_least=0)
+    check_bool("fused", fused)
     s = structure
     kept = sum(s.kept.values())
     if not fused:
@@ -50,6 +55,8 @@ def training_activations(model: Model, batch: int, length: int, *, fused: bool =
     A block keeps the inputs of its two RMSNorms and their 1/r, what its attention layer keeps, and the MLP's input,
     both projections and their product.
     """
+    check_model("model", model)
+    batch, length = as_size("batch", batch), as_size("length", length, at_least=0)
     attention = attention_activations(model.structure, batch, length, fused=fused)
     block = 2 * (model.hidden_size + 1) + model.hidden_size + 3 * model.intermediate_size
     end = 2 * model.hidden_size + 1 + model.vocab_size  # the last RMSNorm, the head's input, the logits

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from gta_ref import mechanisms
-from gta_ref.errors import as_int, check_bool, check_choice
+from gta_ref.errors import as_size, check_bool, check_choice, check_type, shown
 from gta_ref.mechanisms.published import BASE, BASE_ATTENTION, PUBLISHED
 from gta_ref.mechanisms.structure import Structure
 
@@ -38,8 +38,11 @@ class Model:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        check_type("name", self.name, str, "a str")
+        check_structure("structure", self.structure)
+        check_structure("decode_structure", self.decode_structure)
         for name in ("n_layers", "intermediate_size", "vocab_size"):
-            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
         check_bool("tied", self.tied)
 
     @property
@@ -68,6 +71,10 @@ class Model:
     def of(cls, name: str, mechanism: str, attention: Any, **sizes: Any) -> Model:
         """Build a model around a mechanism's Config; `sizes` are n_layers, intermediate_size, vocab_size, tied."""
         module = mechanisms.load(mechanism)
+        check_type("attention", attention, module.Config, f"the Config of mechanism={mechanism!r}")
+        unknown = sizes.keys() - BASE.keys()
+        if unknown:
+            raise ValueError(f"sizes: unknown {', '.join(sorted(unknown))}; expected {', '.join(BASE)}")
         structure = module.structure(attention)
         decode = structure
         if "absorb" in inspect.signature(module.structure).parameters:
@@ -105,7 +112,7 @@ class Model:
         name = str(rest.pop("name", mechanism))
         around = {key: rest.pop(key) for key in BASE if key in rest}
         known = {f.name: f for f in fields(config) if f.init}
-        unknown = sorted(rest.keys() - known.keys())
+        unknown = sorted(str(key) for key in rest.keys() - known.keys())
         attention = {**{k: v for k, v in BASE_ATTENTION.items() if k in known}, **rest}
         missing = [k for k, f in known.items() if f.default is MISSING and k not in attention]
         if unknown or missing:
@@ -117,14 +124,25 @@ class Model:
     @classmethod
     def parse(cls, text: str) -> Model:
         """Build a model from words, as typed on the command line: ``gta n_q=10 n_k=1 n_c=1 latent_dim=256``."""
+        check_type("text", text, str, "a str")
         mechanism, *words = text.split() or [""]
         sizes: dict[str, Any] = {"mechanism": mechanism, "name": " ".join(text.split())}
         for word in words:
             key, equals, value = word.partition("=")
             if not equals:
-                raise ValueError(f"model {text!r}: {word!r} must be of the form size=number")
+                raise ValueError(f"model {shown(text)}: {shown(word)} must be of the form size=number")
             sizes[key] = _value(value)
         return cls.from_dict(sizes)
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raise ValueError unless `model` is a Model."""
+    check_type(name, model, Model, "a gta_ref.costs.model.Model")
+
+
+def check_structure(name: str, structure: Any) -> None:
+    """Raise ValueError unless `structure` is a Structure."""
+    check_type(name, structure, Structure, "a Structure, as structure(config)")
 
 
 def _value(text: str) -> Any:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gta_ref.costs.flops import pairs
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Model, check_model, check_structure
+from gta_ref.errors import as_size, check_bool
 from gta_ref.mechanisms.structure import Product, Structure
 
 
@@ -50,6 +51,10 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
     -------
     list of Operator
     """
+    check_model("model", model)
+    batch, new, held = as_size("batch", batch), as_size("new", new), as_size("held", held, at_least=0)
+    itemsize = as_size("itemsize", itemsize)
+    check_bool("fused", fused)
     s = model.decode_structure if held else model.structure
     tokens, h, i = batch * new, model.hidden_size, model.intermediate_size
     layer: list[tuple[str, int, int]] = []  # name, operations, elements moved
@@ -101,6 +106,9 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
 
 def attention(s: Structure, batch: int, new: int, held: int, *, fused: bool) -> list[tuple[str, int, int]]:
     """Operators of the attention core, each as (name, operations, elements moved)."""
+    check_structure("s", s)
+    batch, new, held = as_size("batch", batch), as_size("new", new), as_size("held", held, at_least=0)
+    check_bool("fused", fused)
     keys = held + new
     queries, keys_moved, values_moved = (
         batch * new * s.n_q * s.d_k,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gta_ref.costs import llm_viewer, operators
-from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.hardware import Hardware, check_hardware
 from gta_ref.costs.memory import cache_bytes, weight_bytes
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Model, check_model
 from gta_ref.costs.operators import Operator
-from gta_ref.errors import as_int, check_choice
+from gta_ref.errors import as_size, check_bool, check_choice, check_type
 
 CONVENTIONS = ("moved", "llm-viewer")
 STAGES = ("prefill", "decode")
@@ -68,7 +68,10 @@ def estimate(
     """
     check_choice("stage", stage, STAGES)
     check_choice("convention", convention, CONVENTIONS)
-    batch, length = as_int("batch", batch, at_least=1), as_int("length", length, at_least=1)
+    check_model("model", model)
+    check_hardware(hardware)
+    check_bool("fused", fused)
+    batch, length = as_size("batch", batch), as_size("length", length)
     if convention == "llm-viewer":
         hardware = llm_viewer.H100 if hardware.name == "h100" else hardware
         found = llm_viewer.operators(model, batch, length, prefill=stage == "prefill", fused=fused)
@@ -81,6 +84,10 @@ def estimate(
 
 def time(found: Sequence[Operator], hardware: Hardware) -> Estimate:
     """Add up the operators' times."""
+    check_hardware(hardware)
+    check_type("found", found, (list, tuple), "a list of gta_ref.costs.operators.Operator")
+    for i, operator in enumerate(found):
+        check_type(f"found[{i}]", operator, Operator, "a gta_ref.costs.operators.Operator")
     parts: dict[str, float] = {}
     for operator in found:
         seconds = max(operator.operations / hardware.peak, operator.bytes / hardware.bandwidth)
@@ -90,6 +97,9 @@ def time(found: Sequence[Operator], hardware: Hardware) -> Estimate:
 
 def check_fits(model: Model, batch: int, length: int, hardware: Hardware) -> None:
     """Raise ValueError unless weights and cache, at 2 bytes per element, fit into the hardware's memory."""
+    check_model("model", model)
+    check_hardware(hardware)
+    batch, length = as_size("batch", batch), as_size("length", length)
     if hardware.memory is None:
         return
     need = weight_bytes(model) + cache_bytes(model, batch, length)

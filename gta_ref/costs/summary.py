@@ -7,10 +7,11 @@ from typing import Any
 
 from gta_ref.costs import llm_viewer
 from gta_ref.costs.flops import training_macs
-from gta_ref.costs.hardware import Hardware
+from gta_ref.costs.hardware import Hardware, check_hardware
 from gta_ref.costs.memory import cache_bytes, training_activations
-from gta_ref.costs.model import Model
-from gta_ref.costs.roofline import STAGES, estimate
+from gta_ref.costs.model import Model, check_model
+from gta_ref.costs.roofline import CONVENTIONS, STAGES, estimate
+from gta_ref.errors import check_choice, refuse
 
 
 def summary(
@@ -31,6 +32,12 @@ def summary(
         ``setting``: the arguments. ``models``: name → costs. ``ratios``: name → cache, attention, prefill and decode
         seconds, each divided by that of the last model.
     """
+    if not isinstance(models, (list, tuple)) or not models:
+        refuse("models", models, "a list of at least one gta_ref.costs.model.Model")
+    for i, model in enumerate(models):
+        check_model(f"models[{i}]", model)
+    check_hardware(hardware)
+    check_choice("convention", convention, CONVENTIONS)
     if convention == "llm-viewer" and hardware.name == "h100":
         hardware = llm_viewer.H100
     found: dict[str, dict[str, Any]] = {}

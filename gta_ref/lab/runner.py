@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from gta_ref.files import write_json
+from gta_ref.files import check_writable, read_json, write_json
 from gta_ref.lab.studies import SOURCES, Job, Study
 from gta_ref.lm import train
 
@@ -51,8 +51,17 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
     ------
     DivergedError
         If the loss of a run stops being finite; the files of the other runs are kept.
+    OSError
+        If the folder cannot be made or written to.
+    ValueError
+        If the file of a result is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for job in study.jobs():  # before the hours of work
+        if _result_path(folder, job).is_file():
+            _read_result(_result_path(folder, job))
+        else:
+            check_writable(_run_path(folder, job))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     queue = context.SimpleQueue()
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -70,7 +79,7 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
         pool.shutdown(cancel_futures=True)
     found = []
     for job in study.jobs():
-        content = json.loads(_result_path(folder, job).read_text(encoding="utf-8"))
+        content = _read_result(_result_path(folder, job))
         if study.measure is not None and not content["measured"]:
             content["measured"] = study.measure(train.load(_run_path(folder, job)), SOURCES[job.source]())
             write_json(_result_path(folder, job), content)
@@ -103,6 +112,13 @@ def result(job: Job, done: train.Run) -> dict[str, Any]:
 
 def _result_path(folder: Path, job: Job) -> Path:
     return folder / f"{digest(job)}.json"
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or "measured" not in content:
+        raise ValueError(f"{path}: not the result of a run; delete it, and the run is done again")
+    return content
 
 
 def _run_path(folder: Path, job: Job) -> Path:

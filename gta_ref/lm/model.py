@@ -17,7 +17,17 @@ import numpy as np
 from gta_ref import mechanisms
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
-from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_params, check_shape
+from gta_ref.core.engines import ENGINES
+from gta_ref.core.mask import as_mask
+from gta_ref.errors import (
+    as_float,
+    as_positive_float,
+    as_size,
+    check_bool,
+    check_choice,
+    check_shape,
+    refuse,
+)
 from gta_ref.lm import block
 from gta_ref.mechanisms.published import BASE, PUBLISHED
 from gta_ref.ops import (
@@ -30,7 +40,17 @@ from gta_ref.ops import (
     linear_backward,
     linear_forward,
 )
-from gta_ref.ops.arrays import Params, add, array_module, normal
+from gta_ref.ops.arrays import (
+    Params,
+    add,
+    array_module,
+    as_saved,
+    check_config,
+    check_cotangent,
+    check_params_alone,
+    check_rng,
+    normal,
+)
 from gta_ref.ops.cross_entropy import IGNORE
 
 
@@ -63,7 +83,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_layers", "intermediate_size"):
-            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
         if not isinstance(self.attention, self.module.Config):
             raise ValueError(
                 f"attention is a {type(self.attention).__module__}.{type(self.attention).__name__}; "
@@ -105,6 +125,7 @@ class ModelSaved(NamedTuple):
 
 def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter: embed, layers.0.…, norm, and head (H, vocabulary) unless it is tied."""
+    check_config(config, Config)
     one = block.param_shapes(config.module, config.attention, config.intermediate_size)
     shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab_size, config.hidden_size)}
     for i in range(config.n_layers):
@@ -122,6 +143,8 @@ def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> di
     head starts with logits of standard deviation 1. And the W_O and W_down of the 2L sublayers, which add to the
     residual stream, are divided by √(2L), so that all sublayers together add as much as one would undivided.
     """
+    check_config(config, Config)
+    check_rng(rng)
     dtype = as_dtype(dtype)
     params: dict[str, Array] = {}
     attention: dict[str, Array] = {}
@@ -169,8 +192,12 @@ def forward(
     logits : (B, N, vocabulary), or (B, 1, vocabulary) with `last`
     saved : for :func:`backward`; None with need_saved=False
     """
+    check_bool("need_saved", need_saved)
+    check_bool("last", last)
     if last and need_saved:
         raise ValueError("last=True leaves nothing for backward; expected need_saved=False with it")
+    check_choice("engine", engine, ENGINES)
+    as_mask(mask)
     _check(params, ids, config)
     x, embedding = embedding_forward(ids, params["embed"])
     blocks = []
@@ -212,9 +239,10 @@ def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[st
 
 def backward(dlogits: Array, saved: ModelSaved | None) -> dict[str, Array]:
     """Gradient of Σ dlogits ⊙ logits by every parameter, under the parameters' names."""
-    if saved is None:
-        raise ValueError("saved is None; expected what forward returns with need_saved=True")
+    saved = as_saved(saved, ModelSaved)
     config = saved.config
+    ids, _, dtype = saved.embedding
+    check_cotangent("dlogits", dlogits, (*ids.shape, config.vocab_size), dtype, "logits")
     grads: dict[str, Array] = {}
     d_normed, d_head, _ = linear_backward(dlogits, saved.head)
     dx, grads["norm"] = saved.rows.rmsnorm_backward(d_normed, saved.norm)
@@ -252,8 +280,11 @@ def loss_forward(
     loss : scalar array
     saved : for :func:`loss_backward`
     """
-    if targets is None:
-        check_shape("ids", ids, ("B", "N"))
+    _check_ids("ids", ids)
+    if targets is not None:
+        _check_ids("targets", targets)
+        check_shape("targets", targets, ids.shape)
+    else:
         targets = array_module(ids).full(ids.shape, IGNORE, dtype=np.int64)
         targets[:, :-1] = ids[:, 1:]
     logits, saved = forward(params, ids, config, mask=mask, engine=engine)
@@ -263,14 +294,17 @@ def loss_forward(
 
 def loss_backward(saved: Any, dloss: float = 1.0) -> dict[str, Array]:
     """Gradient of dloss · loss by every parameter."""
+    if not isinstance(saved, tuple) or len(saved) != 2 or not isinstance(saved[1], ModelSaved):
+        refuse("saved", saved, "what loss_forward returns")
     entropy, model = saved
-    return backward(cross_entropy_backward(dloss, entropy), model)
+    return backward(cross_entropy_backward(as_float("dloss", dloss), entropy), model)
 
 
 def new_caches(
     config: Config, batch: int, capacity: int, dtype: Any = "float32", k_start: Any = None, like: Array | None = None
 ) -> list[KVCache]:
     """Return one empty cache per layer; the arguments are those of :class:`gta_ref.cache.KVCache`."""
+    check_config(config, Config)
     cached = config.module.structure(config.attention).cached
     return [KVCache(cached, batch, capacity, dtype, k_start, like) for _ in range(config.n_layers)]
 
@@ -289,9 +323,10 @@ def decode(
     They are the logits that :func:`forward` over the whole text gives for these tokens; with `last`, only those after
     the last token, (B, 1, vocabulary). If an error is raised, all caches are left unchanged.
     """
+    check_bool("last", last)
+    check_choice("engine", engine, ENGINES)
     _check(params, ids, config)
-    if len(caches) != config.n_layers:
-        raise ValueError(f"caches has {len(caches)} entries; expected n_layers={config.n_layers}")
+    _check_caches(caches, config.n_layers)
     before = [cache.length for cache in caches]
     try:
         x, _ = embedding_forward(ids, params["embed"])
@@ -319,6 +354,30 @@ def _head_forward(params: Params, x: Array, config: Config, rows: ModuleType) ->
 
 
 def _check(params: Params, ids: Array, config: Config) -> None:
-    check_shape("ids", ids, ("B", "N"))
-    shapes = param_shapes(config)
-    check_params(params, shapes, params["embed"].dtype if "embed" in params else None)
+    check_config(config, Config)
+    _check_ids("ids", ids)
+    check_params_alone(params, param_shapes(config))
+
+
+def _check_ids(name: str, ids: Array) -> None:
+    check_shape(name, ids, ("B", "N"))
+    dtype = getattr(ids, "dtype", None)
+    if getattr(dtype, "kind", None) not in ("i", "u"):
+        raise ValueError(f"{name} has dtype {dtype}; expected integers")
+
+
+def _check_caches(caches: Sequence[KVCache], n_layers: int) -> None:
+    """Raise ValueError unless there is one cache per layer, each an object of its own, all with as many tokens."""
+    if not isinstance(caches, (list, tuple)):
+        refuse("caches", caches, "a sequence of gta_ref.KVCache, one per layer")
+    if len(caches) != n_layers:
+        raise ValueError(f"caches has {len(caches)} entries; expected n_layers={n_layers}")
+    first: dict[int, int] = {}  # the cache's id → its number
+    for i, cache in enumerate(caches):
+        if not isinstance(cache, KVCache):
+            refuse(f"caches[{i}]", cache, "a gta_ref.KVCache")
+        if id(cache) in first:
+            raise ValueError(f"caches[{i}] is caches[{first[id(cache)]}]; expected a cache of its own for every layer")
+        if cache.length != caches[0].length:
+            raise ValueError(f"caches[{i}] holds {cache.length} tokens; expected {caches[0].length}, as caches[0]")
+        first[id(cache)] = i

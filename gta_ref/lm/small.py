@@ -7,11 +7,12 @@ MLP makes up for the parameters that an attention layer saves.
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from math import prod
 from typing import Any
 
 from gta_ref import mechanisms
-from gta_ref.errors import check_choice, check_divides
+from gta_ref.errors import as_int, check_choice, check_divides
 from gta_ref.lm import model
 
 # name: the mechanism, and what differs from its small sizes
@@ -49,6 +50,8 @@ def config(
         If the name is unknown, or the sizes do not fit together.
     """
     check_choice("mechanism", name, NAMES)
+    hidden_size = as_int("hidden_size", hidden_size, at_least=1)
+    n_heads = as_int("n_heads", n_heads, at_least=1)
     check_divides("n_heads", n_heads, "hidden_size", hidden_size)
     if n_heads % 4:
         raise ValueError(f"n_heads={n_heads} must be a multiple of 4")
@@ -59,13 +62,15 @@ def config(
     mechanism, _ = VARIANTS.get(name, (name, {}))
     found = model.Config(**sizes, mechanism=mechanism, attention=_attention(name, hidden_size, n_heads, attention))
     row = 3 * hidden_size * n_layers  # parameters that one more feature inside the MLPs adds
-    more = round((n_parameters(like) - n_parameters(found)) / row)
+    more = round(Fraction(n_parameters(like) - n_parameters(found), row))
     return replace(found, intermediate_size=found.intermediate_size + more)
 
 
 def n_parameters(config: model.Config) -> int:
     """Number of elements of all parameters."""
-    return sum(prod(shape) for shape in model.param_shapes(config).values())
+    # from models of one and of two layers: the number of layers may be too large for a list of all shapes
+    one, two = (sum(prod(shape) for shape in model.param_shapes(replace(config, n_layers=n)).values()) for n in (1, 2))
+    return one + (config.n_layers - 1) * (two - one)
 
 
 def _attention(name: str, hidden_size: int, n_heads: int, options: dict[str, Any]) -> Any:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref.cache import KVCache
+from gta_ref.cache import KVCache, next_mask
 from gta_ref.core import Mask, attention_backward
 from gta_ref.core.engines import attend
 from gta_ref.core.mask import as_mask
@@ -50,7 +50,20 @@ from gta_ref.ops import (
     rope_forward,
     rope_tables,
 )
-from gta_ref.ops.arrays import Params, Trace, add, check_layer, normal
+from gta_ref.ops.arrays import (
+    Params,
+    Trace,
+    add,
+    as_saved,
+    check_config,
+    check_cotangent,
+    check_layer,
+    check_options,
+    check_params_alone,
+    check_positions,
+    check_rng,
+    normal,
+)
 
 __all__ = [
     "Config",
@@ -98,6 +111,8 @@ def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> di
     params : dict of str to array
         The shapes are those of :func:`param_shapes`. One seed gives the same weights in every dtype.
     """
+    check_config(config, Config)
+    check_rng(rng)
     dtype = as_dtype(dtype)
     return {
         name: np.zeros(shape, dtype) if name.startswith("b_") else normal(rng, shape, shape[-2] ** -0.5, dtype)
@@ -147,7 +162,9 @@ def forward(
         On a shape, name or dtype that does not fit; the message names it.
     """
     p, mask = params, as_mask(mask)
+    check_options(config, Config, trace, need_saved)
     check_layer(p, config.shapes, x, config.hidden_size)
+    check_positions(positions, x)
     B, N, _ = x.shape
     n_q, n_k, n_c, d_h, d_l = config.n_q, config.n_k, config.n_c, config.head_dim, config.latent_dim
 
@@ -208,10 +225,10 @@ def backward(dout: Array, saved: GTASaved | None, *, trace: Trace | None = None)
     grads : dict of str to array
         The keys and shapes of the parameters.
     """
-    if saved is None:
-        raise ValueError("saved is None; expected what forward returns with need_saved=True")
+    saved = as_saved(saved, GTASaved, trace)
     config, s = saved.config, saved
-    B, N, _ = dout.shape
+    B, N, _ = s.values.shape
+    check_cotangent("dout", dout, (B, N, config.hidden_size), s.values.dtype, "out")
     n_q, n_k, n_c, d_h, d_l = config.n_q, config.n_k, config.n_c, config.head_dim, config.latent_dim
     g: dict[str, Array | None] = {}  # the gradient of every parameter; None for a bias that does not exist
 
@@ -281,8 +298,9 @@ def decode(
     out : (B, N_new, H)
     """
     p = params
+    check_options(config, Config, trace)
     check_layer(p, config.shapes, x, config.hidden_size)
-    mask = cache.next_mask(x)
+    mask = next_mask(cache, x)
     B, N, _ = x.shape
     n_q, n_k, n_c, d_h, d_l = config.n_q, config.n_k, config.n_c, config.head_dim, config.latent_dim
 
@@ -330,6 +348,8 @@ def fold_residual(params: Params, config: Config) -> tuple[dict[str, Array], Con
     -------
     params, config : the same layer with decoder_residual=False; only w_p is another array
     """
+    check_config(config, Config)
+    check_params_alone(params, config.shapes)
     if not config.decoder_residual:
         raise ValueError("decoder_residual=False must be True: there is no residual to fold")
     w_p = params["w_p"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_divides
+from gta_ref.errors import as_positive_float, as_size, check_bool, check_choice, check_divides
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
+from gta_ref.ops.arrays import check_config
 from gta_ref.ops.gate import GATES
 from gta_ref.ops.rope import PAIRINGS
 
@@ -76,7 +77,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "n_heads", "head_dim", "n_q", "n_k", "n_c", "latent_dim"):
-            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
         object.__setattr__(self, "rope_theta", as_positive_float("rope_theta", self.rope_theta))
         check_divides("n_q", self.n_q, "n_heads", self.n_heads)
         check_divides("n_k", self.n_k, "n_q", self.n_q)
@@ -133,6 +134,7 @@ def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
     w_p is (n_q, d_l, (n_h/n_q)·d_h): the decoders of the heads that share a map stand side by side.
     """
+    check_config(config, Config)
     c = config
     with_bias: dict[str, int] = {  # name: output width; from H
         "q": c.n_q * c.head_dim,

@@ -13,7 +13,7 @@ import numpy as np
 
 from gta_ref.core.mask import Mask, as_mask
 from gta_ref.mechanisms.gta_config import Config
-from gta_ref.ops.arrays import Array, Params, check_layer, narrow, widen
+from gta_ref.ops.arrays import Array, Params, check_config, check_layer, check_positions, narrow, widen
 
 
 def forward_unabsorbed(
@@ -44,7 +44,9 @@ def forward_unabsorbed(
     out : (B, N, H)
     """
     mask = as_mask(mask)
+    check_config(config, Config)
     check_layer(params, config.shapes, x, config.hidden_size)
+    check_positions(positions, x)
     B, N, _ = x.shape
     positions = np.broadcast_to(mask.positions(B, N, N) if positions is None else positions, (B, N))
     visible = np.broadcast_to(mask.to_dense(N, N), (B, N, N))

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref.cache import KVCache
+from gta_ref.cache import KVCache, next_mask
 from gta_ref.core import Mask, attention_backward
 from gta_ref.core.engines import attend
 from gta_ref.core.mask import as_mask
@@ -51,7 +51,18 @@ from gta_ref.mechanisms.projections import (
     qkv_forward,
 )
 from gta_ref.ops import Array, as_dtype
-from gta_ref.ops.arrays import Params, Trace, add, check_layer, normal
+from gta_ref.ops.arrays import (
+    Params,
+    Trace,
+    add,
+    as_saved,
+    check_cotangent,
+    check_layer,
+    check_options,
+    check_positions,
+    check_rng,
+    normal,
+)
 from gta_ref.ops.heads import merge_heads, split_heads
 
 __all__ = ["HeadwiseConfig", "backward", "decode", "forward", "init", "param_shapes", "structure"]
@@ -80,6 +91,7 @@ def init(config: HeadwiseConfig, rng: np.random.Generator, dtype: Any = "float32
     params : dict of str to array
         The shapes are those of :func:`param_shapes`. One seed gives the same weights in every dtype.
     """
+    check_rng(rng)
     dtype = as_dtype(dtype)
     return {
         name: np.zeros(shape, dtype) if name.startswith("b_") else normal(rng, shape, shape[0] ** -0.5, dtype)
@@ -128,7 +140,9 @@ def forward(
         On a shape, name or dtype that does not fit; the message names it.
     """
     mask = as_mask(mask)
+    check_options(config, HeadwiseConfig, trace, need_saved)
     check_layer(params, param_shapes(config), x, config.hidden_size)
+    check_positions(positions, x)
     if positions is None:
         positions = mask.positions(x.shape[0], x.shape[1], x.shape[1])
     q, k, v, qkv = _queries_keys_values(params, x, config, positions, trace)
@@ -153,9 +167,9 @@ def backward(dout: Array, saved: HeadwiseSaved | None, *, trace: Trace | None = 
     grads : dict of str to array
         The keys and shapes of the parameters.
     """
-    if saved is None:
-        raise ValueError("saved is None; expected what forward returns with need_saved=True")
+    saved = as_saved(saved, HeadwiseSaved, trace)
     config, qkv, core, output = saved
+    check_cotangent("dout", dout, (*output.values.shape[:2], config.hidden_size), output.values.dtype, "out")
 
     # out = (z ⊙ gate) W_O + b_O;  gate = σ(x W_G + b_G)
     d_values, dx_gate, grads_output = output_backward(dout, output, trace)  # (B, N, n_h·d_h)
@@ -198,8 +212,9 @@ def decode(
     -------
     out : (B, N_new, H)
     """
+    check_options(config, HeadwiseConfig, trace)
     check_layer(params, param_shapes(config), x, config.hidden_size)
-    mask = cache.next_mask(x)
+    mask = next_mask(cache, x)
     positions = mask.positions(x.shape[0], x.shape[1], cache.length + x.shape[1])
     q, k, v, _ = _queries_keys_values(params, x, config, positions, trace)
     with cache.appended(k=k, v=v) as held:

@@ -6,8 +6,9 @@ import math
 from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
-from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice, check_divides
+from gta_ref.errors import as_positive_float, as_size, check_bool, check_choice, check_divides
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
+from gta_ref.ops.arrays import check_config
 from gta_ref.ops.gate import GATES
 from gta_ref.ops.rope import PAIRINGS
 
@@ -73,7 +74,7 @@ class HeadwiseConfig:
     def __post_init__(self) -> None:
         sizes = [f.name for f in fields(self) if f.default is MISSING]  # every size must be given
         for name in sizes:
-            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
         object.__setattr__(self, "rope_theta", as_positive_float("rope_theta", self.rope_theta))
         check_choice("rope_pairing", self.rope_pairing, PAIRINGS)
         check_choice("gate", self.gate, GATES)
@@ -110,6 +111,7 @@ class HeadwiseConfig:
 
 def param_shapes(config: HeadwiseConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter: w_q w_k w_v, w_g with a gate, w_o; b_… beside each with a bias."""
+    check_config(config, HeadwiseConfig)
     c = config
     widths = {"q": c.n_q * c.head_dim, "k": c.n_k * c.head_dim, "v": c.n_v * c.head_dim}  # from H
     if c.gate != "none":

@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref.cache import KVCache
+from gta_ref.cache import KVCache, next_mask
 from gta_ref.core import Mask
 from gta_ref.core.mask import as_mask
 from gta_ref.errors import check_bool
@@ -63,7 +63,18 @@ from gta_ref.ops import (
     rope_forward,
     rope_tables,
 )
-from gta_ref.ops.arrays import Params, Trace, add, check_layer, normal
+from gta_ref.ops.arrays import (
+    Params,
+    Trace,
+    add,
+    as_saved,
+    check_cotangent,
+    check_layer,
+    check_options,
+    check_positions,
+    check_rng,
+    normal,
+)
 from gta_ref.ops.heads import merge_heads, split_heads
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
@@ -103,6 +114,7 @@ def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> di
     params : dict of str to array
         The shapes are those of :func:`param_shapes`. One seed gives the same weights in every dtype.
     """
+    check_rng(rng)
     dtype = as_dtype(dtype)
     params = {}
     for name, shape in param_shapes(config).items():
@@ -159,7 +171,9 @@ def forward(
     """
     check_bool("absorb", absorb)
     mask = as_mask(mask)
+    check_options(config, Config, trace, need_saved)
     check_layer(params, param_shapes(config), x, config.hidden_size)
+    check_positions(positions, x)
     if positions is None:
         positions = mask.positions(x.shape[0], x.shape[1], x.shape[1])
     parts, projected = _project(params, x, config, positions, trace)
@@ -185,9 +199,9 @@ def backward(dout: Array, saved: MLASaved | None, *, trace: Trace | None = None)
     grads : dict of str to array
         The keys and shapes of the parameters.
     """
-    if saved is None:
-        raise ValueError("saved is None; expected what forward returns with need_saved=True")
-    config = saved.config
+    saved = as_saved(saved, MLASaved, trace)
+    config, values = saved.config, saved.output.values
+    check_cotangent("dout", dout, (*values.shape[:2], config.hidden_size), values.dtype, "out")
     d_values, dx_gate, grads_output = output_backward(dout, saved.output, trace)  # (B, N, n_h·d_v)
     attend_backward = mla_ways.absorbed_backward if saved.absorb else mla_ways.decompressed_backward
     d_parts, d_w_uk, d_w_uv = attend_backward(d_values, saved.way, trace)
@@ -228,8 +242,9 @@ def decode(
     out : (B, N_new, H)
     """
     check_bool("absorb", absorb)
+    check_options(config, Config, trace)
     check_layer(params, param_shapes(config), x, config.hidden_size)
-    mask = cache.next_mask(x)
+    mask = next_mask(cache, x)
     positions = mask.positions(x.shape[0], x.shape[1], cache.length + x.shape[1])
     new, _ = _project(params, x, config, positions, trace)
     entries = {"c": new.c} if new.k_rope is None else {"c": new.c, "k_rope": new.k_rope}

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gta_ref.errors import as_int, as_positive_float, check_bool, check_choice
+from gta_ref.errors import as_positive_float, as_size, check_bool, check_choice
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
+from gta_ref.ops.arrays import check_config
 from gta_ref.ops.gate import GATES
 from gta_ref.ops.rope import PAIRINGS
 
@@ -72,10 +73,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "n_heads", "latent_dim", "nope_dim", "value_dim"):
-            object.__setattr__(self, name, as_int(name, getattr(self, name), at_least=1))
-        object.__setattr__(self, "rope_dim", as_int("rope_dim", self.rope_dim, at_least=0))
+            object.__setattr__(self, name, as_size(name, getattr(self, name)))
+        object.__setattr__(self, "rope_dim", as_size("rope_dim", self.rope_dim, at_least=0))
         if self.query_latent_dim is not None:
-            dim = as_int("query_latent_dim", self.query_latent_dim, at_least=1)
+            dim = as_size("query_latent_dim", self.query_latent_dim)
             object.__setattr__(self, "query_latent_dim", dim)
         for name in ("norm_eps", "rope_theta"):
             object.__setattr__(self, name, as_positive_float(name, getattr(self, name)))
@@ -100,6 +101,7 @@ class Config:
 
 def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter; :mod:`gta_ref.mechanisms.mla` says what each is."""
+    check_config(config, Config)
     c = config
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -173,6 +175,7 @@ def structure(config: Config, absorb: bool = False) -> Structure:
     Structure
     """
     check_bool("absorb", absorb)
+    check_config(config, Config)
     c = config
     shapes = param_shapes(config)
     products = []

@@ -41,7 +41,7 @@ def verify_dumps(folder: Path, against: Path, wanted: str = "all") -> Report:
     for path in (folder, against):
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder")
-    files = sorted(against.glob("*.safetensors"))
+    files = sorted(against.glob("[!.]*.safetensors"))  # no hidden files, such as a killed program leaves
     if not files:
         raise ValueError(f"{against}: no *.safetensors there; gta-ref vectors export writes them")
     return Report([_one(folder / file.name, file, wanted) for file in files])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref.errors import check_choice
 from gta_ref.ops import as_dtype
 
 LIBRARIES = ("numpy", "torch", "jax", "cupy")
@@ -18,8 +19,10 @@ def from_numpy(arrays: Mapping[str, np.ndarray], library: str) -> dict[str, Any]
     Raises
     ------
     ValueError
-        If the library is not installed, or does not support a dtype (float64 in JAX without jax_enable_x64).
+        If the library is unknown or not installed, or does not support a dtype (float64 in JAX without
+        jax_enable_x64).
     """
+    check_choice("arrays", library, LIBRARIES)
     if library == "numpy":
         return dict(arrays)
     try:
@@ -34,7 +37,7 @@ def to_numpy(x: Any, name: str = "array") -> np.ndarray:
     Raises
     ------
     ValueError
-        If `x` is not an array.
+        If `x` is not an array, or NumPy has no such arrays (FP8 and sparse tensors of PyTorch).
     """
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
@@ -45,7 +48,10 @@ def to_numpy(x: Any, name: str = "array") -> np.ndarray:
         x = x.detach().cpu().resolve_conj()
         if x.dtype == torch.bfloat16:
             return np.asarray(x.contiguous().view(torch.int16).numpy()).view(as_dtype("bfloat16"))
-        return np.asarray(x.numpy())
+        try:
+            return np.asarray(x.numpy())
+        except (TypeError, RuntimeError):
+            raise ValueError(f"{name} is a tensor of {x.dtype}, {x.layout}, which NumPy lacks") from None
     if family == "cupy":
         return np.asarray(x.get())
     if hasattr(x, "__array__"):

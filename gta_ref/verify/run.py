@@ -189,7 +189,7 @@ def load(text: str) -> Any:
         If `text` has another form, or if the module or the name does not exist.
     """
     module, colon, name = text.partition(":")
-    if not colon or not module or not name:
+    if not colon or not module or not name or module.startswith("."):  # a relative import has no meaning here
         raise ValueError(f"impl={text!r} must be of the form package.module:name")
     sys.path.insert(0, os.getcwd())
     try:

@@ -1,9 +1,10 @@
 """Test vectors: a case with its inputs, the true results and the budgets, in memory or in a safetensors file.
 
 File layout, schema version 1: the tensors ``input.NAME`` have the dtype of the case (bounds, positions and ids are
-int64); the tensors ``expected.NAME`` are in float64 and in the order of computation. The metadata has one entry,
-``gta_ref``, in JSON: schema, case, level, tags, dtype, seed, settings, conventions, order, required, budgets, and
-sha256 (of each tensor's bytes).
+int64); the tensors ``expected.NAME`` are in float64 and in the order of computation. The metadata entry ``gta_ref`` is
+JSON: schema, case, level, tags, dtype, seed, settings, conventions, order, required, budgets, and sha256 (of each
+tensor's bytes). The entry ``gta_ref_sha256`` is the checksum of that entry and of all names, dtypes and shapes; files
+of earlier versions lack it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.files import read_tensors, write_tensors
-from gta_ref.verify.cases import Case, find
+from gta_ref.errors import check_choice
+from gta_ref.files import one_line, parse_json, read_tensors, write_tensors
+from gta_ref.verify.cases import DTYPES, LEVELS, Case, find
 from gta_ref.verify.tolerance import budgets, check_sharp
 from gta_ref.verify.truth import draw, wide
 
@@ -33,6 +36,19 @@ CONVENTIONS = {
     "scores": "scaled, before masking; unused slots of k and v count as 0",
     "gate": "after its activation, from the query's token",
     "gradients": "d_NAME is the gradient of sum(cotangent * output)",
+}
+# of the metadata's JSON, apart from schema and conventions: name → type, and type of what it holds if that is fixed
+_ENTRIES: dict[str, tuple[type, type | tuple[type, ...] | None]] = {
+    "case": (str, None),
+    "level": (str, None),
+    "dtype": (str, None),
+    "seed": (int, None),
+    "tags": (list, str),
+    "settings": (dict, None),
+    "order": (list, str),
+    "required": (list, str),
+    "budgets": (dict, (int, float)),
+    "sha256": (dict, str),
 }
 
 
@@ -121,12 +137,19 @@ def write(vector: Vector, path: str | os.PathLike[str]) -> None:
         "budgets": vector.budgets,
         "sha256": {name: digest(x) for name, x in tensors.items()},
     }
-    write_tensors(path, tensors, {"gta_ref": json.dumps(content)})
+    text = json.dumps(content)
+    write_tensors(path, tensors, {"gta_ref": text, "gta_ref_sha256": _header_digest(text, tensors)})
 
 
 def digest(x: np.ndarray) -> str:
     """sha256 of an array's bytes in row-major order."""
     return hashlib.sha256(np.asarray(x, order="C").tobytes()).hexdigest()
+
+
+def _header_digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 of the metadata's JSON text and of every tensor's name, dtype and shape."""
+    lines = [text, *(f"{name} {x.dtype} {x.shape}" for name, x in sorted(tensors.items()))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read(path: str | os.PathLike[str]) -> Vector:
@@ -141,6 +164,12 @@ def read(path: str | os.PathLike[str]) -> Vector:
     """
     tensors, metadata = read_tensors(path)
     content = check_file(path, tensors, metadata)
+    unknown = sorted(tensors.keys() - content["sha256"].keys())
+    if unknown:
+        raise ValueError(f"{Path(path).name}: unknown {one_line(', '.join(unknown))}")
+    header_sha256 = _header_digest(metadata["gta_ref"], tensors)
+    if metadata.get("gta_ref_sha256", header_sha256) != header_sha256:
+        raise ValueError(f"{Path(path).name}: its metadata or the tensors' shapes are not as written (sha256)")
     case = Case(content["case"], content["level"], tuple(content["tags"]), content["seed"], content["settings"])
     inputs = {n.removeprefix("input."): x for n, x in tensors.items() if n.startswith("input.")}
     expected = {name: tensors[f"expected.{name}"] for name in content["order"]}
@@ -158,7 +187,7 @@ def check_file(
     if missing or changed:
         parts = [f"missing {', '.join(missing)}"] if missing else []
         parts += [f"{', '.join(changed)} not as written (sha256)"] if changed else []
-        raise DamagedVectorError(f"{Path(path).name}: {'; '.join(parts)}", missing, changed)
+        raise DamagedVectorError(f"{Path(path).name}: {one_line('; '.join(parts))}", missing, changed)
     return content
 
 
@@ -167,10 +196,38 @@ def _content(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[
     if "gta_ref" not in metadata:
         raise ValueError(f"{name}: no entry gta_ref in its metadata; expected a file of gta-ref vectors export")
     try:
-        content: dict[str, Any] = json.loads(metadata["gta_ref"])
+        content = parse_json(metadata["gta_ref"])
         schema = content["schema"]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{name}: its metadata entry gta_ref is not what gta-ref writes") from None
-    if schema != SCHEMA:
-        raise ValueError(f"{name}: schema={schema} must be {SCHEMA}; a newer gta_ref may read it")
-    return content
+    if type(schema) is not int or schema != SCHEMA:
+        raise ValueError(f"{name}: schema={one_line(repr(schema))} must be {SCHEMA}; a newer gta_ref may read it")
+    try:
+        _check_entries(content)
+    except ValueError as error:
+        reason = one_line(error)
+        raise ValueError(f"{name}: its metadata entry gta_ref is not what gta-ref writes ({reason})") from None
+    return dict(content)
+
+
+def _check_entries(content: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every entry of the metadata has the type and the names that :func:`write` gives it."""
+    for name, (kind, inner) in _ENTRIES.items():
+        value: Any = content.get(name)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if fits and inner is not None:
+            values = value.values() if isinstance(value, dict) else value
+            fits = all(isinstance(x, inner) and not isinstance(x, bool) for x in values)
+        if not fits:
+            raise ValueError(f"{name} is missing or has another type")
+    check_choice("level", content["level"], LEVELS)
+    check_choice("dtype", content["dtype"], DTYPES)
+    order = content["order"]
+    if len(set(order)) < len(order) or any(f"expected.{name}" not in content["sha256"] for name in order):
+        raise ValueError("order must name tensors that sha256 names, each once")
+    if not set(content["required"]) <= set(order) or content["budgets"].keys() != set(order):
+        raise ValueError("required and budgets must name arrays that order names")
+    if not all(0 <= budget <= sys.float_info.max for budget in content["budgets"].values()):  # not true of NaN
+        raise ValueError("budgets must be finite numbers of at least 0")
+    if not content["case"].isprintable():
+        raise ValueError(f"case={content['case']!r} has characters that cannot be printed")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,10 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref.files import one_line
+
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
 _VERSIONS = (2, 3)
 _MOST_SIZES = 4  # largest number of dimensions of a tensor
+_DEEPEST = 8  # lists inside one another; files of llama.cpp have none in a list
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> GGUF:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is truncated, corrupted or of another format; the message names the file.
+        If the file is truncated, corrupted, big-endian or of another format; the message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> GGUF:
     try:
         fields, tensors = _parse(np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8))
     except ValueError as error:  # a UnicodeDecodeError is a ValueError too
-        raise ValueError(f"{path}: not a complete GGUF file ({error})") from None
+        raise ValueError(f"{path}: not a complete GGUF file ({one_line(error)})") from None
     return GGUF(path, fields, tensors)
 
 
@@ -124,15 +128,28 @@ class _Cursor:
     def string(self) -> str:
         return str(self.take(self.number("Q")), "utf-8")
 
-    def value(self, kind: int) -> Any:
+    def name(self, what: str, taken: Collection[str]) -> str:
+        """Read the name of a field or tensor, which has to differ from those in `taken`."""
+        name = self.string()
+        if not name.isprintable():
+            raise ValueError(f"the {what} name {name!r} has characters that cannot be printed")
+        if name in taken:
+            raise ValueError(f"the {what} {name} is there twice")
+        return name
+
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _LIST:
+            if depth == _DEEPEST:
+                raise ValueError(f"lists are nested more than {_DEEPEST} deep at byte {self.at:,}")
             of, length = self.number("I"), self.number("Q")
+            if of not in (*_NUMBERS, _STRING, _LIST):
+                raise ValueError(f"the values of a list at byte {self.at:,} are of the unknown kind {of}")
             if of in _NUMBERS:
                 size = struct.calcsize("<" + _NUMBERS[of])
                 return list(struct.unpack(f"<{length}{_NUMBERS[of]}", self.take(length * size)))
-            return [self.value(of) for _ in range(length)]
+            return [self.value(of, depth + 1) for _ in range(length)]
         if kind not in _NUMBERS:
             raise ValueError(f"a value at byte {self.at:,} is of the unknown kind {kind}")
         return self.number(_NUMBERS[kind])
@@ -143,26 +160,30 @@ def _parse(data: np.ndarray) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if bytes(cursor.take(4)) != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     version = cursor.number("I")
+    if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+        raise ValueError("it is big-endian; expected little-endian numbers")
     if version not in _VERSIONS:
         raise ValueError(f"version {version}; expected {' or '.join(map(str, _VERSIONS))}")
     n_tensors, n_fields = cursor.number("Q"), cursor.number("Q")
-    fields = {}
+    fields: dict[str, Any] = {}
     for _ in range(n_fields):
-        name = cursor.string()
+        name = cursor.name("field", fields)
         fields[name] = cursor.value(cursor.number("I"))
-    found = []
+    found: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(n_tensors):
-        name, n_sizes = cursor.string(), cursor.number("I")
+        name, n_sizes = cursor.name("tensor", found), cursor.number("I")
         if not 1 <= n_sizes <= _MOST_SIZES:
             raise ValueError(f"{name} has {n_sizes} sizes; expected 1 to {_MOST_SIZES}")
         shape = tuple(cursor.number("Q") for _ in range(n_sizes))[::-1]
-        found.append((name, shape, cursor.number("I"), cursor.number("Q")))
+        if 0 in shape:
+            raise ValueError(f"{name} has the shape {shape}; expected sizes of at least 1")
+        found[name] = shape, cursor.number("I"), cursor.number("Q")
     alignment = fields.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"general.alignment={alignment!r} must be a whole number of at least 1")
     start = -(-cursor.at // alignment) * alignment
     tensors = {}
-    for name, shape, kind, offset in found:
+    for name, (shape, kind, offset) in found.items():
         cursor.at = start + offset
         n_bytes = _n_bytes(name, shape, kind)
         cursor.take(n_bytes)

