@@ -62,22 +62,36 @@ def _small_tile() -> Any:
     return Tile(rows=8, columns=8, groups=4, height=4)
 
 
+class _Poisoned:
+    """NumPy with set bits in every new array."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def empty(self, shape: Any, dtype: Any = float) -> Array:
+        """An array whose bits are all set."""
+        x: Array = np.empty(shape, dtype)
+        x.reshape(-1).view(np.uint8)[...] = 0xFF
+        return x
+
+    def empty_like(self, other: Array) -> Array:
+        """The same with another array's shape and dtype."""
+        return self.empty(other.shape, other.dtype)
+
+
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Fill every new array with set bits, NaN as a float: a result that a kernel does not write is seen."""
     if SIMULATED:
-        empty = np.empty
+        from gta_cuda import launch
 
-        def filled(shape: Any, dtype: Any = float, *args: Any, **options: Any) -> Array:
-            x = empty(shape, dtype, *args, **options)
-            x.reshape(-1).view(np.uint8)[...] = 0xFF
-            return x
-
-        np.empty = filled  # type: ignore[misc]
+        # only for the arrays of a launch: the simulator's own shared arrays must come from np.empty at once, or two
+        # threads of a block may each make one
+        module, launch.array_module = launch.array_module, lambda x: _Poisoned()
         try:
             yield
         finally:
-            np.empty = empty  # type: ignore[misc]
+            launch.array_module = module
         return
     import cupy
 
