@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 # the modules that decide the machine code of the kernels and the order of their arguments
 SOURCES = (
     *("backward", "decode", "decode_bf16", "forward", "forward_bf16", "intrinsics", "kernels", "launch"),
-    *("ptx", "tiles", "tiles_bf16"),
+    *("launch_backward", "launch_decode", "launch_forward", "ptx", "tiles", "tiles_bf16"),
 )
 
 

@@ -114,7 +114,7 @@ run() {
   done
   profiler=$(tool ncu)
   if [ -n "$profiler" ]; then
-    step 7 60 profile "$profiler" --set basic --csv --log-file "$OUT/ncu.csv" --launch-count 12 \
+    step 7 60 profile "$profiler" --set basic --clock-control none --csv --log-file "$OUT/ncu.csv" --launch-count 12 \
       --kernel-name regex:'forward|decode|backward|merge|delta' $program.smoke 7
   else
     note 7 profile null '"left_out": "ncu was not found"'

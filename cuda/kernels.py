@@ -185,5 +185,6 @@ def _by_dispatcher(kernel: Kernel) -> Launch:
 
 
 def widths_key(name: str, d_k: int, d_v: int, wide: bool, *more: object) -> str:
-    """The key of a kernel that is made for two widths; `more` is what else it is made for."""
-    return "-".join([name, str(d_k), str(d_v), *(["wide"] if wide else []), *map(str, more)])
+    """The key of a kernel that is made for two widths; `more` is what else it is made for, such as its tile."""
+    parts = ("x".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in more)
+    return "-".join([name, str(d_k), str(d_v), *(["wide"] if wide else []), *parts])

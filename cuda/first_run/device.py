@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -83,15 +84,14 @@ class _Poisoned:
 def poisoned() -> Iterator[None]:
     """Fill every new array with set bits, NaN as a float: a result that a kernel does not write is seen."""
     if SIMULATED:
-        from gta_cuda import launch
+        from gta_cuda import launch_backward, launch_decode, launch_forward
 
         # only for the arrays of a launch: the simulator's own shared arrays must come from np.empty at once, or two
         # threads of a block may each make one
-        module, launch.array_module = launch.array_module, lambda x: _Poisoned()
-        try:
+        with ExitStack() as patches:
+            for module in (launch_backward, launch_decode, launch_forward):
+                patches.enter_context(mock.patch.object(module, "array_module", return_value=_Poisoned()))
             yield
-        finally:
-            launch.array_module = module
         return
     import cupy
 
