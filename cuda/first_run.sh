@@ -114,14 +114,17 @@ run() {
   done
   profiler=$(tool ncu)
   if [ -n "$profiler" ]; then
-    step 7 60 profile "$profiler" --set basic --clock-control none --csv --log-file "$OUT/ncu.csv" --launch-count 12 \
-      --kernel-name regex:'forward|decode|backward|merge|delta' $program.smoke 7
+    step 7 60 profile "$profiler" --set basic --clock-control none --csv --log-file "$OUT/ncu.csv" --launch-count 24 \
+      --kernel-name regex:'forward|decode|backward|merge|delta' $program.smoke 7 --large
   else
     note 7 profile null '"left_out": "ncu was not found"'
   fi
   # another NumPy or numba-cuda may warn of something new, which must not fail a test here
-  step 8 $((BUDGET - SECONDS > 5 ? BUDGET - SECONDS : 5)) pytest "$PYTHON" -m pytest -q -x --maxfail 20 -m gpu \
-    -o filterwarnings=default -o addopts= --import-mode=importlib -p no:cacheprovider tests/gta_cuda
+  local parallel=
+  "$PYTHON" -c 'import xdist' 2> /dev/null && parallel='-n 8'
+  step 8 $((BUDGET - SECONDS > 5 ? BUDGET - SECONDS : 5)) pytest "$PYTHON" -m pytest -q --maxfail 20 -m gpu $parallel \
+    -o filterwarnings=default -o addopts= --import-mode=importlib -p no:cacheprovider \
+    -p gta_cuda.first_run.numpy_names tests/gta_cuda
   "$PYTHON" -m gta_cuda.first_run.summary "$FIRST_RUN_RESULTS" | tee "$OUT/summary.txt"
 }
 

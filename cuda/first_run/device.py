@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 
+from gta_cuda.first_run import numpy_names  # noqa: F401 (adds the names)
 from gta_cuda.intrinsics import SIMULATED
 from gta_ref.core import Mask
 from gta_ref.ops.arrays import Array

@@ -25,7 +25,7 @@ from gta_ref.ops.arrays import as_dtype
 STEP = "5"
 SMALL, LARGE = Case(1, 5, 1, 1, 300, 300, 64, 128), Case(1, 5, 1, 1, 8192, 8192, 64, 128)
 SMALL_DECODE, LARGE_DECODE = Case(1, 5, 1, 1, 1, 4096, 64, 128), Case(1, 5, 1, 1, 1, 131072, 64, 128)
-TILES = [Tile(128, 64), Tile(64, 64), Tile(128, 32), Tile(64, 32), Tile(64, 128)]
+TILES = [Tile(128, 64), Tile(64, 64), Tile(128, 32), Tile(64, 32)]
 SPLITS = (32, 64, 128, 264, 528)
 WARPS = (2, 4, 8)
 REPEATS = 20

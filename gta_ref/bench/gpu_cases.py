@@ -68,6 +68,7 @@ def cases(quick: bool = False) -> list[Case]:
         decode = decodes[turn : turn + 1]
         found.append(Case("forward", "bfloat16", 1, length))
         found += [Case("decode", "bfloat16", *sizes) for sizes in decode]
+        found.append(Case("forward+backward", "bfloat16", 1, length))
         found.append(Case("forward+backward", "float32", 1, length))
         found.append(Case("forward", "float32", 1, length))
         found += [Case("decode", "float32", *sizes) for sizes in decode]
@@ -76,4 +77,7 @@ def cases(quick: bool = False) -> list[Case]:
 
 def allowed(case: Case, name: str) -> float:
     """The largest relative error of the result `name` that rounding explains."""
-    return ALLOWED_LSE if name == "lse" else ALLOWED[case.dtype]
+    if name == "lse":
+        return ALLOWED_LSE
+    # in 16 bits, a gradient is computed from z, which has been rounded already
+    return (2 if name in ("dq", "dk", "dv") and case.dtype == "bfloat16" else 1) * ALLOWED[case.dtype]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gta_cuda.first_run import imports, results, summary, timing
+from gta_cuda.first_run import imports, numpy_names, results, summary, timing
 from gta_ref.bench import gpu
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +160,13 @@ def test_a_step_that_hangs_is_cut_off_and_the_rest_is_left_out(tmp_path):
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert lines[0]["cut_off_after"] >= 5
     assert {one["name"] for one in lines if "left_out" in one} >= {"smoke, carried", "correctness", "timing"}
+
+
+def test_numpy_gets_the_names_that_it_has_removed(monkeypatch):
+    """numba-cuda 0.30.4 asks for np.row_stack, which NumPy 2.5 no longer has."""
+    monkeypatch.delattr(np, "row_stack", raising=False)
+    importlib.reload(numpy_names)
+    np.testing.assert_array_equal(np.row_stack([[1], [2]]), [[1], [2]])  # noqa: NPY201
 
 
 @pytest.mark.parametrize(
