@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  registers the dtype bfloat16 with NumPy, and so with safetensors
+import ml_dtypes  # registers the dtype bfloat16 with NumPy, and so with safetensors
 import numpy as np
 
 try:
@@ -29,8 +29,9 @@ try:
 except ImportError:  # on Windows, where a folder cannot be locked and leftovers stay
     fcntl = None  # type: ignore[assignment]
 
+_FP8 = "F8_E4M3"  # read here as ml_dtypes.float8_e4m3fn: the package safetensors looks for it in NumPy
 # the dtypes of safetensors that NumPy (with ml_dtypes) has
-_DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64", "C64")
+_DTYPES = ("BOOL", "U8", "I8", "U16", "I16", "F16", "BF16", "U32", "I32", "F32", "U64", "I64", "F64", "C64", _FP8)
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the package safetensors
 _LONGEST_REASON = 400  # characters of a reason in an error message
 
@@ -180,8 +181,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is truncated, corrupted or of another format, or if a tensor has a dtype that NumPy lacks (FP8);
-        the message names the file.
+        If the file is truncated, corrupted or of another format, or if a tensor has a dtype that NumPy lacks (such as
+        F8_E5M2); the message names the file.
     """
     from safetensors import safe_open
 
@@ -189,10 +190,16 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        unreadable = _unreadable(path)
+        start, header = _header(path)
+        unreadable = _unreadable(header)
         if not unreadable:
-            with safe_open(path, framework="np") as file:
-                return file.get_tensors(), dict(file.metadata() or {})
+            fp8 = {name for name, entry in header.items() if name != "__metadata__" and entry.get("dtype") == _FP8}
+            with safe_open(path, framework="np") as file:  # checks all offsets and sizes
+                metadata = dict(file.metadata() or {})
+                if not fp8:
+                    return file.get_tensors(), metadata
+                names = file.keys()
+                return {n: _fp8(path, start, header[n]) if n in fp8 else file.get_tensor(n) for n in names}, metadata
     except OSError:
         raise
     except Exception as error:  # nothing more specific: the package lets NumPy's errors for huge shapes pass
@@ -200,15 +207,27 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     raise ValueError(f"{path}: {one_line(unreadable)}")
 
 
-def _unreadable(path: Path) -> str:
-    """Check what the package safetensors does not check in a header; return the reason why NumPy cannot hold it."""
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' data begin, and the header of a safetensors file."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         n_header = int.from_bytes(file.read(8), "little")
         if size < 8 or n_header > min(size - 8, _LONGEST_HEADER):
             raise ValueError(f"it has {size:,} bytes, and the header alone is said to have {n_header:,}")
         header = parse_json(file.read(n_header).decode("utf-8"))
-    for name, entry in header.items() if isinstance(header, dict) else ():
+    return 8 + n_header, header if isinstance(header, dict) else {}
+
+
+def _fp8(path: Path, start: int, entry: Mapping[str, Any]) -> np.ndarray:
+    first, end = entry["data_offsets"]
+    data = np.fromfile(path, np.uint8, end - first, offset=start + first)
+    x: np.ndarray = data.view(ml_dtypes.float8_e4m3fn).reshape(entry["shape"])
+    return x
+
+
+def _unreadable(header: Mapping[str, Any]) -> str:
+    """Check what the package safetensors does not check in a header; return the reason why NumPy cannot hold it."""
+    for name, entry in header.items():
         if not name.isprintable():
             raise ValueError(f"the tensor name {name!r} has characters that cannot be printed")
         dtype = entry.get("dtype", "F32") if isinstance(entry, dict) and name != "__metadata__" else "F32"

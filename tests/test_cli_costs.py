@@ -61,6 +61,7 @@ def test_frontier_and_design(tmp_path):
     [
         (["--models", "gta-1b,gta-9b"], "model='gta-9b' must be one of 'gta-1b', 'gqa-1b'"),
         (["--models", ""], "models='' must name at least one model"),
+        (["--models", "gta-1b,gqa-1b,gta-1b"], "models: the name 'gta-1b' is there twice; expected different names"),
         (["--models", "nothing.json"], "nothing.json: No such file or directory"),
         (["--model", "gta n_q=3 n_k=1 n_c=1 latent_dim=8"], "n_q=3 must divide n_heads=20"),
         (["--hardware", "abacus"], "hardware='abacus' must be one of h100"),

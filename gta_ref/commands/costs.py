@@ -43,8 +43,9 @@ def costs(
     models: Annotated[
         str,
         typer.Option(
-            help="Models to compare, separated by commas: gta-1b, gqa-1b, or JSON files of sizes. The last one is the "
-            "baseline of the ratios."
+            help="Models to compare, separated by commas: gta-1b, gqa-1b, JSON files of sizes, or the config.json of a "
+            "Hugging Face model (Llama, SmolLM2, Mistral, Qwen2, Qwen3, Granite, DeepSeek-V2 and V3). The last one is "
+            "the baseline of the ratios."
         ),
     ] = "gta-1b,gqa-1b",
     model: Annotated[
@@ -72,16 +73,27 @@ def costs(
     if context.invoked_subcommand is not None:
         return
     from gta_ref.costs import hardware as machines
+    from gta_ref.costs.memory import weight_bytes
     from gta_ref.costs.roofline import check_fits
     from gta_ref.costs.summary import summary
     from gta_ref.files import write_json
 
     chosen = _models(models, model or [])
     machine = machines.get(hardware)
+    console = Console()
     for one in chosen:
-        check_fits(one, batch, length, machine)
+        need = weight_bytes(one)
+        if machine.memory is None or need <= machine.memory:
+            check_fits(one, batch, length, machine)
+        else:  # no length would fit; the counts are true all the same
+            console.print(
+                f"{one.name}: its weights need {need:,} bytes and {machine.name} holds {machine.memory:,}; the times "
+                "are those of a machine as fast with enough memory.",
+                highlight=False,
+                markup=False,
+            )
     found = summary(chosen, batch, length, machine, fused=fused, convention=convention, dtype=dtype)
-    _show(Console(), found)
+    _show(console, found)
     if json is not None:
         write_json(json, found)
 
@@ -175,6 +187,7 @@ def design(
 def _models(names: str, sizes: list[str]) -> list[Model]:
     """The models given by sizes, followed by those given by name or file."""
     from gta_ref.costs.model import Model
+    from gta_ref.weights.config_costs import costs_model, is_config_json
 
     chosen = [Model.parse(text) for text in sizes]
     for name in filter(None, (part.strip() for part in names.split(","))):
@@ -185,12 +198,19 @@ def _models(names: str, sizes: list[str]) -> list[Model]:
             content = json_module.loads(Path(name).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{name}: not a JSON file ({error})") from None
+        if is_config_json(content):
+            path = Path(name)  # every model has a config.json, in a folder of its own
+            chosen.append(costs_model(path.resolve().parent.name if path.name == "config.json" else path.stem, content))
+            continue
         content = content if isinstance(content, list) else [content]
         chosen += [
             Model.from_dict({"name": Path(name).stem, **one} if isinstance(one, dict) else one) for one in content
         ]
     if not chosen:
         raise ValueError("models='' must name at least one model")
+    twice = sorted({one.name for i, one in enumerate(chosen) if one.name in {other.name for other in chosen[:i]}})
+    if twice:  # the results are kept by name
+        raise ValueError(f"models: the name {twice[0]!r} is there twice; expected different names")
     return chosen
 
 

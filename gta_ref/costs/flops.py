@@ -64,7 +64,7 @@ def forward_macs(
     structure = model.decode_structure if held else model.structure
     layer = attention_layer(structure, new, held, causal_saving=causal_saving)
     macs = {name: batch * model.n_layers * count for name, count in layer.items()}
-    macs["mlp"] = batch * new * model.n_layers * model.mlp_macs
+    macs["mlp"] = batch * new * model.all_mlp_macs
     macs["head"] = batch * (new if all_logits else 1) * model.head_macs
     return {**macs, "total": sum(macs.values())}
 

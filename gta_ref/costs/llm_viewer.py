@@ -27,6 +27,8 @@ def operators(model: Model, batch: int, length: int, *, prefill: bool, fused: bo
     batch, length = as_size("batch", batch), as_size("length", length)
     check_bool("prefill", prefill)
     check_bool("fused", fused)
+    if model.experts is not None:
+        raise ValueError(f"model {model.name}: convention 'llm-viewer' has no mixtures of experts; expected 'moved'")
     s, h, i = model.structure, model.hidden_size, model.intermediate_size
     n = batch * length if prefill else batch  # tokens
     keys = batch * length

@@ -53,12 +53,15 @@ def training_activations(model: Model, batch: int, length: int, *, fused: bool =
     """Elements that a whole model keeps between forward and backward, including the logits.
 
     A block keeps the inputs of its two RMSNorms and their 1/r, what its attention layer keeps, and the MLP's input,
-    both projections and their product.
+    both projections and their product; :meth:`gta_ref.costs.experts.Experts.kept` says what a mixture of experts keeps.
     """
     check_model("model", model)
     batch, length = as_size("batch", batch), as_size("length", length, at_least=0)
     attention = attention_activations(model.structure, batch, length, fused=fused)
-    block = 2 * (model.hidden_size + 1) + model.hidden_size + 3 * model.intermediate_size
+    norms = model.n_layers * 2 * (model.hidden_size + 1)
+    mlps = model.mlp_layers * (model.hidden_size + 3 * model.intermediate_size)
+    if model.experts is not None:
+        mlps += (model.n_layers - model.mlp_layers) * model.experts.kept(model.hidden_size)
     end = 2 * model.hidden_size + 1 + model.vocab_size  # the last RMSNorm, the head's input, the logits
     tokens = batch * length
-    return model.n_layers * (attention + tokens * block) + tokens * end
+    return model.n_layers * attention + tokens * (norms + mlps + end)

@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from gta_ref import mechanisms
+from gta_ref.costs.experts import Experts
 from gta_ref.errors import as_size, check_bool, check_choice, check_type, shown
 from gta_ref.mechanisms.published import BASE, BASE_ATTENTION, PUBLISHED
 from gta_ref.mechanisms.structure import Structure
@@ -27,6 +28,8 @@ class Model:
     n_layers, intermediate_size, vocab_size : int
     tied : bool
         Whether the head is the embedding's transpose. Default True.
+    experts : Experts, optional
+        Mixtures of experts that all layers but the first ones have in place of the MLP. Default None.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Model:
     intermediate_size: int
     vocab_size: int
     tied: bool = True
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         check_type("name", self.name, str, "a str")
@@ -44,6 +48,9 @@ class Model:
         for name in ("n_layers", "intermediate_size", "vocab_size"):
             object.__setattr__(self, name, as_size(name, getattr(self, name)))
         check_bool("tied", self.tied)
+        check_type("experts", self.experts, (Experts, type(None)), "a gta_ref.costs.experts.Experts or None")
+        if self.experts is not None and self.experts.first > self.n_layers:
+            raise ValueError(f"experts.first={self.experts.first} must be at most n_layers={self.n_layers}")
 
     @property
     def hidden_size(self) -> int:
@@ -56,6 +63,19 @@ class Model:
         return 3 * self.hidden_size * self.intermediate_size
 
     @property
+    def mlp_layers(self) -> int:
+        """Layers with an MLP; the others have a mixture of experts."""
+        return self.n_layers if self.experts is None else self.experts.first
+
+    @property
+    def all_mlp_macs(self) -> int:
+        """Multiply–accumulates per token of all layers' MLPs or mixtures of experts."""
+        plain = self.mlp_layers * self.mlp_macs
+        if self.experts is None:
+            return plain
+        return plain + (self.n_layers - self.mlp_layers) * self.experts.macs(self.hidden_size)
+
+    @property
     def head_macs(self) -> int:
         """Multiply–accumulates of the head per token whose logits are computed."""
         return self.hidden_size * self.vocab_size
@@ -63,12 +83,15 @@ class Model:
     @property
     def parameters(self) -> int:
         """Number of all weights, biases and gains."""
-        layer = self.structure.parameters + self.mlp_macs + 2 * self.hidden_size
+        layer = self.structure.parameters + 2 * self.hidden_size
+        mlps = self.mlp_layers * self.mlp_macs
+        if self.experts is not None:
+            mlps += (self.n_layers - self.mlp_layers) * self.experts.parameters(self.hidden_size)
         embeddings = self.head_macs * (1 if self.tied else 2)
-        return self.n_layers * layer + embeddings + self.hidden_size
+        return self.n_layers * layer + mlps + embeddings + self.hidden_size
 
     @classmethod
-    def of(cls, name: str, mechanism: str, attention: Any, **sizes: Any) -> Model:
+    def of(cls, name: str, mechanism: str, attention: Any, *, experts: Experts | None = None, **sizes: Any) -> Model:
         """Build a model around a mechanism's Config; `sizes` are n_layers, intermediate_size, vocab_size, tied."""
         module = mechanisms.load(mechanism)
         check_type("attention", attention, module.Config, f"the Config of mechanism={mechanism!r}")
@@ -79,7 +102,7 @@ class Model:
         decode = structure
         if "absorb" in inspect.signature(module.structure).parameters:
             decode = module.structure(attention, absorb=True)
-        return cls(name, structure, decode, **{**BASE, **sizes})
+        return cls(name, structure, decode, **{**BASE, **sizes}, experts=experts)
 
     @classmethod
     def preset(cls, name: str) -> Model:

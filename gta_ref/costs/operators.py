@@ -90,12 +90,19 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
             linear("projections", product, tokens)
     layer.append(("residual", tokens * h, 3 * tokens * h))
     norm()
+    layer.append(("residual", tokens * h, 3 * tokens * h))
+    found = [Operator(name, model.n_layers * ops, model.n_layers * moved * itemsize) for name, ops, moved in layer]
+
+    layer.clear()
     for d_in, d_out in ((h, i), (h, i), (i, h)):
         linear("mlp", Product("mlp", d_in, d_out), tokens)
     layer.append(("mlp", 5 * tokens * i, 3 * tokens * i))
-    layer.append(("residual", tokens * h, 3 * tokens * h))
-
-    found = [Operator(name, model.n_layers * ops, model.n_layers * moved * itemsize) for name, ops, moved in layer]
+    n = model.mlp_layers
+    if n:
+        found += [Operator(name, n * ops, n * moved * itemsize) for name, ops, moved in layer]
+    if model.experts is not None:
+        n = model.n_layers - n
+        found += [Operator("mlp", n * ops, n * moved * itemsize) for ops, moved in model.experts.operators(h, tokens)]
     found.append(Operator("embedding", 0, 2 * tokens * h * itemsize))
     last = batch  # one position of each sequence
     found.append(Operator("norm", 7 * last * h, 2 * last * h * itemsize))

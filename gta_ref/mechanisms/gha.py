@@ -16,8 +16,9 @@ n_q = n_h (r = 1) it is GQA where n_v = n_k, and MHA where all are n_h. Cached p
 elements.
 
 Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), v (B, s, N, r·d_h), q, k
-(after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (only if there is
-one), heads (B, N, n_h·d_h), out (B, N, H). The stages of the backward have d_ in front and come in reverse order.
+(after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (only if there is one),
+heads (B, N, n_h·d_h), out (B, N, H). With qk_norm, q_normed and k_normed (after the RMSNorm) come before v. The stages
+of the backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.errors import as_heads
+from gta_ref.mechanisms import headwise
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, only_with
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
 
@@ -52,9 +55,17 @@ class Config(HeadwiseConfig):
     n_v: int
 
 
+param_shapes = only_with(Config, headwise.param_shapes)
+structure = only_with(Config, headwise.structure)
+init = only_with(Config, headwise.init)
+forward = only_with(Config, headwise.forward)
+decode = only_with(Config, headwise.decode)
+
+
 def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
     """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
 
     Four heads share a map, and all maps read one key head and the same four value heads.
     """
+    n_heads, head_dim = as_heads(n_heads, head_dim, multiple_of=4)
     return {"n_heads": n_heads, "head_dim": head_dim, "n_q": n_heads // 4, "n_k": 1, "n_v": 4}

@@ -11,8 +11,9 @@ n_k = 1 is multi-query attention (MQA; Shazeer, arXiv 1911.02150), n_k = n_h is 
 n_k·d_h elements.
 
 Stages that `trace` receives, in order: q_proj (B, n_h, N, d_h), k_proj and v (B, n_k, N, d_h), q, k (after RoPE),
-scores (scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only if there is one), heads (B,
-N, n_h·d_h), out (B, N, H). The stages of the backward have d_ in front and come in reverse order.
+scores (scaled, before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only if there is one), heads (B, N,
+n_h·d_h), out (B, N, H). With qk_norm, q_normed and k_normed (after the RMSNorm) come before v. The stages of the
+backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gta_ref.errors import check_choice
-from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.errors import as_heads, check_choice
+from gta_ref.mechanisms import headwise
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, only_with
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
 
@@ -61,9 +63,17 @@ class Config(HeadwiseConfig):
         return cls(*_PUBLISHED[name])
 
 
+param_shapes = only_with(Config, headwise.param_shapes)
+structure = only_with(Config, headwise.structure)
+init = only_with(Config, headwise.init)
+forward = only_with(Config, headwise.forward)
+decode = only_with(Config, headwise.decode)
+
+
 def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
     """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
 
     Four heads share a key head and a value head, as in GQA-1B.
     """
+    n_heads, head_dim = as_heads(n_heads, head_dim, multiple_of=4)
     return {"n_heads": n_heads, "head_dim": head_dim, "n_k": n_heads // 4}

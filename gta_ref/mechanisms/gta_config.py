@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gta_ref.errors import as_positive_float, as_size, check_bool, check_choice, check_divides
+from gta_ref.errors import as_heads, as_positive_float, as_size, check_bool, check_choice, check_divides
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
 from gta_ref.ops.arrays import check_config
 from gta_ref.ops.gate import GATES
@@ -159,6 +159,7 @@ def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
 
     Four heads share a map, over one key head and one latent head of twice the head's width, as in GTA-1B.
     """
+    n_heads, head_dim = as_heads(n_heads, head_dim, multiple_of=4)
     return {
         "n_heads": n_heads,
         "head_dim": head_dim,

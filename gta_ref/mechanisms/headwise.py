@@ -9,6 +9,9 @@ block b(m) = m // (n_q/s):
     Z_m = A_m V_{b(m)}                                        r·d_h wide: head i = m·r + j is A_m V_{b(m)·r+j}
     Y   = ([Z_0 … Z_{n_q−1}] ⊙ gate(X W_G)) W_O               the gate is that of GTA, and optional
 
+With qk_norm every head of Q and of K passes through an RMSNorm before RoPE (Qwen3). RoPE's frequencies and the factor
+on the scores can be others than those of the formulas.
+
 For the attention core a block is one wide value head, so nothing is computed or stored twice. The mechanisms
 differ only in their head counts:
 
@@ -24,15 +27,18 @@ differ only in their head counts:
 Each mechanism's file offers the functions below with its own Config. Cached per token: K and V,
 (n_k + n_v)·d_h elements.
 
-Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), v (B, s, N, r·d_h), q, k
-(after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q, N, r·d_h), gate (after its
-activation; only with a gate), heads (B, N, n_h·d_h; gated), out (B, N, H). The stages of the backward have d_ in
-front and come in reverse order.
+Stages that `trace` receives, in order: q_proj (B, n_q, N, d_h), k_proj (B, n_k, N, d_h), q_normed and k_normed (only
+with qk_norm), v (B, s, N, r·d_h), q, k (after RoPE), scores (scaled, before masking; B, n_q, N_q, N_k), map, z (B, n_q,
+N, r·d_h), gate (after its activation; only with a gate), heads (B, N, n_h·d_h; gated), out (B, N, H). The stages of the
+backward have d_ in front and come in reverse order.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -56,6 +62,7 @@ from gta_ref.ops.arrays import (
     Trace,
     add,
     as_saved,
+    check_config,
     check_cotangent,
     check_layer,
     check_options,
@@ -65,7 +72,9 @@ from gta_ref.ops.arrays import (
 )
 from gta_ref.ops.heads import merge_heads, split_heads
 
-__all__ = ["HeadwiseConfig", "backward", "decode", "forward", "init", "param_shapes", "structure"]
+__all__ = ["HeadwiseConfig", "backward", "decode", "forward", "init", "only_with", "param_shapes", "structure"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class HeadwiseSaved(NamedTuple):
@@ -78,7 +87,7 @@ class HeadwiseSaved(NamedTuple):
 
 
 def init(config: HeadwiseConfig, rng: np.random.Generator, dtype: Any = "float32") -> dict[str, Array]:
-    """Random parameters: weights normal with variance 1/d_in, biases zero.
+    """Random parameters: weights normal with variance 1/d_in, biases zero, gains one.
 
     Parameters
     ----------
@@ -93,10 +102,13 @@ def init(config: HeadwiseConfig, rng: np.random.Generator, dtype: Any = "float32
     """
     check_rng(rng)
     dtype = as_dtype(dtype)
-    return {
-        name: np.zeros(shape, dtype) if name.startswith("b_") else normal(rng, shape, shape[0] ** -0.5, dtype)
-        for name, shape in param_shapes(config).items()
-    }
+    params = {}
+    for name, shape in param_shapes(config).items():
+        if name.startswith("w_"):
+            params[name] = normal(rng, shape, shape[0] ** -0.5, dtype)
+        else:
+            params[name] = np.full(shape, name.startswith("norm_"), dtype)
+    return params
 
 
 def forward(
@@ -159,7 +171,8 @@ def backward(dout: Array, saved: HeadwiseSaved | None, *, trace: Trace | None = 
     dout : (B, N, H)
     saved : from :func:`forward`
     trace : dict, optional
-        Receives d_out, d_heads, d_gate, d_z, d_map, d_scores, d_k, d_q, d_v, d_k_proj, d_q_proj.
+        Receives d_out, d_heads, d_gate, d_z, d_map, d_scores, d_k, d_q, d_v, d_k_normed, d_q_normed, d_k_proj,
+        d_q_proj, as far as the stages exist.
 
     Returns
     -------
@@ -178,7 +191,7 @@ def backward(dout: Array, saved: HeadwiseSaved | None, *, trace: Trace | None = 
     if trace is not None:
         trace["d_z"] = d_z
     d_q, d_k, d_v = attention_backward(d_z, core, trace=trace)
-    # q = rope(q_proj), k = rope(k_proj);  q_proj, k_proj and v are linear in x
+    # q = rope(norm(q_proj)), k = rope(norm(k_proj)), the norm only with qk_norm;  q_proj, k_proj, v are linear in x
     dx_qkv, grads_qkv = qkv_backward(d_q, d_k, d_v, qkv, trace)
 
     grads = {**grads_qkv, **grads_output}
@@ -226,8 +239,7 @@ def _queries_keys_values(
     params: Params, x: Array, config: HeadwiseConfig, positions: Array, trace: Trace | None
 ) -> tuple[Array, Array, Array, QKV]:
     """x → q (B, n_q, N, d_h) and k (B, n_k, N, d_h) after RoPE, v (B, s, N, r·d_h): a block is one wide head."""
-    heads = config.n_q, config.n_k, config.n_blocks
-    return qkv_forward(params, x, heads, positions, config.rope_theta, config.rope_pairing, trace)
+    return qkv_forward(params, x, config, positions, trace)
 
 
 def _output_forward(
@@ -237,3 +249,16 @@ def _output_forward(
     if trace is not None:
         trace["z"] = z
     return output_forward(params, x, merge_heads(z), config.gate, trace)
+
+
+def only_with(kind: type[HeadwiseConfig], function: Function) -> Function:
+    """One of the functions above for one mechanism: it refuses the Config of another."""
+    at = list(signature(function).parameters).index("config")
+
+    @wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        if len(args) > at or "config" in options:  # otherwise Python says what is missing
+            check_config(args[at] if len(args) > at else options["config"], kind)
+        return function(*args, **options)
+
+    return checked  # type: ignore[return-value]

@@ -9,8 +9,9 @@ For output head i = 0 … n_h − 1:
 Pairing: head i, map i, key head i, value head i. Cached per token: K and V, 2 n_h·d_h elements.
 
 Stages that `trace` receives, in order: q_proj, k_proj, v, q, k (after RoPE; all (B, n_h, N, d_h)), scores (scaled,
-before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only if there is one), heads (B, N, n_h·d_h), out
-(B, N, H). The stages of the backward have d_ in front and come in reverse order.
+before masking; B, n_h, N_q, N_k), map, z (B, n_h, N, d_h), gate (only if there is one), heads (B, N, n_h·d_h), out (B,
+N, H). With qk_norm, q_normed and k_normed (after the RMSNorm) come before v. The stages of the backward have d_ in
+front and come in reverse order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, decode, forward, init, param_shapes, structure
+from gta_ref.errors import as_heads
+from gta_ref.mechanisms import headwise
+from gta_ref.mechanisms.headwise import HeadwiseConfig, backward, only_with
 
 __all__ = ["Config", "backward", "decode", "forward", "init", "param_shapes", "small_sizes", "structure"]
 
@@ -48,9 +51,17 @@ class Config(HeadwiseConfig):
         return self.n_heads
 
 
+param_shapes = only_with(Config, headwise.param_shapes)
+structure = only_with(Config, headwise.structure)
+init = only_with(Config, headwise.init)
+forward = only_with(Config, headwise.forward)
+decode = only_with(Config, headwise.decode)
+
+
 def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
     """Sizes for a small model, in the proportions of the published ones; the fields of :class:`Config` but hidden_size.
 
     Every head has its own map, key and value.
     """
+    n_heads, head_dim = as_heads(n_heads, head_dim)
     return {"n_heads": n_heads, "head_dim": head_dim}

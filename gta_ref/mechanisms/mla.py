@@ -5,7 +5,7 @@ For token t and head i = 0 … n_h − 1, with n(·) an RMSNorm (or nothing, wit
     c = n(x W_DKV)                 k_rope = rope(x W_KR)           cached: d_c + d_rope elements
     k_i = [c W_UK,i ; k_rope]      v_i = c W_UV,i                  one k_rope for all heads
     q_i = [q W_UQ,i ; rope(q W_QR,i)]                              q = n(x W_DQ), the compressed query
-    A_i = softmax(q_i k_iᵀ / √(d_nope + d_rope) + mask)
+    A_i = softmax(q_i k_iᵀ / √(d_nope + d_rope) + mask)            or another factor, Config.score_scale
     Y   = ([A_0 v_0 … A_{n_h−1} v_{n_h−1}] ⊙ gate(x W_G)) W_O      the gate is GTA's, default none
 
 Without query compression (query_latent_dim None) q is x itself, and W_UQ is called W_Q.
@@ -284,7 +284,14 @@ def _project(
     q_rope = k_rope = rope_q = rope_k = None
     if config.rope_dim:
         stages["k_rope_proj"] = split_heads(linear("kr", x), 1)  # (B, 1, N, d_rope)
-        cos, sin = rope_tables(stages["k_rope_proj"], positions, config.rope_theta, config.rope_pairing)
+        cos, sin = rope_tables(
+            stages["k_rope_proj"],
+            positions,
+            config.rope_theta,
+            config.rope_pairing,
+            config.rope_frequencies,
+            config.rope_magnitude,
+        )
         q_rope, rope_q = rope_forward(stages["q_rope_proj"], cos, sin, config.rope_pairing)
         k_rope, rope_k = rope_forward(stages["k_rope_proj"], cos, sin, config.rope_pairing)
         stages |= {"q_rope": q_rope, "k_rope": k_rope}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gta_ref.errors import as_positive_float, as_size, check_bool, check_choice
+from gta_ref.errors import as_heads, as_positive_float, as_size, check_bool, check_choice
 from gta_ref.mechanisms.structure import Product, Structure, kept_by_output
 from gta_ref.ops.arrays import check_config
 from gta_ref.ops.gate import GATES
-from gta_ref.ops.rope import PAIRINGS
+from gta_ref.ops.rope import PAIRINGS, as_frequencies
 
 # name: (H, n_h, d_c, d_nope, d_rope, d_v, query latent)
 _PUBLISHED = {"deepseek-v2": (5120, 128, 512, 128, 64, 128, 1536)}
@@ -45,6 +46,13 @@ class Config:
         Base of RoPE. Default 10000.
     rope_pairing : {"half", "interleaved", "none"}
         Which features RoPE turns together, see :mod:`gta_ref.ops.rope`. "none": no RoPE. Default "half".
+    rope_frequencies : sequence of up to d_rope/2 floats, optional
+        RoPE's frequencies in place of θ_base^(−2t/d_rope), as :mod:`gta_ref.ops.rope_scaling` computes them; rope_theta
+        is then not used. Kept as a tuple.
+    rope_magnitude : float
+        Factor on the turned features of queries and keys, YaRN's. Default 1.
+    score_scale : float, optional
+        Factor on the scores. Default 1/√(d_nope + d_rope).
     gate : {"sigmoid", "silu", "relu2", "none"}
         Activation of the gate on the heads, which is that of GTA. Default "none": no gate.
     bias : bool
@@ -68,6 +76,9 @@ class Config:
     norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_pairing: str = "half"
+    rope_frequencies: Sequence[float] | None = None
+    rope_magnitude: float = 1.0
+    score_scale: float | None = None
     gate: str = "none"
     bias: bool = False
 
@@ -78,19 +89,23 @@ class Config:
         if self.query_latent_dim is not None:
             dim = as_size("query_latent_dim", self.query_latent_dim)
             object.__setattr__(self, "query_latent_dim", dim)
-        for name in ("norm_eps", "rope_theta"):
+        for name in ("norm_eps", "rope_theta", "rope_magnitude"):
             object.__setattr__(self, name, as_positive_float(name, getattr(self, name)))
+        if self.score_scale is not None:
+            object.__setattr__(self, "score_scale", as_positive_float("score_scale", self.score_scale))
         check_choice("rope_pairing", self.rope_pairing, PAIRINGS)
         check_choice("gate", self.gate, GATES)
         check_bool("latent_norm", self.latent_norm)
         check_bool("bias", self.bias)
+        frequencies = as_frequencies("rope_frequencies", self.rope_frequencies, self.rope_dim, self.rope_pairing)
+        object.__setattr__(self, "rope_frequencies", frequencies)
         if self.rope_pairing != "none" and self.rope_dim % 2:
             raise ValueError(f"rope_dim={self.rope_dim} must be even: RoPE turns pairs of features")
 
     @property
     def scale(self) -> float:
-        """1/√(d_nope + d_rope), the factor on the scores, whichever way they are computed."""
-        return 1 / math.sqrt(self.nope_dim + self.rope_dim)
+        """The factor on the scores, whichever way they are computed: 1/√(d_nope + d_rope), or `score_scale`."""
+        return 1 / math.sqrt(self.nope_dim + self.rope_dim) if self.score_scale is None else self.score_scale
 
     @classmethod
     def preset(cls, name: str) -> Config:
@@ -139,6 +154,7 @@ def small_sizes(n_heads: int, head_dim: int) -> dict[str, Any]:
 
     It caches as much as GTA does with the same heads: 5/2 of a head as latent, 1/2 with RoPE.
     """
+    n_heads, head_dim = as_heads(n_heads, head_dim)
     return {
         "n_heads": n_heads,
         "nope_dim": head_dim,

@@ -64,7 +64,7 @@ class Structure:
     gate : str
         The gate's activation, or "none".
     gains : int
-        Features per token that an RMSNorm inside the layer scales; each has one parameter.
+        Parameters of the RMSNorms inside the layer.
     decoder_residual : bool
         Whether the decoded values get copies of the latent context added.
     kept : mapping of str to int

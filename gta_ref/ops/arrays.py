@@ -7,6 +7,7 @@ widens them to float32, computes and accumulates in float32, and rounds its resu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -65,6 +66,12 @@ def check_float(name: str, x: Array) -> None:
         refuse(name, x, "an array of floats")
     if dtype.name not in FLOAT_DTYPES:
         raise ValueError(f"{name} has dtype {dtype}; expected one of {', '.join(FLOAT_DTYPES)}")
+
+
+@lru_cache(64)
+def is_float(dtype: Any) -> bool:
+    """Whether this is one of FLOAT_DTYPES, in any byte order."""
+    return isinstance(dtype, np.dtype) and dtype.name in FLOAT_DTYPES  # NumPy builds the name anew at every access
 
 
 def widen(x: Array) -> Array:

@@ -147,7 +147,8 @@ def _layer(case: Case, dtype: str) -> Problem:
     def angles() -> Arrays:
         if config.rope_pairing == "none" or not width:
             return {}
-        cos, sin = rope_angles(positions, width, config.rope_theta)
+        own = (getattr(config, "rope_frequencies", None), getattr(config, "rope_magnitude", 1.0))  # GTA has neither
+        cos, sin = rope_angles(positions, width, config.rope_theta, np.float64, *own)
         return {"cos": cos, "sin": sin}  # (B, N, d/2), float64
 
     if "chunks" in settings:

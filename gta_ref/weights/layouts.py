@@ -15,6 +15,7 @@ import numpy as np
 
 from gta_ref.errors import check_shape
 from gta_ref.ops import Array
+from gta_ref.ops.arrays import FLOAT_DTYPES
 
 Names = Mapping[str, tuple[str, str]]  # foreign name → (our name, how it is converted)
 Shapes = Mapping[str, tuple[int, ...]]  # our name → shape
@@ -46,9 +47,11 @@ def from_state(what: str, state: Mapping[str, Array], names: Names, shapes: Shap
     """
     problems = [f"missing {name}" for name in names if name not in state]
     problems += [f"unknown {name}" for name in state if name not in names]
-    dtypes = {str(x.dtype) for x in state.values()}
+    dtypes = sorted({str(getattr(x, "dtype", type(x).__name__)) for x in state.values()})
     if len(dtypes) > 1:
-        problems.append(f"dtypes {', '.join(sorted(dtypes))} are mixed, expected one")
+        problems.append(f"dtypes {', '.join(dtypes)} are mixed, expected one")
+    elif dtypes and dtypes[0] not in FLOAT_DTYPES:
+        problems.append(f"dtype {dtypes[0]}; expected one of {', '.join(FLOAT_DTYPES)}")
     params = {}
     for foreign, (ours, how) in names.items():
         if foreign in state:

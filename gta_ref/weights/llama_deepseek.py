@@ -13,20 +13,18 @@ those of a whole model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from gta_ref.errors import as_int, check_bool, check_divides, check_params
+from gta_ref.errors import check_params
 from gta_ref.mechanisms import gqa, mha, mla
+from gta_ref.mechanisms.headwise_config import param_shapes
 from gta_ref.ops import Array
 from gta_ref.ops.arrays import Params
+from gta_ref.weights import config_json, fp8
+from gta_ref.weights.config_fields import ConfigDict
 from gta_ref.weights.layouts import Names, Shapes, from_state, to_state
-
-ConfigDict = Mapping[str, Any]
-
-DEEPSEEK_NORM_EPS = 1e-6  # DeepSeek's code fixes it for the latents' norms, whatever rms_norm_eps says
 
 
 def load_llama_attention(state: Params, config_dict: ConfigDict) -> tuple[gqa.Config, dict[str, Array]]:
@@ -35,11 +33,14 @@ def load_llama_attention(state: Params, config_dict: ConfigDict) -> tuple[gqa.Co
     Parameters
     ----------
     state : mapping of str to array
-        q_proj, k_proj, v_proj and o_proj, each with .weight and, if `attention_bias` is true, .bias.
+        q_proj, k_proj, v_proj and o_proj, each with .weight and, if `attention_bias` is true, .bias; for Qwen3 also
+        q_norm.weight and k_norm.weight.
     config_dict : mapping
-        The model's config.json: hidden_size, num_attention_heads, num_key_value_heads (default: the number of
-        attention heads), head_dim (default: hidden_size / num_attention_heads), rope_theta (default 10000),
-        attention_bias (default false). A model of type "qwen2" has biases on q, k and v only.
+        The model's config.json. Applied are model_type (llama, mistral, qwen2, qwen3, granite, stablelm, glm; default
+        llama), hidden_size, num_attention_heads, num_key_value_heads (default: the number of attention heads), head_dim
+        (default: hidden_size / num_attention_heads), attention_bias (default false; a model of type "qwen2" has biases
+        on q, k and v only), rope_theta (default 10000), partial_rotary_factor, rope_scaling or rope_parameters of the
+        kinds "default", "linear", "llama3" and "yarn", Granite's attention_multiplier, Qwen3's rms_norm_eps.
 
     Returns
     -------
@@ -52,39 +53,17 @@ def load_llama_attention(state: Params, config_dict: ConfigDict) -> tuple[gqa.Co
     ------
     ValueError
         If a tensor is missing, unknown, of another shape or of another dtype; the message names every such tensor.
-        Or if a field is missing or asks for anything but full attention with plain RoPE; the message names the field.
+        Or if a field is missing or asks for what is not computed here (a sliding window, a soft cap, layers without
+        RoPE, …), or may do so because it is unknown; the message names the field.
     """
-    _check_fields("Llama config", config_dict, ("hidden_size", "num_attention_heads"))
-    sizes = _sizes(config_dict, "hidden_size", "num_attention_heads")
-    hidden_size, n_heads = sizes["hidden_size"], sizes["num_attention_heads"]
-    if config_dict.get("head_dim") is None:
-        check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
-        head_dim = hidden_size // n_heads
-    else:
-        head_dim = _sizes(config_dict, "head_dim")["head_dim"]
-    n_k = n_heads
-    if config_dict.get("num_key_value_heads") is not None:
-        n_k = _sizes(config_dict, "num_key_value_heads")["num_key_value_heads"]
-        check_divides("num_key_value_heads", n_k, "num_attention_heads", n_heads)
-    if config_dict.get("sliding_window") is not None and config_dict.get("use_sliding_window", True):
-        raise ValueError(f"Llama config: sliding_window={config_dict['sliding_window']!r} must be null")
-    bias = config_dict.get("attention_bias", False)
-    check_bool("attention_bias", bias)
-    qwen2 = config_dict.get("model_type") == "qwen2"
-    config = gqa.Config(
-        hidden_size,
-        n_heads,
-        head_dim,
-        n_k,
-        rope_theta=_rope_theta("Llama config", config_dict),
-        bias=bias or qwen2,
-        output_bias=bias and not qwen2,
-    )
-    return config, from_state("Llama state", state, _llama_names(config), gqa.param_shapes(config))
+    config = config_json.llama_attention(config_dict)
+    return config, from_state("Llama state", state, llama_names(config), param_shapes(config))
 
 
 def save_llama_attention(params: Params, config: gqa.Config | mha.Config) -> dict[str, Array]:
     """The inverse of :func:`load_llama_attention`: parameters, or gradients, under Llama's names and layouts.
+
+    The weights show neither RoPE's frequencies nor the factor on the scores: config.json has to.
 
     Raises
     ------
@@ -95,9 +74,9 @@ def save_llama_attention(params: Params, config: gqa.Config | mha.Config) -> dic
     if not isinstance(config, gqa.Config | mha.Config):
         raise ValueError(f"config is a {type(config).__module__}.Config; expected GQA's or MHA's")
     _check_only(config, "Llama", gate=("none",), rope_pairing=("half",))
-    shapes = gqa.param_shapes(config)
+    shapes = param_shapes(config)
     _check_params(params, shapes)
-    return to_state(params, _llama_names(config), shapes)
+    return to_state(params, llama_names(config), shapes)
 
 
 def load_deepseek_attention(state: Params, config_dict: ConfigDict) -> tuple[mla.Config, dict[str, Array]]:
@@ -107,45 +86,30 @@ def load_deepseek_attention(state: Params, config_dict: ConfigDict) -> tuple[mla
     ----------
     state : mapping of str to array
         q_proj.weight, or q_a_proj.weight, q_a_layernorm.weight and q_b_proj.weight with query compression;
-        kv_a_proj_with_mqa.weight, kv_a_layernorm.weight, kv_b_proj.weight, o_proj.weight.
+        kv_a_proj_with_mqa.weight, kv_a_layernorm.weight, kv_b_proj.weight, o_proj.weight. Matrices may be in FP8, each
+        with a weight_scale_inv, as DeepSeek-V3 publishes them; see :mod:`gta_ref.weights.fp8`.
     config_dict : mapping
-        The model's config.json: hidden_size, num_attention_heads, q_lora_rank (null without query
-        compression), kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, rope_theta (default
-        10000), rope_interleave (default true: RoPE pairs features 2t and 2t + 1; false: t and t + d_rope/2).
+        The model's config.json. Applied are hidden_size, num_attention_heads, q_lora_rank (null without query
+        compression), kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, rope_theta (default 10000),
+        rope_interleave (default true: RoPE pairs features 2t and 2t + 1; false: t and t + d_rope/2), rope_scaling or
+        rope_parameters of the kinds "default", "linear", "llama3" and "yarn", quantization_config. YaRN's
+        mscale_all_dim is a factor on the scores: 1.59 for V2-Lite, 1.87 for V3.
 
     Returns
     -------
     config : mla.Config
     params : dict of str to array
-        Copies, in the state's dtype. Gradients are converted in the same way.
+        Copies, in the state's dtype, or in float32 if it is FP8. Gradients are converted in the same way.
 
     Raises
     ------
     ValueError
         If a tensor is missing, unknown, of another shape or of another dtype; the message names every such tensor.
-        Or if a field is missing or asks for what this library's MLA does not have (biases, a scaled RoPE); the message
-        names the field.
+        Or if a field is missing or asks for what this library's MLA does not have (biases, …), or may do so because it
+        is unknown; the message names the field.
     """
-    positive = ("hidden_size", "num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
-    _check_fields("DeepSeek config", config_dict, (*positive, "qk_rope_head_dim", "q_lora_rank"))
-    if config_dict.get("attention_bias"):
-        raise ValueError(f"DeepSeek config: attention_bias={config_dict['attention_bias']!r} must be false")
-    interleave = config_dict.get("rope_interleave", True)
-    check_bool("rope_interleave", interleave)
-    sizes = _sizes(config_dict, *positive)
-    rank = config_dict["q_lora_rank"]
-    config = mla.Config(
-        hidden_size=sizes["hidden_size"],
-        n_heads=sizes["num_attention_heads"],
-        latent_dim=sizes["kv_lora_rank"],
-        nope_dim=sizes["qk_nope_head_dim"],
-        rope_dim=as_int("qk_rope_head_dim", config_dict["qk_rope_head_dim"], at_least=0),
-        value_dim=sizes["v_head_dim"],
-        query_latent_dim=None if rank is None else as_int("q_lora_rank", rank, at_least=1),
-        norm_eps=DEEPSEEK_NORM_EPS,
-        rope_theta=_rope_theta("DeepSeek config", config_dict),
-        rope_pairing="interleaved" if interleave else "half",
-    )
+    config = config_json.deepseek_attention(config_dict)
+    state = fp8.dequantised("DeepSeek state", state, config_dict)
     names, shapes = _deepseek_layout(config)
     params = from_state("DeepSeek state", state, names, shapes)
     for whole, (parts, heads) in _deepseek_parts(config).items():
@@ -161,8 +125,8 @@ def load_deepseek_attention(state: Params, config_dict: ConfigDict) -> tuple[mla
 def save_deepseek_attention(params: Params, config: mla.Config) -> dict[str, Array]:
     """The inverse of :func:`load_deepseek_attention`: parameters, or gradients, under DeepSeek's names and layouts.
 
-    The weights do not show the pairing of RoPE: in config.json, `rope_interleave` has to be the value of
-    ``config.rope_pairing == "interleaved"``.
+    The weights show neither RoPE's frequencies and pairing nor the factor on the scores: config.json has to. There,
+    `rope_interleave` is the value of ``config.rope_pairing == "interleaved"``.
 
     Raises
     ------
@@ -178,7 +142,7 @@ def save_deepseek_attention(params: Params, config: mla.Config) -> dict[str, Arr
         gate=("none",),
         bias=(False,),
         latent_norm=(True,),
-        norm_eps=(DEEPSEEK_NORM_EPS,),
+        norm_eps=(config_json.DEEPSEEK_NORM_EPS,),
         rope_pairing=("half", "interleaved"),
     )
     _check_params(params, mla.param_shapes(config))
@@ -190,11 +154,13 @@ def save_deepseek_attention(params: Params, config: mla.Config) -> dict[str, Arr
     return to_state(whole_params, names, shapes)
 
 
-def _llama_names(config: gqa.Config | mha.Config) -> Names:
+def llama_names(config: gqa.Config | mha.Config) -> Names:
+    """Llama's name → (our name, how the memory is converted), for one attention layer."""
     names = {}
-    for ours in gqa.param_shapes(config):
-        kind, _, letter = ours.partition("_")  # w_q, b_q, …
-        names[f"{letter}_proj.{'weight' if kind == 'w' else 'bias'}"] = (ours, "transpose" if kind == "w" else "same")
+    for ours in param_shapes(config):
+        kind, _, letter = ours.partition("_")  # w_q, b_q, norm_q, …
+        foreign = {"w": f"{letter}_proj.weight", "b": f"{letter}_proj.bias", "norm": f"{letter}_norm.weight"}[kind]
+        names[foreign] = (ours, "transpose" if kind == "w" else "same")
     return names
 
 
@@ -239,32 +205,6 @@ def _deepseek_parts(config: mla.Config) -> dict[str, tuple[dict[str, int], int]]
         "kv_b": ({"w_uk": c.nope_dim, "w_uv": c.value_dim}, c.n_heads),
     }
     return {whole: ({n: width for n, width in of.items() if width}, heads) for whole, (of, heads) in parts.items()}
-
-
-def _check_fields(what: str, config_dict: ConfigDict, needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if name not in config_dict]
-    if missing:
-        raise ValueError(f"{what}: missing {', '.join(missing)}; expected {', '.join(needed)}")
-
-
-def _sizes(config_dict: ConfigDict, *names: str) -> dict[str, int]:
-    return {name: as_int(name, config_dict[name], at_least=1) for name in names}
-
-
-def _rope_theta(what: str, config_dict: ConfigDict) -> Any:
-    """Return RoPE's base, which newer files keep in rope_parameters; a RoPE that is scaled in any way is refused."""
-    if config_dict.get("rope_scaling") is not None:
-        raise ValueError(f"{what}: rope_scaling={config_dict['rope_scaling']!r} must be null")
-    parameters = config_dict.get("rope_parameters")
-    if parameters is None:
-        return config_dict.get("rope_theta", 10000.0)
-    if not isinstance(parameters, Mapping) or not {"rope_theta"} <= set(parameters) <= {"rope_theta", "rope_type"}:
-        raise ValueError(
-            f"{what}: rope_parameters={parameters!r} must hold rope_theta and no other field than rope_type"
-        )
-    if parameters.get("rope_type", "default") != "default":
-        raise ValueError(f"{what}: rope_type={parameters['rope_type']!r} must be 'default'")
-    return parameters["rope_theta"]
 
 
 def _check_only(config: Any, whose: str, **allowed: tuple[Any, ...]) -> None:

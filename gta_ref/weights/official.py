@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.errors import as_int, check_divides
+from gta_ref.errors import check_divides
 from gta_ref.files import parse_json, read_tensors
 from gta_ref.lm import model
 from gta_ref.mechanisms import gta
 from gta_ref.ops import Array
+from gta_ref.weights.config_fields import Fields
 from gta_ref.weights.layouts import from_state, to_state
 
 # official name → (our name, how the memory is converted)
@@ -42,6 +43,11 @@ _BLOCK = {
     "mlp.up_proj.weight": ("mlp.w_up", "transpose"),
     "mlp.down_proj.weight": ("mlp.w_down", "transpose"),
 }
+# fields about other parts of a model, which do not concern one attention layer
+_AROUND = (
+    *("vocab_size", "num_hidden_layers", "intermediate_size", "hidden_act", "mlp_bias"),
+    *("rms_norm_eps", "tie_word_embeddings"),
+)
 
 
 def load_official(
@@ -70,6 +76,8 @@ def load_official(
     """
     is_model = any(name.startswith(("model.", "lm_head.")) for name in state)
     config = model_config(config_dict) if is_model else layer_config(config_dict)
+    if isinstance(config, model.Config) and config.n_layers > len(state):
+        raise ValueError(f"official state: num_hidden_layers={config.n_layers} does not fit {len(state)} tensors")
     state = {name: x for name, x in state.items() if not name.endswith("rotary_emb.inv_freq")}  # derived from θ
     if isinstance(config, model.Config) and config.tied and "lm_head.weight" in state:
         head, embed = state.pop("lm_head.weight"), state.get("model.embed_tokens.weight")
@@ -108,41 +116,13 @@ def layer_config(config: Mapping[str, Any]) -> gta.Config:
     Raises
     ------
     ValueError
-        If a field is missing or asks for something that the released attention cannot do.
+        If a field is missing, unknown, or asks for something that the released attention cannot do.
     """
-    names = (
-        "hidden_size",
-        "num_attention_heads",
-        "num_query_heads",
-        "num_key_heads",
-        "num_value_heads",
-        "value_dim",
-    )
-    missing = [name for name in names if name not in config]
-    if missing:
-        raise ValueError(f"official config: missing {', '.join(missing)}; expected {', '.join(names)}")
-    hidden_size = as_int("hidden_size", config["hidden_size"], at_least=1)
-    n_heads = as_int("num_attention_heads", config["num_attention_heads"], at_least=1)
-    head_dim = config.get("head_dim")
-    if head_dim is None:
-        check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
-        head_dim = hidden_size // n_heads
-    for name in ("query_dim", "key_dim"):
-        if config.get(name, head_dim) != head_dim:
-            raise ValueError(f"official config: {name}={config[name]} must equal head_dim={head_dim}")
-    if config.get("rope_scaling") is not None:
-        raise ValueError(f"official config: rope_scaling={config['rope_scaling']!r} must be null")
-    return gta.Config(
-        hidden_size,
-        n_heads,
-        head_dim,
-        config["num_query_heads"],
-        config["num_key_heads"],
-        config["num_value_heads"],
-        config["value_dim"],
-        rope_theta=config.get("rope_theta", 10000.0),
-        decoder_residual=True,
-    )
+    fields = Fields("official config", config)
+    layer = _layer_config(fields)
+    fields.ignore(*_AROUND)
+    fields.finish()
+    return layer
 
 
 def model_config(config_dict: Mapping[str, Any]) -> model.Config:
@@ -151,22 +131,48 @@ def model_config(config_dict: Mapping[str, Any]) -> model.Config:
     Raises
     ------
     ValueError
-        If a field is missing or asks for something that the released model cannot do.
+        If a field is missing, unknown, or asks for something that the released model cannot do.
     """
-    needed = ("vocab_size", "num_hidden_layers", "intermediate_size")
-    missing = [name for name in needed if name not in config_dict]
-    if missing:
-        raise ValueError(f"official config: missing {', '.join(missing)}")
-    for name, only in (("hidden_act", "silu"), ("mlp_bias", False)):
-        if config_dict.get(name, only) != only:
-            raise ValueError(f"official config: {name}={config_dict[name]!r} must be {only!r}")
-    return model.Config(
-        config_dict["vocab_size"],
-        config_dict["num_hidden_layers"],
-        config_dict["intermediate_size"],
-        layer_config(config_dict),
-        norm_eps=config_dict.get("rms_norm_eps", 1e-5),
-        tied=config_dict.get("tie_word_embeddings", True),
+    fields = Fields("official config", config_dict)
+    fields.need("vocab_size", "num_hidden_layers", "intermediate_size")
+    fields.only("hidden_act", "silu")
+    fields.only("mlp_bias", False)
+    config = model.Config(
+        fields.get("vocab_size"),
+        fields.get("num_hidden_layers"),
+        fields.get("intermediate_size"),
+        _layer_config(fields),
+        norm_eps=fields.get("rms_norm_eps", 1e-5),
+        tied=fields.get("tie_word_embeddings", True),
+    )
+    fields.finish()
+    return config
+
+
+def _layer_config(fields: Fields) -> gta.Config:
+    fields.need(
+        "hidden_size", "num_attention_heads", "num_query_heads", "num_key_heads", "num_value_heads", "value_dim"
+    )
+    hidden_size, n_heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    head_dim = fields.get("head_dim")
+    if head_dim is None:
+        check_divides("num_attention_heads", n_heads, "hidden_size", hidden_size)
+        head_dim = hidden_size // n_heads
+    for name in ("query_dim", "key_dim"):
+        if fields.get(name, head_dim) != head_dim:
+            raise ValueError(f"{fields.what}: {name}={fields.get(name)} must equal head_dim={head_dim}")
+    fields.only("rope_scaling")
+    fields.ignore("attention_bias")  # their code does not read it
+    return gta.Config(
+        hidden_size,
+        n_heads,
+        head_dim,
+        fields.get("num_query_heads"),
+        fields.get("num_key_heads"),
+        fields.get("num_value_heads"),
+        fields.get("value_dim"),
+        rope_theta=fields.get("rope_theta", 10000.0),
+        decoder_residual=True,
     )
 
 

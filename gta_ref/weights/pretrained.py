@@ -1,11 +1,10 @@
 """A pretrained model of Llama's architecture, with its weights and its tokenizer, from one GGUF file.
 
-    x + attention(rmsnorm(x))     grouped-query attention, no biases
+    x + attention(rmsnorm(x))     grouped-query attention
     h + (silu(u W_gate) ⊙ u W_up) W_down
 
 is what :mod:`gta_ref.lm.model` computes with mechanism "gqa"; only names and layouts differ. All sizes are read from
-the file. A GGUF file of this architecture stores the rows of the query and key projections in an order in which the two
-members of a RoPE pair are neighbours, whatever the order was in training: rope_pairing is "interleaved".
+the file, by :mod:`gta_ref.weights.gguf_config`.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from pathlib import Path
 from gta_ref.errors import check_choice
 from gta_ref.lm import model
 from gta_ref.lm.language_model import LanguageModel
-from gta_ref.mechanisms import gqa
 from gta_ref.ops import Array
 from gta_ref.weights import gguf
 from gta_ref.weights.gguf import GGUF
+from gta_ref.weights.gguf_config import FREQUENCIES, config_of
 from gta_ref.weights.layouts import from_state
 from gta_ref.weights.tokenizer import Tokenizer
 
@@ -104,53 +103,21 @@ def load(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> L
     return LanguageModel(file.path.stem, config, params, tokenizer, context_length)
 
 
-def config_of(file: GGUF) -> tuple[model.Config, int]:
-    """Read the sizes and the context length from the file's metadata.
-
-    Raises
-    ------
-    ValueError
-        If the file is of another architecture, or of a variant that would silently give other results.
-    """
-    check_choice("general.architecture", file.field("general.architecture", str), ("llama",))
-    hidden_size, n_heads = file.field("llama.embedding_length", int), file.field("llama.attention.head_count", int)
-    head_dim = file.field("llama.attention.key_length", int, hidden_size // max(n_heads, 1))
-    attention = gqa.Config(
-        hidden_size,
-        n_heads,
-        head_dim,
-        file.field("llama.attention.head_count_kv", int, n_heads),
-        rope_theta=file.field("llama.rope.freq_base", float, 10000.0),
-        rope_pairing="interleaved",
-    )
-    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
-        if file.field(name, int, head_dim) != head_dim:
-            raise ValueError(f"{name}={file.fields[name]} must be the width of a head, {head_dim}")
-    check_choice("llama.rope.scaling.type", file.field("llama.rope.scaling.type", str, "none"), ("none",))
-    embed = file.tensors.get("token_embd.weight")
-    n_layers = file.field("llama.block_count", int)
-    if n_layers > len(file.tensors):
-        raise ValueError(f"llama.block_count={n_layers} does not fit {len(file.tensors)} tensors")
-    config = model.Config(
-        vocab_size=embed.shape[0] if embed else file.field("llama.vocab_size", int),
-        n_layers=n_layers,
-        intermediate_size=file.field("llama.feed_forward_length", int),
-        attention=attention,
-        mechanism="gqa",
-        norm_eps=file.field("llama.attention.layer_norm_rms_epsilon", float),
-        tied="output.weight" not in file.tensors,
-    )
-    return config, file.field("llama.context_length", int)
-
-
 def _params(file: GGUF, config: model.Config) -> dict[str, Array]:
     names = {"token_embd.weight": ("embed", "same"), "output_norm.weight": ("norm", "same")}
+    block = dict(_BLOCK)
+    if config.attention.bias:
+        block |= {f"attn_{letter}.bias": (f"attention.b_{letter}", "same") for letter in "qkv"}
+    if config.attention.output_bias:
+        block["attn_output.bias"] = ("attention.b_o", "same")
     for i in range(config.n_layers):
-        names |= {f"blk.{i}.{theirs}": (f"layers.{i}.{ours}", how) for theirs, (ours, how) in _BLOCK.items()}
+        names |= {f"blk.{i}.{theirs}": (f"layers.{i}.{ours}", how) for theirs, (ours, how) in block.items()}
     if not config.tied:
         names["output.weight"] = ("head", "transpose")
     state = {}
     for name, tensor in file.tensors.items():
+        if name == FREQUENCIES:  # part of the configuration
+            continue
         try:
             state[name] = gguf.dequantise(tensor)
         except ValueError as error:

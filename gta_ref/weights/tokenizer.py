@@ -42,6 +42,9 @@ class Tokenizer:
     def __init__(self, file: GGUF) -> None:
         check_choice("tokenizer.ggml.model", file.field("tokenizer.ggml.model", str), ("gpt2",))
         check_choice("tokenizer.ggml.pre", file.field("tokenizer.ggml.pre", str), ("smollm",))
+        for name in ("add_bos_token", "add_eos_token", "add_sep_token"):
+            if file.field(f"tokenizer.ggml.{name}", bool, False):
+                raise ValueError(f"tokenizer.ggml.{name}=True must be False: no token is added to a text here")
         tokens = _list(file, "tokenizer.ggml.tokens", str)
         types = _list(file, "tokenizer.ggml.token_type", int)
         merges = _list(file, "tokenizer.ggml.merges", str)

@@ -29,6 +29,8 @@ VARIANTS = {
     "gta, residual": dataclasses.replace(CONFIGS["gta"], decoder_residual=True),
     "gta, no gate": dataclasses.replace(CONFIGS["gta"], gate="none"),
     **{f"{name}, gated": dataclasses.replace(CONFIGS[name], gate="silu", bias=True) for name in ("mha", "gha", "mla")},
+    "gqa, qk_norm": dataclasses.replace(CONFIGS["gqa"], qk_norm=True),
+    "gha, qk_norm, no rope": dataclasses.replace(CONFIGS["gha"], qk_norm=True, rope_pairing="none"),
     "mla, query latent": dataclasses.replace(CONFIGS["mla"], query_latent_dim=7),
     "mla, no norm": dataclasses.replace(CONFIGS["mla"], latent_norm=False),
 }

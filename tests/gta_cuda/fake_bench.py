@@ -113,6 +113,7 @@ def install(monkeypatch):
     monkeypatch.setattr(gpu, "measure_ceilings", lambda: iter([("copy", {"rate": 1e6}), ("product", {"rate": 1e9})]))
     monkeypatch.setattr(gpu, "compute", lambda case, arrays: compute(found, case, arrays))
     monkeypatch.setattr(gpu, "MOST_COPIES", 3)
+    monkeypatch.setattr(gpu, "FEWEST_DECODES", 1)
     return found
 
 

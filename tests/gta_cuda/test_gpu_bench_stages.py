@@ -100,9 +100,11 @@ def test_rows_by_the_definition_are_those_of_the_whole(rng):
 
 def test_inputs_are_rotated_through_more_than_the_cache(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(asarray=np.asarray))
-    monkeypatch.setattr(gpu, "L2_BYTES", 2**18)
+    monkeypatch.setattr(gpu, "L2_BYTES", 2**20)
     copies = gpu.inputs(Case("decode", "float32", 1, 64))  # 64·(64 + 128)·4 bytes of keys and latents, 1280 of queries
-    assert len(copies) == 1 + 2**18 // (64 * 192 * 4 + 1280)
+    assert len(copies) == 1 + 2**20 // (64 * 192 * 4 + 1280) > gpu.FEWEST_DECODES
+    assert len(gpu.inputs(Case("decode", "float32", 1, 128))) == gpu.FEWEST_DECODES  # as many calls as layers make
+    assert len(gpu.inputs(Case("forward", "float32", 1, 1024))) == 1
     assert len({id(x) for arrays in copies for x in arrays}) == 4 * len(copies)
     np.testing.assert_array_equal(copies[0][1], copies[-1][1])
 

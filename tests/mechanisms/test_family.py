@@ -33,6 +33,15 @@ CONFIGS: dict[str, Any] = {
     "gha, gate and biases": dataclasses.replace(GHA, gate="silu", bias=True, output_bias=True),
     "gha, interleaved": dataclasses.replace(GHA, rope_pairing="interleaved", rope_theta=100.0),
     "gha, no rope": dataclasses.replace(GHA, rope_pairing="none", head_dim=3),
+    "gqa, qk_norm": dataclasses.replace(GQA, qk_norm=True, norm_eps=0.01, bias=True),
+    "gha, qk_norm, gate": dataclasses.replace(GHA, qk_norm=True, gate="sigmoid", rope_pairing="interleaved"),
+    "gqa, own frequencies and scale": dataclasses.replace(
+        GQA, rope_frequencies=(0.9, 0.2), rope_magnitude=1.2, score_scale=0.8
+    ),
+    "gqa, partial rope": dataclasses.replace(GQA, head_dim=5, rope_frequencies=(0.9, 0.2)),
+    "mha, partial rope, interleaved": dataclasses.replace(
+        MHA, rope_frequencies=(0.7,), rope_magnitude=1.2, rope_pairing="interleaved"
+    ),
     "mla": MLA,
     "mla, queries from x": dataclasses.replace(MLA, query_latent_dim=None),
     "mla, gate and biases": dataclasses.replace(MLA, gate="sigmoid", bias=True),
@@ -40,6 +49,9 @@ CONFIGS: dict[str, Any] = {
     "mla, no norm": dataclasses.replace(MLA, latent_norm=False),
     "mla, no rope": dataclasses.replace(MLA, rope_dim=0),
     "mla, interleaved": dataclasses.replace(MLA, rope_pairing="interleaved", rope_theta=100.0),
+    "mla, own frequencies and scale": dataclasses.replace(
+        MLA, rope_frequencies=(0.9, 0.2), rope_magnitude=1.2, score_scale=0.8
+    ),
     "mla, one head": dataclasses.replace(MLA, n_heads=1, value_dim=1, nope_dim=1),
 }
 CASES = {}
@@ -72,11 +84,13 @@ def rope(v, position, c):
     turned, d = v.copy(), len(v)
     if c.rope_pairing == "none":
         return turned
-    for t in range(d // 2):
-        a, b = (t, t + d // 2) if c.rope_pairing == "half" else (2 * t, 2 * t + 1)
-        angle = position * c.rope_theta ** (-2 * t / d)
-        turned[a] = v[a] * math.cos(angle) - v[b] * math.sin(angle)
-        turned[b] = v[b] * math.cos(angle) + v[a] * math.sin(angle)
+    frequencies = c.rope_frequencies or [c.rope_theta ** (-2 * t / d) for t in range(d // 2)]
+    pairs, m = len(frequencies), c.rope_magnitude
+    for t, frequency in enumerate(frequencies):
+        a, b = (t, t + pairs) if c.rope_pairing == "half" else (2 * t, 2 * t + 1)
+        angle = position * frequency
+        turned[a] = m * (v[a] * math.cos(angle) - v[b] * math.sin(angle))
+        turned[b] = m * (v[b] * math.cos(angle) + v[a] * math.sin(angle))
     return turned
 
 
@@ -100,6 +114,11 @@ def plain_heads(p, x, position, c, head):
         return x @ p[f"w_{name}"][:, i * d : (i + 1) * d] + p.get(f"b_{name}", np.zeros(99))[i * d : (i + 1) * d]
 
     q, k = part("q", q_head), part("k", k_head)
+    if c.qk_norm:
+        q, k = (
+            y / np.sqrt((y * y).mean(-1, keepdims=True) + c.norm_eps) * p[name]
+            for y, name in ((q, "norm_q"), (k, "norm_k"))
+        )
     q = np.array([rope(row, n, c) for row, n in zip(q, position, strict=True)])
     k = np.array([rope(row, n, c) for row, n in zip(k, position, strict=True)])
     return q, k, part("v", v_head)
@@ -146,7 +165,7 @@ def by_the_definition(params, x, c, mask):
             for t in range(length):
                 seen = np.flatnonzero(visible[b, t])
                 if seen.size:
-                    scores = k[seen] @ q[t] / math.sqrt(q.shape[1])
+                    scores = k[seen] @ q[t] * (c.score_scale or 1 / math.sqrt(q.shape[1]))
                     weights = np.exp(scores - scores.max())
                     o[t] = weights @ v[seen] / weights.sum()
             heads.append(o)
@@ -254,6 +273,7 @@ def test_stages(case, rng):
         shapes = {
             "q_proj": (2, c.n_q, 5, c.head_dim),
             "k_proj": (2, c.n_k, 5, c.head_dim),
+            **({"q_normed": (2, c.n_q, 5, c.head_dim), "k_normed": (2, c.n_k, 5, c.head_dim)} if c.qk_norm else {}),
             "v": (2, s, 5, r * c.head_dim),
             "q": (2, c.n_q, 5, c.head_dim),
             "k": (2, c.n_k, 5, c.head_dim),

@@ -112,6 +112,15 @@ def test_configs_survive_a_dict():
         ("gha", dict(gate="tanh"), "gate='tanh' must be one of 'sigmoid', 'silu', 'relu2', 'none'"),
         ("mha", dict(bias="yes"), "bias='yes' must be True or False"),
         ("gqa", dict(output_bias=1), "output_bias=1 must be True or False"),
+        ("gqa", dict(qk_norm=1), "qk_norm=1 must be True or False"),
+        ("gha", dict(rope_magnitude=0), "rope_magnitude=0 must be a finite number above 0"),
+        ("gqa", dict(score_scale=-1), "score_scale=-1 must be a finite number above 0"),
+        ("mha", dict(norm_eps="small"), "norm_eps='small' must be a number above 0"),
+        ("mha", dict(rope_frequencies=1.0), "rope_frequencies is a float; expected None or a list of floats"),
+        ("mha", dict(rope_frequencies=[]), "rope_frequencies has 0 entries; expected 1 to 2, at most one per pair"),
+        ("mha", dict(rope_frequencies=[1.0, 0.1, 0.01]), "rope_frequencies has 3 entries; expected 1 to 2"),
+        ("mha", dict(rope_frequencies=[1.0, -0.1]), r"rope_frequencies\[1\]=-0\.1 must be a finite number above 0"),
+        ("mha", dict(rope_frequencies=[1.0], rope_pairing="none"), "must be None with rope_pairing='none'"),
     ],
 )
 def test_refused_sizes(name, change, message):

@@ -9,18 +9,27 @@ import pytest
 from gta_ref.core import Mask
 from gta_ref.mechanisms import gha, gqa, gva, mha, mla
 from gta_ref.ops.gate import GATES
-from gta_ref.verify.gradcheck import directional_error, elementwise_error
+from gta_ref.verify.gradcheck import directional_error, elementwise_error, subset_error
 
 TINY: dict[str, Any] = {
     "mha": (mha, mha.Config(3, 2, 2), {}),
     "gqa": (gqa, gqa.Config(3, 4, 2, n_k=2, output_bias=True), {}),
     "gva": (gva, gva.Config(3, 4, 2, n_q=2), {}),
     "gha": (gha, gha.Config(3, 8, 2, n_q=4, n_k=2, n_v=4), {}),
+    "gqa, qk_norm": (gqa, gqa.Config(3, 4, 4, n_k=2, qk_norm=True, norm_eps=0.1), {}),
+    "gqa, partial rope, own scale": (
+        gqa,
+        gqa.Config(3, 4, 3, n_k=2, rope_frequencies=(0.7,), rope_magnitude=1.3, score_scale=0.9),
+        {},
+    ),
 }
 _MLA = mla.Config(3, 2, latent_dim=3, nope_dim=2, rope_dim=2, value_dim=3, query_latent_dim=4)
 for _name, _config in {
     "mla": _MLA,
     "mla, queries from x": dataclasses.replace(_MLA, query_latent_dim=None, rope_pairing="interleaved"),
+    "mla, own frequencies and scale": dataclasses.replace(
+        _MLA, rope_frequencies=(0.7,), rope_magnitude=1.3, score_scale=0.9
+    ),
     "mla, no norm, no rope": dataclasses.replace(_MLA, latent_norm=False, rope_dim=0),
 }.items():
     for _absorb in (False, True):
@@ -77,6 +86,7 @@ REAL = {
     "gqa-1b": (gqa, gqa.Config.preset("gqa-1b"), {}),
     "gva": (gva, gva.Config(1280, 20, 64, n_q=5), {}),
     "gha": (gha, gha.Config(1280, 20, 64, n_q=10, n_k=2, n_v=10, gate="sigmoid", bias=True), {}),
+    "gqa, qk_norm": (gqa, gqa.Config(768, 12, 128, n_k=4, qk_norm=True), {}),
     "mla, decompressed": (mla, mla.Config(768, 8, 256, 64, 32, 64, query_latent_dim=384), {"absorb": False}),
     "mla, absorbed": (mla, mla.Config(768, 8, 256, 64, 32, 64, query_latent_dim=384), {"absorb": True}),
     "mla, queries from x": (mla, mla.Config(768, 8, 256, 64, 32, 64, gate="sigmoid", bias=True), {"absorb": True}),
@@ -93,3 +103,7 @@ def test_a_direction_at_real_sizes(name, rng):
     assert directional_error(layer, inputs, dout, grads, rng) <= 1e-7
     for wrong in ("w_o", "x"):  # an error of 1 % in one of them is detected
         assert directional_error(layer, inputs, dout, {**grads, wrong: 1.01 * grads[wrong]}, rng) > 1e-5, wrong
+    assert subset_error(layer, inputs, dout, grads, rng, 2) <= 1e-8
+    one = grads["w_o"].copy()  # and one wrong element of it
+    one.flat[rng.integers(one.size)] += 1e-2 * np.sqrt(np.mean(one**2))
+    assert subset_error(layer, inputs, dout, {**grads, "w_o": one}, rng, 2) > 1e-8

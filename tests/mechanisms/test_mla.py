@@ -18,6 +18,9 @@ CONFIGS = {
     "no norm": dataclasses.replace(CONFIG, latent_norm=False),
     "no rope": dataclasses.replace(CONFIG, rope_dim=0),
     "interleaved": dataclasses.replace(CONFIG, rope_pairing="interleaved"),
+    "own frequencies and scale": dataclasses.replace(
+        CONFIG, rope_frequencies=(0.9, 0.2), rope_magnitude=1.2, score_scale=0.8
+    ),
 }
 MASKS = {"causal": Mask(), "full": Mask(causal=False), "padded": Mask(k_start=[0, 4, 9], k_stop=[7, 9, 9])}
 # two orders of a float64 sum of some tens of terms of size 1 differ by less

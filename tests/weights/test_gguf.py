@@ -53,6 +53,7 @@ def write(path, config=TINY, seed=0, quantisation="F32", fields=(), tensors=None
     }
     for name, value in values.items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+        add[bool] = writer.add_bool
         if value is not None:
             add[type(value)](name, value)
     theirs = {"embed": "token_embd", "norm": "output_norm", "head": "output"} | {
@@ -160,14 +161,18 @@ def test_a_damaged_file_gives_a_model_or_one_error(tmp_path):
         ({"llama.embedding_length": None}, "the field llama.embedding_length is missing; expected int"),
         ({"llama.rope.freq_base": "big"}, "the field llama.rope.freq_base is a str; expected float"),
         ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count=8 must be the width of a head, 16"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type='yarn' must be one of 'none'"),
-        ({"llama.attention.head_count": 3}, "head_dim=21 must be even"),
-        ({"llama.attention.head_count": 0}, "n_heads=0 must be a whole number of at least 1"),
+        ({"llama.attention.head_count": 3}, "llama.rope.dimension_count=16 must be the width of a head, 21"),
+        ({"llama.attention.head_count": 3, "llama.rope.dimension_count": None}, "head_dim=21 must be even"),
+        ({"llama.attention.head_count": 0}, "llama.attention.head_count=0 must be a whole number of at least 1"),
         ({"llama.block_count": 2**31}, "llama.block_count=2147483648 does not fit 20 tensors"),
         ({"llama.block_count": 1}, "unknown blk.1.attn_norm.weight"),
         ({"llama.feed_forward_length": 64}, r"blk.0.ffn_gate.weight has shape \(96, 64\); expected \(64, 64\)"),
         ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model='llama' must be one of 'gpt2'"),
         ({"tokenizer.ggml.pre": "qwen2"}, "tokenizer.ggml.pre='qwen2' must be one of 'smollm'"),
+        ({"tokenizer.ggml.add_bos_token": True}, "tokenizer.ggml.add_bos_token=True must be False: no token is added"),
+        ({"tokenizer.ggml.add_eos_token": True}, "tokenizer.ggml.add_eos_token=True must be False: no token is added"),
+        ({"tokenizer.ggml.add_sep_token": True}, "tokenizer.ggml.add_sep_token=True must be False: no token is added"),
+        ({"tokenizer.ggml.add_bos_token": 1}, "the field tokenizer.ggml.add_bos_token is a int; expected bool"),
         ({"tokenizer.ggml.merges": ["t q x"]}, "the vocabulary does not fit"),
         ({"tokenizer.ggml.token_type": [1, 1]}, "token_type has 2 entries; expected 258, one per token"),
         ({"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.token_type": [1, 1]}, "does not fit|2 tokens, and"),
@@ -183,7 +188,13 @@ def test_a_file_of_another_kind(tmp_path, fields, message):
 @pytest.mark.parametrize(
     "tensors, message",
     [
-        ({"rope_freqs.weight": np.ones(8, np.float32)}, "unknown rope_freqs.weight"),
+        ({"rope_freqs.weight": np.ones(7, np.float32)}, r"rope_freqs.weight has shape \(7,\); expected \(8,\) numbers"),
+        ({"rope_freqs.weight": np.zeros(8, np.float32)}, "rope_freqs.weight has values that are not above 0"),
+        (
+            {"blk.0.attn_q.bias": np.ones(64, np.float32)},
+            "missing blk.0.attn_k.bias; missing blk.0.attn_v.bias; missing",
+        ),
+        ({"blk.1.attn_q.bias": np.ones(64, np.float32)}, "unknown blk.1.attn_q.bias"),
         ({"output_norm.weight": np.full(64, np.nan, np.float32)}, "output_norm.weight: some values are not finite"),
         ({"output_norm.weight": np.ones(32, np.float32)}, r"output_norm.weight has shape \(32,\); expected \(64,\)"),
     ],

@@ -7,6 +7,7 @@ import pytest
 
 from gta_ref.weights import gguf as reader
 from gta_ref.weights import pretrained
+from tests.support import refused
 
 _MISSING = pretrained.why_not(path="any.gguf")
 pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
@@ -33,19 +34,6 @@ def content(fields=(), tensors=(), data=b"", version=3, n_fields=None, n_tensors
     n_tensors = len(tensors) if n_tensors is None else n_tensors
     head = b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_fields) + b"".join(fields) + b"".join(tensors)
     return head + bytes(-len(head) % 32) + data
-
-
-def refused(read, path):
-    """Read a file that may be damaged; return the line of the error, or None if the file could be read."""
-    try:
-        read(path)
-    except ValueError as error:
-        line = str(error)
-        assert path.name in line, line
-        assert line.isprintable(), line
-        assert len(line) < 1000, line
-        return line
-    return None
 
 
 def read_all(path):

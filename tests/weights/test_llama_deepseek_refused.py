@@ -2,7 +2,7 @@
 
 import pytest
 
-from gta_ref.mechanisms import gha, gqa, mla
+from gta_ref.mechanisms import gha, gqa, load, mla
 from gta_ref.weights import llama_deepseek
 
 LLAMA = dict(hidden_size=24, num_attention_heads=6, num_key_value_heads=2, rope_theta=500.0)
@@ -29,13 +29,6 @@ DEEPSEEK = dict(
         (dict(head_dim=3), "head_dim=3 must be even"),
         (dict(rope_theta=0), "rope_theta=0 must be a finite number above 0"),
         (dict(attention_bias="no"), "attention_bias='no' must be True or False"),
-        (dict(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling={'type': 'linear', .*} must be null"),
-        (dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope_type='yarn' must be 'default'"),
-        (dict(rope_parameters={"rope_type": "default"}), "rope_parameters=.* must hold rope_theta"),
-        (
-            dict(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
-            "rope_parameters=.* no other field than rope_type",
-        ),
         (dict(sliding_window=4096), "sliding_window=4096 must be null"),
     ],
 )
@@ -50,11 +43,15 @@ def test_refused_llama_configs(change, message):
         (dict(kv_lora_rank=0), "kv_lora_rank=0 must be a whole number of at least 1"),
         (dict(q_lora_rank=0), "q_lora_rank=0 must be a whole number of at least 1"),
         (dict(qk_rope_head_dim=-1), "qk_rope_head_dim=-1 must be a whole number of at least 0"),
-        (dict(qk_rope_head_dim=3), "rope_dim=3 must be even"),
+        (dict(qk_rope_head_dim=3), "qk_rope_head_dim=3 must be even"),
         (dict(v_head_dim="5"), "v_head_dim='5' must be a whole number"),
         (dict(rope_interleave="yes"), "rope_interleave='yes' must be True or False"),
-        (dict(attention_bias=True), "attention_bias=True must be false"),
-        (dict(rope_scaling={"type": "yarn"}), "DeepSeek config: rope_scaling={'type': 'yarn'} must be null"),
+        (dict(attention_bias=True), "attention_bias=True must be False"),
+        (dict(qk_rope_head_dim=0, rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling=.* must be null"),
+        (dict(num_key_value_heads=2), "num_key_value_heads=2 must be 4: it has no other meaning"),
+        (dict(head_dim=6), "head_dim=6 must be 4: it has no other meaning"),
+        (dict(qk_head_dim=12), "qk_head_dim=12 must be 10: it has no other meaning"),
+        (dict(model_type="deepseek_v32"), "model_type='deepseek_v32' must be one of 'deepseek_v2', 'deepseek_v3'"),
     ],
 )
 def test_refused_deepseek_configs(change, message):
@@ -77,7 +74,7 @@ def test_what_cannot_be_saved(rng):
         (gha.Config(24, 6, 4, 3, 1, 2), r"config is a gta_ref\.mechanisms\.gha\.Config; expected GQA's or MHA's"),
     ):
         with pytest.raises(ValueError, match=message):
-            llama_deepseek.save_llama_attention(gqa.init(config, rng), config)
+            llama_deepseek.save_llama_attention(load(config.mechanism).init(config, rng), config)
     sizes = dict(hidden_size=24, n_heads=4, latent_dim=10, nope_dim=6, rope_dim=4, value_dim=5)
     for change, message in (
         (dict(gate="silu"), "gate='silu' must be 'none' in DeepSeek's form"),
