@@ -129,13 +129,30 @@ def current_stream(like: Array) -> int:
 
 def multiprocessors(like: Array) -> int:
     """Number of multiprocessors of the GPU that `like` is on; 1 in the simulator."""
-    return 1 if isinstance(like, np.ndarray) else _multiprocessors(like.device.id)
+    return 1 if isinstance(like, np.ndarray) else _size(like.device.id)[0]
+
+
+def resident(like: Array, blocks: int, shared: int) -> int:
+    """How many blocks run at once on the GPU that `like` is on.
+
+    blocks: how many a multiprocessor can have, as far as its registers are concerned.
+    shared: bytes of shared memory per block.
+    """
+    if not isinstance(like, np.ndarray):
+        blocks = max(1, min(blocks, _size(like.device.id)[1] // (shared + SYSTEM_SHARED)))
+    return blocks * multiprocessors(like)
+
+
+SYSTEM_SHARED = 1024  # bytes that the driver takes of every block's shared memory
 
 
 @lru_cache(maxsize=16)
-def _multiprocessors(device: int) -> int:
-    """The number for a device: CuPy asks the driver for all attributes of a device when it is asked for one."""
+def _size(device: int) -> tuple[int, int]:
+    """Multiprocessors of a device, and the bytes of shared memory that each has.
+
+    CuPy asks the driver for all attributes of a device when it is asked for one.
+    """
     import cupy
 
-    found: int = cupy.cuda.Device(device).attributes["MultiProcessorCount"]
-    return found
+    found = cupy.cuda.Device(device).attributes
+    return found["MultiProcessorCount"], found["MaxSharedMemoryPerMultiprocessor"]

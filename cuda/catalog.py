@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gta_cuda import launch
+from gta_cuda.backward_bf16 import Tile as TileKeys
+from gta_cuda.backward_bf16_queries import Tile as TileQueries
 from gta_cuda.decode_bf16 import most_warps
 from gta_cuda.forward_bf16 import Tile
 from gta_cuda.kernels import Kernel
@@ -18,12 +20,17 @@ def engine_kernels(d_k: int = D_K, d_v: int = D_V, *, wide: bool = True, rows: i
         launch.delta_kernel(d_v),
         launch.backward_queries_kernel(d_k, d_v, wide),
         launch.backward_keys_kernel(d_k, d_v, wide),
+        launch.sum_kernel(d_k, d_v, False),
         launch.decode_kernel(d_k, d_v, wide, launch.balanced(rows, launch.most_rows(d_k, d_v))),
         launch.merge_kernel(d_v, False),
-        launch.forward_bf16_kernel(d_k, d_v, wide, Tile.of(d_k)),
+        launch.forward_bf16_kernel(d_k, d_v, wide, Tile.of(d_k, wide)),
         launch.decode_bf16_kernel(d_k, d_v, wide, warps, False),
         launch.decode_bf16_kernel(d_k, d_v, wide, warps, True),
         launch.merge_kernel(d_v, True),
+        launch.delta_kernel(d_v, from_bf16=True),
+        launch.backward_bf16_queries_kernel(d_k, d_v, wide, TileQueries.of(d_k, d_v)),
+        launch.backward_bf16_keys_kernel(d_k, d_v, wide, TileKeys.of(d_k, d_v)),
+        launch.sum_kernel(d_k, d_v, True),
     ]
 
 

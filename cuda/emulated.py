@@ -110,9 +110,14 @@ COPIES = Copies()
 
 def cp_async16(shared, to, array, index, valid):
     assert to % 8 == index % 8 == 0, "not a multiple of 16 bytes"
-    values = [array[index + i] if valid else 0 for i in range(8)]
-    for i in range(8):
-        shared[to + i] = NAN  # until the copy has arrived, reading gives NaN
+    cp_async(shared, to, array, index, valid, 8)
+
+
+def cp_async(shared, to, array, index, valid, n):
+    """Copy n elements. Until the copy has arrived, reading them gives NaN."""
+    values = [array[index + i] if valid else 0 for i in range(n)]
+    for i in range(n):
+        shared[to + i] = NAN if shared.dtype == np.uint16 else np.nan
     COPIES.groups[-1].append((shared, to, values))
 
 
@@ -125,8 +130,8 @@ def _wait(n):
         """Let the copies arrive. They do not arrive earlier, so a missing wait shows."""
         while len(COPIES.groups) > n + 1:
             for shared, to, values in COPIES.groups.pop(0):
-                for i in range(8):
-                    shared[to + i] = values[i]
+                for i, x in enumerate(values):
+                    shared[to + i] = x
 
     return wait
 

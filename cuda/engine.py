@@ -20,11 +20,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_cuda.needs import missing
+from gta_cuda.needs import cannot_compile, missing
 from gta_ref.core.engines import EngineError
 from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import Array, array_module, narrow, widen
@@ -36,7 +37,8 @@ LEAST_CAPABILITY = (8, 0)  # the first with bfloat16 tensor cores and asynchrono
 MOST_LENGTH = 65535 * 64  # the most tiles of a grid times the rows of a tile
 # queries times maps that share a key: more rows fill the forward's tiles better
 MOST_DECODE_ROWS = 16
-# the same if the forward, which does not cut the keys, would leave most of the GPU idle, as for a chunk of a prompt
+# the same if the forward, which does not cut the keys, would leave most of the GPU idle, as for a chunk of a prompt;
+# ``decode_bf16`` says how long either would take
 MOST_SPLIT_ROWS = 320
 
 
@@ -87,7 +89,20 @@ def _look() -> str | None:
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
     if (major.value, minor.value) < LEAST_CAPABILITY:
         return f"the GPU has compute capability {major.value}.{minor.value}; the kernels need 8.0 or above"
-    return None
+    return _no_code()
+
+
+def _no_code() -> str | None:
+    """Why there cannot be machine code of any kernel, in one line; None if there can."""
+    reason = cannot_compile()
+    if reason is None:
+        return None
+    from gta_cuda import carried
+
+    try:
+        return reason if carried.current() is None else None
+    except EngineError as error:
+        return str(error)
 
 
 def check(q: Array, k: Array, v: Array) -> None:
@@ -97,20 +112,27 @@ def check(q: Array, k: Array, v: Array) -> None:
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_place(name, x)
-    if q.dtype.name not in DTYPES:
+    if _name(q.dtype) not in DTYPES:
         raise EngineError(
             f"q has dtype {q.dtype}; engine 'cuda' takes {', '.join(DTYPES)} "
             "(engine 'reference' computes float64 on CuPy arrays too)"
         )
-    if max(q.shape[2], k.shape[2]) > MOST_LENGTH or q.shape[0] * q.shape[1] * q.shape[2] >= 2**31:
+    (batch, n_q, n_queries, _), n_keys = q.shape, k.shape[2]
+    if n_queries > MOST_LENGTH or n_keys > MOST_LENGTH or batch * n_q * n_queries >= 2**31:
         raise EngineError(
-            f"q has shape {tuple(q.shape)} and k has N_k={k.shape[2]}; engine 'cuda' takes up to {MOST_LENGTH:,} "
+            f"q has shape {tuple(q.shape)} and k has N_k={n_keys}; engine 'cuda' takes up to {MOST_LENGTH:,} "
             "queries and keys of a sequence and 2³¹ rows of q in all"
         )
 
 
+# the name of a dtype, which NumPy builds anew at every access; whether a type is one of CuPy's
+_name = lru_cache(64)(lambda dtype: dtype.name)
+_of_cupy = lru_cache(64)(lambda kind: kind.__module__.partition(".")[0] == "cupy")
+
+
 def _check_place(name: str, x: Any) -> None:
-    if type(x).__module__.partition(".")[0] == "cupy":
+    kind: Any = type(x)
+    if _of_cupy(kind):
         if x.device.id:
             raise EngineError(
                 f"{name} is on GPU {x.device.id}; engine 'cuda' takes arrays on GPU 0: "
@@ -120,7 +142,7 @@ def _check_place(name: str, x: Any) -> None:
     if _numpy_accepted.get() and isinstance(x, np.ndarray):
         return
     raise EngineError(
-        f"{name} is a {type(x).__module__}.{type(x).__name__}; engine 'cuda' takes CuPy arrays: "
+        f"{name} is a {kind.__module__}.{kind.__name__}; engine 'cuda' takes CuPy arrays: "
         f"move it with cupy.asarray({name}), or call within `with gta_cuda.engine.accept_numpy():`, "
         "which copies it at every call"
     )
@@ -156,12 +178,15 @@ def forward(
     """Compute z and lse of checked arguments; see :func:`gta_ref.core.attention_forward`. `trace` receives nothing."""
     import cupy
 
+    if cupy.cuda.runtime.getDevice():  # new arrays are allocated on the GPU that holds the inputs
+        with cupy.cuda.Device(0):
+            return forward(q, k, v, mask, scale, need_saved=need_saved)
     to_numpy = isinstance(q, np.ndarray)
-    with cupy.cuda.Device(0):  # new arrays are allocated on the GPU that holds the inputs
+    if not type(q) is type(k) is type(v) is cupy.ndarray:
         q, k, v = (cupy.asarray(x) for x in (q, k, v))
-        z, lse = run(q, k, v, mask, scale)
-        state = State(q, k, v, z, lse, mask, scale, to_numpy) if need_saved else None
-        return _back(z, to_numpy), _back(lse, to_numpy), state
+    z, lse = run(q, k, v, mask, scale)
+    state = State(q, k, v, z, lse, mask, scale, to_numpy) if need_saved else None
+    return _back(z, to_numpy), _back(lse, to_numpy), state
 
 
 def backward(
@@ -183,6 +208,10 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
     """Run the forward with the kernel that suits the case, on CuPy arrays, or on NumPy arrays in the simulator."""
     from gta_cuda import arrays, launch
 
+    key = launch.signature(q, k, v, mask.causal, scale)
+    ready = launch.prepared(key)
+    if ready is not None:  # nothing below has to be found out again
+        return ready(q, k, v, mask)
     (batch, n_q, n_queries, d_k), (n_keys, d_v) = q.shape, v.shape[2:]
     if 0 in (*q.shape, n_keys, d_v):
         xp = array_module(q)
@@ -191,13 +220,16 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
         if d_v == 0 and n_keys:  # lse exists even without values
             lse = run(q, k, xp.zeros((*v.shape[:3], 4), v.dtype), mask, scale)[1]
         return xp.zeros((*shape, d_v), q.dtype), lse
-    dtype = q.dtype
+    dtype, given = q.dtype, (q, k, v)
     if dtype.name == "float16" or (dtype.name == "bfloat16" and not launch.takes_bf16(d_k)):
         q, k, v = widen(q), widen(k), widen(v)
     q, k, v = (arrays.rows(x) for x in (q, k, v))
     most = MOST_SPLIT_ROWS if launch.leaves_idle(q, k) else MOST_DECODE_ROWS
     if launch.takes_decode(q, k, v, most):
-        z, lse = launch.decode(q, k, v, mask, scale)
+        ready = launch.prepare(q, k, v, mask.causal, scale)
+        if key is not None and all(x is y for x, y in zip(given, (q, k, v), strict=True)):
+            launch.remember(key, ready)
+        z, lse = ready(q, k, v, mask)
     elif q.dtype.name == "bfloat16":
         z, lse = launch.forward_bf16(q, k, v, mask, scale)
     else:
@@ -206,7 +238,7 @@ def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, 
 
 
 def run_backward(dz: Array, state: State, dlse: Array | None) -> tuple[Array, Array, Array]:
-    """Run the backward in float32, on CuPy arrays, or on NumPy arrays in the simulator."""
+    """Run the backward with the kernels that suit the case, on CuPy arrays, or on NumPy arrays in the simulator."""
     from gta_cuda import arrays, launch
 
     q, k, v, z, lse, mask, scale, _ = state
@@ -217,10 +249,14 @@ def run_backward(dz: Array, state: State, dlse: Array | None) -> tuple[Array, Ar
             dq, dk, _ = run_backward(xp.zeros_like(wide.z), wide, dlse)
             return dq, dk, xp.zeros_like(v)
         return xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
-    inputs = [arrays.rows(widen(x)) for x in (q, k, v)]
-    whole = [xp.ascontiguousarray(widen(x)) for x in (z, lse, dz)]
     if dlse is not None:
         dlse = xp.ascontiguousarray(dlse.astype(np.float32, copy=False))
+    if q.dtype.name == "bfloat16" and launch.takes_bf16_backward(q.shape[3], v.shape[3]):
+        inputs = [arrays.rows(x) for x in (q, k, v)]
+        whole = [xp.ascontiguousarray(x) for x in (z, lse, dz)]
+        return launch.backward_bf16(*inputs, *whole, dlse, mask, scale)
+    inputs = [arrays.rows(widen(x)) for x in (q, k, v)]
+    whole = [xp.ascontiguousarray(widen(x)) for x in (z, lse, dz)]
     dq, dk, dv = launch.backward(*inputs, *whole, dlse, mask, scale)
     return narrow(dq, q.dtype), narrow(dk, k.dtype), narrow(dv, v.dtype)
 

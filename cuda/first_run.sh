@@ -103,6 +103,8 @@ run() {
   step 2 60 "smoke, Numba" env -u GTA_CUDA_PACK $program.smoke 2
   step 3 80 correctness $program.correctness
   step 4 160 timing $program.timing --seconds 140
+  step 5 40 wgmma $program.wgmma
+  step 5 40 ladder $program.ladder
   step 5 80 variants $program.variants
   check=$(tool compute-sanitizer)
   for which in memcheck racecheck; do

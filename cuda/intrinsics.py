@@ -45,6 +45,17 @@ if SIMULATED:
         transpose8x8,
         warp_sync,
     )
+    from gta_cuda.emulated_address import (
+        cp_async16_at,
+        global_address,
+        group_sync,
+        ld4_at,
+        ldmatrix4_at,
+        ldmatrix4_t_at,
+        shared_address,
+        st4_at,
+        thread_again,
+    )
 else:
     from gta_cuda.ptx import (
         bf16_bits,
@@ -69,6 +80,17 @@ else:
         transpose8x8,
         warp_sync,
     )
+    from gta_cuda.ptx_address import (
+        cp_async16_at,
+        global_address,
+        group_sync,
+        ld4_at,
+        ldmatrix4_at,
+        ldmatrix4_t_at,
+        shared_address,
+        st4_at,
+        thread_again,
+    )
 
 __all__ = [
     "ALIGNMENT",
@@ -76,22 +98,31 @@ __all__ = [
     "bf16_bits",
     "bits_float",
     "cp_async16",
+    "cp_async16_at",
     "cp_async_commit",
     "cp_async_wait",
     "div",
     "exp2",
     "float_bits",
+    "global_address",
+    "group_sync",
     "inverse",
     "ld4",
+    "ld4_at",
     "ldmatrix4",
+    "ldmatrix4_at",
     "ldmatrix4_t",
+    "ldmatrix4_t_at",
     "log2",
     "mma_bf16",
     "pack_bf16",
     "pair",
+    "shared_address",
     "shfl_xor",
     "st4",
+    "st4_at",
     "st_pair",
+    "thread_again",
     "transpose8x8",
     "warp_sync",
 ]

@@ -13,6 +13,8 @@ from numba.cuda import types
 
 from gta_cuda import carried
 from gta_cuda.intrinsics import SIMULATED
+from gta_cuda.needs import cannot_compile
+from gta_ref.core.engines import EngineError
 
 FLOATS, HALVES, INTS = types.CPointer(float32), types.CPointer(uint16), types.CPointer(int32)
 STRIDES = types.UniTuple(int64, 9)  # for q, k and v: distances in elements to the next sequence, head and row
@@ -140,7 +142,17 @@ def by_numba(kernel: Kernel) -> Launch:
     Numba's own launch finds out the type of each argument anew every time. Here the function that Numba calls in the
     end, ``launch`` of cuda.core, is called with numbers of the right types. If another version of numba-cuda has no
     such function where it is looked for, Numba's own launch is used.
+
+    Raises
+    ------
+    gta_ref.core.EngineError
+        If this numba-cuda can compile nothing with this NumPy.
     """
+    if (reason := cannot_compile()) is not None:
+        pack = carried.current()
+        raise EngineError(
+            reason if pack is None else f"{pack.folder} has no machine code for {kernel.key}, and {reason}"
+        )
     dispatcher = kernel.compiled
     try:
         from numba.cuda import dispatcher as internals

@@ -18,28 +18,55 @@ import math
 from gta_cuda import arrays
 from gta_cuda.decode import most_rows
 from gta_cuda.decode_bf16 import most_warps
+from gta_cuda.forward import FORWARD_TILE
 from gta_cuda.forward_bf16 import MOST_D_K
 from gta_cuda.forward_bf16 import Tile as TileBf16
-from gta_cuda.launch_backward import backward, backward_keys_kernel, backward_queries_kernel, delta_kernel
+from gta_cuda.launch_backward import (
+    backward,
+    backward_keys_kernel,
+    backward_queries_kernel,
+    choose_parts,
+    delta_kernel,
+    sum_kernel,
+)
+from gta_cuda.launch_backward_bf16 import (
+    backward_bf16,
+    backward_bf16_keys_kernel,
+    backward_bf16_queries_kernel,
+    takes_bf16_backward,
+)
 from gta_cuda.launch_decode import (
     balanced,
     choose_splits,
     decode,
     decode_bf16_kernel,
     decode_kernel,
-    merge,
     merge_kernel,
+    prepare,
+    prepared,
+    remember,
+    signature,
 )
-from gta_cuda.launch_forward import forward, forward_bf16, forward_bf16_kernel, forward_kernel
-from gta_cuda.tiles import TILE
+from gta_cuda.launch_forward import (
+    forward,
+    forward_bf16,
+    forward_bf16_kernel,
+    forward_kernel,
+    forward_wgmma,
+    forward_wgmma_kernel,
+)
 from gta_ref.ops.arrays import Array
 
 __all__ = [
     "LEAST_SPLIT_KEYS",
     "backward",
+    "backward_bf16",
+    "backward_bf16_keys_kernel",
+    "backward_bf16_queries_kernel",
     "backward_keys_kernel",
     "backward_queries_kernel",
     "balanced",
+    "choose_parts",
     "choose_splits",
     "decode",
     "decode_bf16_kernel",
@@ -49,11 +76,18 @@ __all__ = [
     "forward_bf16",
     "forward_bf16_kernel",
     "forward_kernel",
+    "forward_wgmma",
+    "forward_wgmma_kernel",
     "leaves_idle",
-    "merge",
     "merge_kernel",
     "most_rows",
+    "prepare",
+    "prepared",
+    "remember",
+    "signature",
+    "sum_kernel",
     "takes_bf16",
+    "takes_bf16_backward",
     "takes_decode",
 ]
 
@@ -76,6 +110,6 @@ def takes_decode(q: Array, k: Array, v: Array, most: int) -> bool:
 def leaves_idle(q: Array, k: Array) -> bool:
     """Whether the forward's blocks are fewer than half of the multiprocessors while the keys are many enough to cut."""
     (batch, n_q, n_queries, d_k), n_keys = q.shape, k.shape[2]
-    rows = TileBf16.of(d_k).rows if q.dtype.name == "bfloat16" else TILE.rows
+    rows = TileBf16.of(d_k).rows if q.dtype.name == "bfloat16" else FORWARD_TILE.rows
     blocks = batch * n_q * -(-n_queries // rows)
     return n_keys >= LEAST_SPLIT_KEYS and 2 * blocks < arrays.multiprocessors(q)

@@ -1,8 +1,13 @@
-"""Which packages the kernels need besides gta_ref, and how to install them. None of them is imported here."""
+"""Which packages the kernels need besides gta_ref, and how to install them."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from functools import cache
+from importlib.metadata import version
+
+import numpy as np
 
 PACKAGES = {
     "numba_cuda": "numba-cuda",
@@ -22,4 +27,25 @@ def missing(*modules: str) -> str | None:
         if found is None:
             extras = "pip install 'gta-ref[cuda13]', or [cuda12] for older drivers"
             return f"{PACKAGES[module]} is not installed ({extras})"
+    return None
+
+
+def cannot_compile() -> str | None:
+    """Why the installed numba-cuda cannot compile any kernel with the installed NumPy, in one line; None if it can.
+
+    numba-cuda 0.30.4 needs ``np.row_stack``, which NumPy 2.5 removed.
+    """
+    return None if hasattr(np, "row_stack") else _without_row_stack()
+
+
+@cache
+def _without_row_stack() -> str | None:
+    try:
+        importlib.import_module("numba.cuda.np.arrayobj")  # the compiler imports this module, which looks for the name
+    except AttributeError as error:
+        if "row_stack" in str(error):
+            return (
+                f"numba-cuda {version('numba-cuda')} cannot compile with NumPy {np.__version__}, which has no "
+                "np.row_stack: install numpy<2.5, or use carried machine code (GTA_CUDA_PACK)"
+            )
     return None

@@ -44,13 +44,13 @@ class Heads(NamedTuple):
 
     d_k: int
     d_v: int
-    maps: tuple[int, ...]  # numbers of maps to run at; in a decode, they are the rows of a block
+    maps: tuple[int, ...]  # numbers of maps to run at, the usual one first; in a decode, they are the rows of a block
 
 
 GTA_1B = Heads(64, 128, (5,))
 ALL = (
-    Heads(64, 128, tuple(range(1, 17))),  # GTA-1B, and other numbers of maps at its widths
-    Heads(64, 64, tuple(range(1, 17))),  # GQA-1B
+    Heads(64, 128, (5, *range(1, 17))),  # GTA-1B, and other numbers of maps at its widths
+    Heads(64, 64, (4, 1, 2, 5, 8)),  # GQA-1B, likewise
     Heads(64, 256, (10,)),  # GTA4
     Heads(576, 512, (4,)),  # MLA, absorbed
     Heads(33, 150, (2, 4)),  # rows that are not multiples of 16 bytes
@@ -62,16 +62,18 @@ USUAL = ("sm_80", "sm_90a")
 def engine_kernels(heads: tuple[Heads, ...] = ALL) -> dict[str, Any]:
     """The kernels that the engine launches for these heads, by key: forward, decode and backward.
 
-    Each runs in float32 and in bfloat16, with rows that begin at multiples of 16 bytes and with others.
+    Each runs in float32 and in bfloat16, with rows that begin at multiples of 16 bytes; GTA-1B also with others.
     """
     from gta_cuda import engine
 
     mask, scale = Mask(), 0.125
     with noted() as kernels, np.errstate(all="ignore"):
         for d_k, d_v, maps in heads:
-            for dtype, shift in ((dtype, shift) for dtype in ("float32", "bfloat16") for shift in (0, 1)):
+            shifts = (0, 1) if (d_k, d_v) == GTA_1B[:2] else (0,)  # of the rows, in elements
+            for dtype, shift in ((dtype, shift) for dtype in ("float32", "bfloat16") for shift in shifts):
                 # few queries, with one split and with several; then many
-                for n_q, n_queries, n_keys in (*((m, 1, n) for m in maps for n in (16, 8192)), (maps[0], 64, 64)):
+                decodes = [(m, 1, n) for m in (maps[:1] if shift else maps) for n in (16, 8192)]
+                for n_q, n_queries, n_keys in (*decodes, (maps[0], 256, 256)):
                     q = _blank((1, n_q, n_queries, d_k), dtype, shift)
                     k, v = (_blank((1, 1, n_keys, width), dtype, shift) for width in (d_k, d_v))
                     z, lse = engine.run(q, k, v, mask, scale)
@@ -79,6 +81,18 @@ def engine_kernels(heads: tuple[Heads, ...] = ALL) -> dict[str, Any]:
                         dz = _blank(z.shape, dtype, shift)
                         engine.run_backward(dz, engine.State(q, k, v, z, lse, mask, scale, False), None)
     return kernels
+
+
+def wgmma_kernels(heads: tuple[Heads, ...] = ALL) -> dict[str, Any]:
+    """The kernels that the engine launches in addition on a GPU with wgmma, by key."""
+    from gta_cuda import engine, launch_forward
+
+    has = mock.patch.object(launch_forward, "has_wgmma", return_value=True)
+    with noted() as kernels, has, np.errstate(all="ignore"):
+        for d_k, d_v, maps in heads:
+            q, k, v = (_blank((1, n, 256, width), "bfloat16", 0) for n, width in ((maps[0], d_k), (1, d_k), (1, d_v)))
+            engine.run(q, k, v, Mask(), 0.125)
+    return {key: kernel for key, kernel in kernels.items() if kernel.name == "forward_wgmma"}
 
 
 def _blank(shape: tuple[int, ...], dtype: str, shift: int) -> Array:
@@ -110,7 +124,8 @@ def noted() -> Iterator[dict[str, Any]]:
 @cache
 def _kernels(small: bool) -> dict[str, Any]:
     """The kernels of a pack, in each process that compiles some of them."""
-    return engine_kernels((GTA_1B,) if small else ALL)
+    heads = (GTA_1B,) if small else ALL
+    return {**engine_kernels(heads), **wgmma_kernels(heads)}
 
 
 def build_one(key: str, small: bool, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -120,6 +135,8 @@ def build_one(key: str, small: bool, names: tuple[str, ...]) -> tuple[dict[str, 
     codes = {}
     for name in names:
         capability = ARCHITECTURES[name]
+        if not resources.compiles_for(kernel, capability):
+            continue
         ptx = resources.compile_ptx(kernel, capability)
         code, log = resources.link(ptx, capability)
         entry = re.search(r"\.visible \.entry (\w+)\(", ptx)

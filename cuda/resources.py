@@ -46,6 +46,11 @@ def architecture(capability: Capability) -> str:
     return "sm_" + "".join(map(str, capability))
 
 
+def compiles_for(kernel: Any, capability: Capability) -> bool:
+    """Whether a kernel has only instructions that such a GPU has; wgmma is one of sm_90a."""
+    return kernel.name != "forward_wgmma" or capability == (9, 0, "a")
+
+
 def table(capabilities: tuple[Capability, ...] = CAPABILITIES) -> list[dict[str, Any]]:
     """The resources of every kernel of ``catalog`` for every capability, one dict each; see :func:`measure`."""
     from gta_cuda.catalog import catalog
@@ -67,8 +72,8 @@ def measure(kernel: Any, capability: Capability) -> dict[str, Any]:
     resources : dict
         ``kernel`` and ``arch`` (names), ``threads`` (per block), ``registers`` (per thread), ``spills`` and ``stack``
         (bytes per thread), ``shared`` (bytes of static memory per block, without the system's), ``blocks`` (most blocks
-        that the registers and threads of a multiprocessor allow), ``hmma`` and ``local`` (numbers of HMMA and of LDL
-        and STL instructions; None if nvdisasm is not installed).
+        that the registers and threads of a multiprocessor allow), ``hmma`` (number of HMMA and HGMMA instructions) and
+        ``local`` (of LDL and STL); the last two are None if nvdisasm is not installed.
     """
     if capability not in SYSTEM_SHARED:
         raise ValueError(f"capability={capability} must be one of {', '.join(map(str, SYSTEM_SHARED))}")
@@ -81,7 +86,7 @@ def measure(kernel: Any, capability: Capability) -> dict[str, Any]:
         "threads": kernel.threads,
         **found,
         "blocks": min(65536 // (-(-found["registers"] // 8) * 8 * kernel.threads), 2048 // kernel.threads),
-        "hmma": None if counts is None else counts["HMMA"],
+        "hmma": None if counts is None else counts["HMMA"] + counts["HGMMA"],
         "local": None if counts is None else counts["LDL"] + counts["STL"],
     }
 

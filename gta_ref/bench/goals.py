@@ -69,7 +69,7 @@ def _fastest(prefix: str) -> Callable[[Part], float | None]:
 
 
 def _gain(threads: Part) -> float:
-    return float(threads["forward"] / threads["gemm"])
+    return float(threads["forward"] / threads["fma"])
 
 
 def _workspace(memory: Part) -> float:
@@ -80,7 +80,7 @@ FIGURES = {
     "of_ceiling": Figure("numba's share of the ceiling", "%", _share),
     "times_numba of torch": Figure("PyTorch's best time ÷ numba's", "×", _fastest("torch")),
     "times_numba of reference": Figure("the reference's time ÷ numba's", "×", _fastest("reference")),
-    "forward over sgemm": Figure("speed-up of the forward ÷ speed-up of sgemm", "%", _gain, "threads"),
+    "forward over fma": Figure("speed-up of the forward ÷ speed-up of multiply–adds", "%", _gain, "threads"),
     "workspace over inputs": Figure("memory besides inputs and outputs ÷ inputs", "×", _workspace, "memory"),
 }
 

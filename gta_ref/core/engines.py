@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import sys
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from gta_ref.core.mask import Mask, as_mask
 from gta_ref.errors import as_positive_float, check_bool, check_choice, check_divides, check_shape
-from gta_ref.ops.arrays import Array, array_module, as_saved, check_cotangent, check_float, check_trace
+from gta_ref.ops.arrays import Array, array_module, as_saved, check_cotangent, check_float, check_trace, is_float
 
 MODULES = {
     "reference": "gta_ref.core.reference",
@@ -47,17 +49,46 @@ class AttentionSaved(NamedTuple):
 def why_not(engine: str) -> str | None:
     """Why an engine cannot run here, in one line; None if it can."""
     check_choice("engine", engine, tuple(MODULES))
-    reason: str | None = importlib.import_module(MODULES[engine]).why_not()
-    return reason
+    return _module(engine)[1]
 
 
 def load(engine: str) -> ModuleType:
     """The module of an engine. Raises EngineError, with the reason, if the engine cannot run here."""
-    module = importlib.import_module(MODULES[engine])
-    reason = module.why_not()
-    if reason is not None:
+    module, reason = _module(engine)
+    if module is None or reason is not None:
         raise EngineError(f"engine {engine!r} cannot run here: {reason}")
     return module
+
+
+def _module(engine: str) -> tuple[ModuleType | None, str | None]:
+    """The module of an engine, and why the engine cannot run here."""
+    module = sys.modules.get(MODULES[engine])
+    if module is None or _is_unfinished(module):
+        if engine == "numba" and _compiles_nothing():
+            return None, "NUMBA_DISABLE_JIT is set, and the engine's kernels have to be compiled"
+        try:
+            module = importlib.import_module(MODULES[engine])  # waits if another thread is importing it
+        except ImportError as error:
+            return None, f"it cannot be imported ({' '.join(str(error).split())})"
+        if _is_unfinished(module):
+            return None, "it is being imported, by the code that this call has interrupted"
+    return module, module.why_not()
+
+
+def _is_unfinished(module: ModuleType) -> bool:
+    """Whether a module is still being imported; a signal handler may meet it then."""
+    return getattr(module.__spec__, "_initializing", False)
+
+
+def _compiles_nothing() -> bool:
+    """Whether Numba is told to leave functions as they are."""
+    config = sys.modules.get("numba.core.config")
+    if config is not None and hasattr(config, "DISABLE_JIT"):
+        return bool(config.DISABLE_JIT)
+    try:
+        return int(os.environ.get("NUMBA_DISABLE_JIT", "0")) != 0
+    except ValueError:  # Numba then uses its default
+        return False
 
 
 def choose(q: Array, k: Array, v: Array, *, need_saved: bool, trace: dict[str, Array] | None) -> str:
@@ -196,12 +227,39 @@ def attention_backward(
 
 
 def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
+    if not _fits(q, k, v):
+        _refuse(q, k, v)
+    if not (mask.q_start is mask.k_start is mask.k_stop is None):  # the defaults are always valid
+        mask.resolve(q.shape[0], q.shape[2], k.shape[2])
+
+
+def _fits(q: Array, k: Array, v: Array) -> bool:
+    """Whether the arrays hold floats and fit together: the checks of `_refuse` at once, in a tenth of their time."""
+    try:
+        dtype, (batch, n_q, _, d_k) = q.dtype, q.shape
+        (batch_k, n_k, n_keys, width), (batch_v, n_v, n_values, _) = k.shape, v.shape
+        return (
+            (k.dtype is dtype or k.dtype == dtype)
+            and (v.dtype is dtype or v.dtype == dtype)
+            and is_float(dtype)
+            and batch == batch_k == batch_v
+            and n_keys == n_values
+            and d_k == width > 0
+            and n_q > 0
+            and n_q % n_k == n_q % n_v == 0
+        )
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):  # no arrays, other axes, no heads
+        return False
+
+
+def _refuse(q: Array, k: Array, v: Array) -> None:
+    """Raise the ValueError that says what does not fit."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_float(name, x)
         if x.dtype != q.dtype:
             raise ValueError(f"{name} has dtype {x.dtype}; expected {q.dtype}, as q")
     check_shape("q", q, ("B", "n_q", "N_q", "d_k"))
-    batch, n_q, n_queries, d_k = q.shape
+    batch, n_q, _, d_k = q.shape
     if n_q == 0:
         raise ValueError("n_q=0 must be a whole number of at least 1")
     if d_k == 0:
@@ -212,5 +270,3 @@ def _check(q: Array, k: Array, v: Array, mask: Mask) -> None:
         if x.shape[1] == 0:
             raise ValueError(f"{name}=0 must divide n_q={n_q}")
         check_divides(name, x.shape[1], "n_q", n_q)
-    if not (mask.q_start is mask.k_start is mask.k_stop is None):  # the defaults are always valid
-        mask.resolve(batch, n_queries, k.shape[2])

@@ -16,8 +16,7 @@ import numpy as np
 from numba import types
 
 from gta_ref.core.cpu.compiling import FLAGS, compiled, inlined, once
-from gta_ref.core.cpu.llvm import exp2
-from gta_ref.core.cpu.tile import LOG2E
+from gta_ref.core.cpu.llvm import LOG2E, exp2
 from gta_ref.ops import Array
 
 

@@ -40,6 +40,6 @@ def core_speed(cases: Sequence[Mapping[str, Any]], machine: str) -> Figure:
         ax.axhline(1, color="0.5", linewidth=1, linestyle="--")
         ax.set_xticks(range(len(shown)), [case["name"].replace(f"{kind}, ", "") for case in shown], fontsize=8)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        ax.set_ylabel(f"{kind}\nof " + ("reading memory" if kind == "decode" else "sgemm"))
+        ax.set_ylabel(f"{kind}\nof " + ("reading memory" if kind == "decode" else "multiply–adds"))
     shared_legend(figure, axes[0])
     return figure

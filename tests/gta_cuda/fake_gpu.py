@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,13 +25,14 @@ class Gpu:
     def array(self, shape, dtype, offset=0):
         """An array in C order, whose address is `offset` bytes after a multiple of 512."""
         x = ndarray()
-        x.shape, x.dtype = tuple(shape), np.dtype(dtype)
+        x.gpu, x.shape, x.dtype = self, tuple(shape), np.dtype(dtype)
         x.itemsize = x.dtype.itemsize
-        steps = np.cumprod([1, *reversed(x.shape)])[-2::-1]
-        x.strides = tuple(int(n) * x.itemsize for n in steps)
-        x.size = int(np.prod(shape))
-        x.data = SimpleNamespace(ptr=512 * next(self.next) + offset)
-        x.device = SimpleNamespace(id=0)
+        strides, size = [], 1
+        for n in reversed(x.shape):
+            strides.append(size * x.itemsize)
+            size *= n
+        x.strides, x.size = tuple(strides[::-1]), size
+        x.data, x.device = MemoryPointer(512 * next(self.next) + offset), DEVICE
         return x
 
     def launch(self, handle, x, y, z, threads, threads_y, threads_z, shared, stream, arguments, extra):
@@ -43,12 +45,23 @@ class Gpu:
         )
 
 
+class MemoryPointer(NamedTuple):
+    """The attributes of an array's memory that a launch reads."""
+
+    ptr: int
+    device_id: int = 0
+
+
+DEVICE = SimpleNamespace(id=0)
+
+
 class ndarray:  # noqa: N801  as in CuPy
     """The attributes of an array that a launch reads."""
 
-    def astype(self, dtype, copy):
-        assert (dtype, copy) == (self.dtype, False)
-        return self
+    def astype(self, dtype, copy=True):
+        if dtype == self.dtype and not copy:
+            return self
+        return self.gpu.array(self.shape, dtype)
 
 
 ndarray.__module__ = "cupy"
@@ -80,16 +93,22 @@ def install(monkeypatch):
     cupy.ascontiguousarray = lambda x: x
 
     def asarray(x):
+        if isinstance(x, ndarray):
+            return x
         gpu.copies.append(x.copy())
         return gpu.array(x.shape, x.dtype)
 
     cupy.asarray = asarray
     stream = SimpleNamespace(is_capturing=lambda: gpu.capturing)
-    device = SimpleNamespace(compute_capability="90", attributes={"MultiProcessorCount": 132})
+    device = SimpleNamespace(
+        compute_capability="90", attributes={"MultiProcessorCount": 132, "MaxSharedMemoryPerMultiprocessor": 233472}
+    )
     cupy.cuda = SimpleNamespace(
         get_current_stream=lambda: SimpleNamespace(ptr=gpu.stream, **vars(stream)),
         Device=lambda number=0: device,
+        alloc=lambda size: MemoryPointer(512 * next(gpu.next)),
         driver=SimpleNamespace(launchKernel=gpu.launch),
+        runtime=SimpleNamespace(getDevice=lambda: 0),
     )
     cupy.RawModule = lambda *, path: SimpleNamespace(get_function=lambda entry: RawKernel(gpu, path, entry))
     monkeypatch.setitem(__import__("sys").modules, "cupy", cupy)

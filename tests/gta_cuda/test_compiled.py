@@ -24,19 +24,34 @@ SHARED = {
     "step 1: naive": 0,
     "step 2: tiles": 4 * 32 * 128,
     "step 3: online": 4 * 32 * (64 + 128),
-    "forward": 4 * (64 * 68 + 64 * 36 + 32 * 128),
+    "forward": 4 * (32 * 68 + 32 * 68 + 32 * 128),
     "backward: delta": 0,
     "backward: dQ": 4 * (64 * 68 + 64 * 36 + 32 * 64),
     "backward: dK, dV": 4 * (64 * 68 + 64 * 36 + 32 * 128),
-    "decode": 4 * 4 * 5 * (8 + 2 + 128),  # of 4 warps and 5 rows: weights of 8 keys, two states, results
-    "merge": 0,
-    "forward_bf16": 2 * 2 * 64 * (64 + 128),
+    "backward: sum": 0,
+    "backward_bf16: delta": 0,
+    "backward_bf16: dQ": 2 * 2 * 64 * (64 + 128),
+    "backward_bf16: dK, dV": 4 * 2 * 2 * 64,  # lse and delta; the tiles are in dynamic memory
+    "backward_bf16: sum": 0,
+    # of 5 rows: queries; of 4 warps: weights of 8 keys and up to 8 rows; of both: two states, results
+    "decode": 4 * (5 * 64 + 4 * 8 * 8 + 4 * 5 * (2 + 128)),
+    "merge": 4 * 6 * 128,  # of each thread: maximum, sum and 4 columns
+    "forward_bf16": 0,  # its tiles are in dynamic memory
     "decode_bf16": 2 * 2 * 4 * 16 * (64 + 128),
     "decode_bf16 to z": 2 * 2 * 4 * 16 * (64 + 128),  # for a single split
-    "merge to bf16": 0,
+    "merge to bf16": 4 * 6 * 128,
 }
 # most registers per thread with which enough blocks fit on a multiprocessor
-REGISTERS = {"forward": 128, "backward: delta": 64, "merge": 64, "merge to bf16": 64}
+REGISTERS = {"forward": 168, "backward: delta": 64, "merge": 64, "merge to bf16": 64}
+
+
+# bytes of dynamic shared memory per block; a block can have 99 KiB of both kinds on the smallest of the GPUs from sm_80
+DYNAMIC = {"forward_bf16": 2 * 2 * 128 * (64 + 128)}
+
+
+def test_dynamic_memory():
+    for name, needed in DYNAMIC.items():
+        assert KERNELS[name].shared == needed <= 99 * 1024
 
 
 def test_the_table_is_complete():

@@ -5,9 +5,12 @@ A fake takes the place of CuPy and of the GPU, so nothing here computes.
 
 import re
 import struct
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
+from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +26,7 @@ from cuda.core._kernel_arg_handler import ParamHolder  # noqa: E402
 from numba.cuda import dispatcher as numba_dispatcher  # noqa: E402
 from numba.cuda.cudadrv import driver as numba_driver  # noqa: E402
 
-from gta_cuda import arrays, carried, engine, kernels, launch  # noqa: E402
+from gta_cuda import arrays, carried, engine, kernels, launch, launch_decode  # noqa: E402
 from gta_cuda.catalog import catalog  # noqa: E402
 from gta_cuda.forward_bf16 import Tile as TileBf16  # noqa: E402
 from gta_cuda.kernels import COUNT, FLOATS, INTS, NUMBER, STRIDES, Kernel  # noqa: E402
@@ -43,9 +46,10 @@ def gpu(monkeypatch):
     monkeypatch.setattr(arrays, "_bounds", {})
     prepared = {}  # the engine keeps its kernels; what a test has prepared for them ends with the test
     monkeypatch.setattr(Kernel, "_prepared", property(lambda kernel: prepared.setdefault(kernel, {})))
-    arrays._multiprocessors.cache_clear()
+    monkeypatch.setattr(launch_decode, "_prepared", {})
+    arrays._size.cache_clear()
     yield fake_gpu.install(monkeypatch)
-    arrays._multiprocessors.cache_clear()
+    arrays._size.cache_clear()
 
 
 def values(kernel, rng):
@@ -296,6 +300,83 @@ def test_a_chunk_over_a_long_cache_cuts_its_keys(gpu, n_queries, n_keys, dtype, 
     assert launch.takes_decode(q, k, v, engine.MOST_SPLIT_ROWS if idle else engine.MOST_DECODE_ROWS) == idle
 
 
+def addresses(numbas):
+    """The addresses that each launch was given so far, without those of results and parts."""
+    return [[int(x) for i, x in enumerate(one.arguments[:6]) if i not in (3, 4)] for one in numbas.launches]
+
+
+def test_a_decode_is_prepared_once_per_layout(gpu, numbas, monkeypatch):
+    made, prepare = [], launch.prepare
+    monkeypatch.setattr(launch, "prepare", lambda *given: made.append(given) or prepare(*given))
+    q, k, v = inputs(gpu, 1, "bfloat16")
+    first = engine.run(q, k, v, Mask(), 0.125)
+    other = inputs(gpu, 1, "bfloat16")
+    again = engine.run(*other, Mask(), 0.125)
+    assert len(made) == 1
+    assert [x.shape for x in first] == [x.shape for x in again] == [(2, 5, 1, 128), (2, 5, 1)]
+    assert [x.dtype for x in again] == [q.dtype, np.float32]
+    decodes = addresses(numbas)[:: len(numbas.launches) // 2]
+    assert decodes[0][:3] == [x.data.ptr for x in (q, k, v)]
+    assert decodes[1][:3] == [x.data.ptr for x in other]
+    for changed, (arguments, mask, scale) in enumerate(
+        [
+            (inputs(gpu, 1, "bfloat16", offset=2), Mask(), 0.125),  # no longer aligned to 16 bytes
+            (inputs(gpu, 1, "bfloat16"), Mask(causal=False), 0.125),
+            (inputs(gpu, 1, "bfloat16"), Mask(), 0.25),
+            (inputs(gpu, 1, "float32"), Mask(), 0.125),
+            (inputs(gpu, 2, "bfloat16"), Mask(), 0.125),
+        ],
+        2,
+    ):
+        for _ in range(2):
+            engine.run(*arguments, mask, scale)
+        assert len(made) == changed
+    q.strides = (0, *q.strides[1:])
+    engine.run(q, k, v, Mask(), 0.125)
+    assert len(made) == 7
+
+
+def test_a_prepared_decode_reads_the_bounds_of_its_mask(gpu, numbas):
+    """They are no part of what is prepared: a mask may change from call to call, and each stream has its own copy."""
+    call = inputs(gpu, 1, "bfloat16")
+    for mask, stream in ((Mask(), 0), (Mask(k_start=[0, 7]), 0), (Mask(), 5), (Mask(), 0)):
+        gpu.stream = stream
+        engine.run(*call, mask, 0.125)
+    assert len(launch_decode._prepared) == 1
+    decodes = numbas.launches[:: len(numbas.launches) // 4]
+    usual, padded, elsewhere, last = (int(one.arguments[5]) for one in decodes)
+    assert usual == last
+    assert len({usual, padded, elsewhere}) == 3
+    assert [one.stream for one in decodes] == [("stream", n) for n in (0, 0, 5, 0)]
+
+
+def test_what_had_to_be_converted_is_not_prepared(gpu, numbas):
+    """The arrays of such a call are new ones each time, and its result has to be converted back."""
+    engine.run(*inputs(gpu, 1, "float16"), Mask(), 0.125)
+    assert not launch_decode._prepared
+
+
+def test_only_the_last_prepared_decodes_are_kept(gpu, numbas, monkeypatch):
+    monkeypatch.setattr(launch_decode, "MOST_PREPARED", 3)
+    call = inputs(gpu, 1, "bfloat16")
+    for n in range(1, 6):
+        engine.run(*call, Mask(), n / 8)
+    assert [key[8] for key in launch_decode._prepared] == [3 / 8, 4 / 8, 5 / 8]
+
+
+def test_the_parts_of_all_splits_are_one_piece_of_memory(gpu, numbas):
+    shapes = (1, 5, 1, 64), (1, 1, 8192, 64), (1, 1, 8192, 128)
+    z, lse = engine.run(*(gpu.array(shape, as_dtype("bfloat16")) for shape in shapes), Mask(), 0.125)
+    decode, merge = (one.arguments for one in numbas.launches)
+    splits = int(merge[5])
+    assert splits == numbas.launches[0].configuration[0][2] == 64
+    assert int(decode[4]) - int(decode[3]) == 4 * splits * 5 * 128
+    assert tuple(int(x) for x in merge[:4]) == (int(decode[3]), int(decode[4]), z.data.ptr, lse.data.ptr)
+    *_, quads, lanes = (int(x) for x in merge)
+    assert numbas.launches[1].configuration[0] == (5, 128 // (4 * quads), 1)
+    assert quads * lanes == 128
+
+
 def test_layout(gpu):
     x, y = gpu.array((2, 3, 5, 8), np.float32), gpu.array((2, 1, 7, 8), np.float32)
     strides, wide = arrays.layout(x, y)
@@ -337,8 +418,43 @@ def test_what_decides_the_machine_code_is_in_the_key():
     for kernel in made:
         assert re.fullmatch(r"[a-z0-9_-]+", kernel.key)
         assert by_key.setdefault(kernel.key, kernel) is kernel
-    assert launch.forward_bf16_kernel(64, 128, True, TileBf16.of(64)).key == "forward_bf16-64-128-wide-128x64"
+    assert launch.forward_bf16_kernel(64, 128, True, TileBf16.of(64)).key == "forward_bf16-64-128-wide-64x128x2x4"
 
 
 def test_bounds_are_an_argument_of_int32():
     assert all(kernel.arguments.count(INTS) == (STRIDES in kernel.arguments) for kernel in KERNELS.values())
+
+
+WITHOUT_ROW_STACK = """
+import numpy as np
+del np.row_stack
+from gta_cuda import carried, engine, needs
+from gta_cuda.kernels import FLOATS, Kernel, by_numba
+kernel = Kernel("small", lambda x: None, (FLOATS,), 32, key="small-1")
+for folder in (None, FOLDER):
+    carried.use(folder)
+    print(engine._no_code())
+    try:
+        by_numba(kernel)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_numpy_without_row_stack_is_named(tmp_path):
+    """As NumPy 2.5 is. Then numba-cuda 0.30.4 fails deep inside its compiler."""
+    (tmp_path / carried.MANIFEST).write_text("{}", encoding="utf-8")
+    program = WITHOUT_ROW_STACK.replace("FOLDER", repr(str(tmp_path)))
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    if metadata.version("numba-cuda") != "0.30.4":
+        pytest.skip("another version of numba-cuda may not need the name")
+    why = (
+        f"numba-cuda 0.30.4 cannot compile with NumPy {np.__version__}, which has no np.row_stack: "
+        "install numpy<2.5, or use carried machine code (GTA_CUDA_PACK)"
+    )
+    assert ran.stdout.splitlines() == [
+        why,
+        f"EngineError: {why}",
+        "None",
+        f"EngineError: {tmp_path} has no machine code for small-1, and {why}",
+    ]

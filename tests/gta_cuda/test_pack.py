@@ -149,12 +149,12 @@ def test_the_pack_has_what_it_says(everything):
     names = {kernel.name for kernel in everything.values()}
     assert names == {kernel.name for kernel in engine_kernels()}
     rows = {key for key in everything if key.startswith("decode-64-128-wide-")}
-    assert rows == {f"decode-64-128-wide-{n}x4" for n in (1, 2, 3, 4, 5)}  # more rows do not fit into registers
+    assert rows == {f"decode-64-128-wide-{n}x4" for n in range(1, 9)}  # more than 8 rows are several blocks
     widths = {key.partition("-")[2].rpartition("-")[0] for key in everything if key.startswith("forward_bf16-")}
-    assert widths == {"64-128-wide", "64-128", "64-64-wide", "64-64", "64-256-wide", "64-256", "33-150"}  # d_k <= 256
+    assert widths == {"64-128-wide", "64-128", "64-64-wide", "64-256-wide", "33-150"}  # d_k <= 256
 
 
-@pytest.mark.parametrize("key", ["decode-64-128-3x4", "forward_bf16-64-256-128x64", "decode-576-512-wide-1x4"])
+@pytest.mark.parametrize("key", ["decode-64-128-5x4", "forward_bf16-64-256-wide-64x128x2x4", "decode-576-512-wide-2x4"])
 def test_other_kernels_of_the_pack_do_not_spill_where_they_are_to_run(key, everything):
     needs = resources.measure(everything[key], (9, 0, "a"))
     assert (needs["spills"], needs["stack"]) == (0, 0)
@@ -180,7 +180,7 @@ def test_the_command_refuses_what_it_cannot_build(tmp_path):
 def test_the_command_counts_and_measures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pack, "build", lambda folder, names, small: 12_345 if small else 10**8)
     assert pack.main([str(tmp_path), "--small"]) == 0
-    assert "17 kernels, 12,345 bytes, 0 s" in capsys.readouterr().out
+    assert f"{len(pack._kernels(True))} kernels, 12,345 bytes, 0 s" in capsys.readouterr().out
     assert pack.main([str(tmp_path)]) == 1
     assert "the machine code has 100,000,000 bytes; expected 10,000,000 at most" in capsys.readouterr().err
 

@@ -14,13 +14,24 @@ import pytest
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
-from gta_cuda import arrays, emulated, engine, forward_bf16, ladder, launch
+from gta_cuda import (
+    arrays,
+    backward_bf16,
+    backward_bf16_queries,
+    emulated,
+    engine,
+    forward_bf16,
+    ladder,
+    launch,
+    launch_backward,
+    merge,
+)
 from gta_cuda.tiles import Tile
 from gta_ref.core import Mask, attention_backward, attention_forward
 from tests.gta_cuda.watched import Watch
 
 TILE = Tile(rows=8, columns=8, groups=4, height=4)
-TILE_BF16 = forward_bf16.Tile(rows=32, keys=16)  # two warps
+TILE_BF16 = forward_bf16.Tile(rows=32, keys=32, height=2, splits=2)  # two warps, which take 16 keys each per step
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 # (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
@@ -41,6 +52,7 @@ DECODES = {
     # the maxima change from step to step; in sequence 1, the first query sees no key of the last step
     "several steps": ((2, 2, 1, 2, 2, 40, 8, 16), Mask(q_start=[38, 31])),
     "wide heads": ((1, 1, 1, 1, 1, 3, 132, 262), Mask()),  # more columns than a warp reads at a time
+    "twelve rows, several steps": ((1, 4, 1, 1, 3, 40, 16, 8), Mask(q_start=30)),  # a block serves 16 in bfloat16
 }
 
 
@@ -106,14 +118,23 @@ def test_forward(case, rng):
     assert not z[np.isneginf(lse)].any()
 
 
-@pytest.mark.parametrize("case, with_dlse", [*((case, True) for case in CASES), ("masked rows", False)], ids=str)
-def test_backward(case, with_dlse, rng):
+@pytest.mark.parametrize(
+    "case, with_dlse, parts",
+    # more parts than a block has steps, too
+    [
+        *zip(CASES, (True,) * 4, ((1, 2), (1, 1), (2, 1), (2, 3)), strict=True),
+        ("masked rows", False, (3, 5)),
+        ("not causal, wide keys", True, (1, 2)),
+    ],
+    ids=str,
+)
+def test_backward(case, with_dlse, parts, rng):
     inputs, mask = make(CASES[case], np.float32, rng)
     scale = inputs[0].shape[3] ** -0.5
     z, lse, plain_saved = exact(inputs, mask, scale, np.float32)
     dz, dlse = (rng.standard_normal(x.shape).astype(np.float32) for x in (z, lse))
     dlse = dlse if with_dlse else None
-    got = launch.backward(*inputs, z, lse, dz, dlse, mask, scale, TILE)
+    got = launch.backward(*inputs, z, lse, dz, dlse, mask, scale, TILE, parts)
     plain = attention_backward(dz, plain_saved, dlse=dlse)
     _, _, saved = exact(inputs, mask, scale)
     assert not got[0][np.isneginf(lse)].any()
@@ -124,7 +145,7 @@ def test_backward(case, with_dlse, rng):
 
 
 @pytest.mark.parametrize(
-    "case, splits, warps", list(zip(DECODES, (3, 1, 1, 1, 1), (1, 2, 2, 1, 1), strict=True)), ids=str
+    "case, splits, warps", list(zip(DECODES, (3, 1, 1, 1, 1, 1), (1, 2, 2, 1, 1, 1), strict=True)), ids=str
 )
 def test_decode(case, splits, warps, rng):
     inputs, mask = make(DECODES[case], np.float32, rng)
@@ -135,9 +156,49 @@ def test_decode(case, splits, warps, rng):
     assert not got[0][np.isneginf(got[1])].any()
 
 
+@pytest.mark.parametrize("splits", [2, 37])
+@pytest.mark.parametrize("d_v", [128, 7])
+def test_merge(splits, d_v, rng):
+    """Parts of very different sizes, some of which saw nothing; one row saw nothing at all."""
+    lse_parts = ([30, 1, 1] * rng.standard_normal((splits, 3))).astype(np.float32)
+    lse_parts[rng.random((splits, 3)) < 0.3] = -np.inf
+    lse_parts[:, 1] = -np.inf
+    z_parts = rng.standard_normal((splits, 3, d_v)).astype(np.float32)
+    z_parts[np.isneginf(lse_parts)] = 0
+    quads, lanes = merge.cut(d_v, splits, 32)
+    found = []
+    for _ in range(2):
+        z, lse = np.full((3, d_v), np.nan, np.float32), np.full(3, np.nan, np.float32)
+        launch.merge_kernel(d_v, False, 32).launch(
+            (3, -(-d_v // (4 * quads)), 1),
+            0,
+            *(x.ravel() for x in (z_parts, lse_parts, z, lse)),
+            3,
+            splits,
+            quads,
+            lanes,
+        )
+        found.append((z, lse))
+    np.testing.assert_array_equal(*(z for z, _ in found))  # equal from run to run
+    truth = np.logaddexp.reduce(lse_parts.astype(np.float64), axis=0)
+    np.testing.assert_array_equal(np.isneginf(lse), [False, True, False])
+    np.testing.assert_allclose(lse, truth, rtol=1e-6, atol=1e-5)
+    with np.errstate(invalid="ignore"):
+        shares = np.nan_to_num(np.exp(lse_parts - truth))
+    want = (shares[..., None] * z_parts).sum(0)
+    # a share has the relative error of exp2 of a number of up to 100: 100 · 2⁻²⁴ · ln 2, and of a few sums
+    np.testing.assert_allclose(z, want, atol=1e-5)
+    assert not z[1].any()
+
+
 # both warps, and three tiles of keys, so that maxima change from tile to tile; some rows of each half of a warp, or all
 # rows, see nothing
-ON_TENSOR_CORES = {**CASES, "several tiles": ((3, 1, 1, 1, 18, 37, 8, 8), Mask(q_start=[19, -10, -18]))}
+ON_TENSOR_CORES = {
+    **CASES,
+    "several tiles": ((3, 1, 1, 1, 18, 37, 8, 8), Mask(q_start=[19, -10, -18])),
+    # 16-byte copies; 5 of 8 threads on a row have columns of a key; the second part of d_v has 9 groups of columns
+    "parts of rows": ((1, 1, 1, 1, 3, 40, 40, 200), Mask()),
+}
 
 
 @pytest.mark.parametrize("case", ON_TENSOR_CORES)
@@ -150,9 +211,31 @@ def test_forward_on_tensor_cores(case, rng):
     assert_as_close(lse, exact(inputs, mask, scale, np.float32)[1], exact(inputs, mask, scale)[1])
 
 
+@pytest.mark.parametrize("tile", [(16, 16), (32, 16), (64, 16, 2), (16, 48, 1, 3), (64, 32, 2, 2)], ids=str)
+def test_tiles_of_the_tensor_cores(tile, rng):
+    """One or two row tiles per warp; one, two or three groups of warps, of one or two warps each; several steps."""
+    inputs, mask = make(((1, 2, 1, 1, 35, 75, 16, 16), Mask(q_start=39, k_start=1)), BFLOAT16, rng)
+    z, lse = launch.forward_bf16(*inputs, mask, 0.6, forward_bf16.Tile(*tile))
+    assert_rounded(z, inputs, mask, 0.6)
+    assert_as_close(lse, exact(inputs, mask, 0.6, np.float32)[1], exact(inputs, mask, 0.6)[1])
+
+
+@pytest.mark.parametrize("growth", [1, 4, 300, -300])
+def test_the_base_of_a_row_follows_its_maximum(growth, rng):
+    """From step to step the maxima of the lower rows of a warp rise by less than 8 in units of log 2, by more, by so much
+    that exp overflows, or fall; those of its upper rows do the opposite, by a tenth."""
+    q = (np.abs(rng.standard_normal((1, 1, 20, 8))) + 0.5) * np.where(np.arange(20) // 8 % 2, 1, -0.1)[:, None]
+    k = np.abs(rng.standard_normal((1, 1, 130, 8))) * 0.1 + (growth * (np.arange(130) // 32) / 4)[:, None]
+    inputs = tuple(x.astype(BFLOAT16) for x in (q, k, rng.standard_normal((1, 1, 130, 8))))
+    mask = Mask(causal=False)
+    z, lse = launch.forward_bf16(*inputs, mask, 1.0, TILE_BF16)
+    assert_rounded(z, inputs, mask, 1.0)
+    assert_as_close(lse, exact(inputs, mask, 1.0, np.float32)[1], exact(inputs, mask, 1.0)[1])
+
+
 # with 16 keys per step: part of one step, and two steps for one of two warps
 @pytest.mark.parametrize(
-    "case, splits, warps", list(zip(DECODES, (3, 1, 3, 1, 1), (2, 1, 2, 2, 1), strict=True)), ids=str
+    "case, splits, warps", list(zip(DECODES, (3, 1, 3, 1, 1, 1), (2, 1, 2, 2, 1, 1), strict=True)), ids=str
 )
 def test_decode_on_tensor_cores(case, splits, warps, rng):
     inputs, mask = make(DECODES[case], BFLOAT16, rng)
@@ -178,8 +261,10 @@ def small(monkeypatch):
     """Let the engine choose its kernels, but with blocks that are small enough to simulate."""
     monkeypatch.setattr(launch, "forward", partial(launch.forward, tile=TILE))
     monkeypatch.setattr(launch, "backward", partial(launch.backward, tile=TILE))
+    tiles = {"tile_q": backward_bf16_queries.Tile(32, 16, 16, 1), "tile_k": backward_bf16.Tile(32, 16, 16)}
+    monkeypatch.setattr(launch, "backward_bf16", partial(launch.backward_bf16, **tiles))
     monkeypatch.setattr(launch, "forward_bf16", partial(launch.forward_bf16, tile=TILE_BF16))
-    monkeypatch.setattr(launch, "decode", partial(launch.decode, warps=1))
+    monkeypatch.setattr(launch, "prepare", partial(launch.prepare, warps=1))
     monkeypatch.setattr(engine, "MOST_DECODE_ROWS", 4)
 
 
@@ -255,11 +340,11 @@ def test_an_odd_cotangent_is_read_element_by_element(monkeypatch, rng):
         asked.append(measures)
         return SimpleNamespace(threads=32, launch=lambda *arguments: None)
 
-    for name in ("delta_kernel", "backward_queries_kernel", "backward_keys_kernel"):
-        monkeypatch.setattr(launch, name, kernel)
+    for name in ("delta_kernel", "backward_queries_kernel", "backward_keys_kernel", "sum_kernel"):
+        monkeypatch.setattr(launch_backward, name, kernel)
     for dz in (odd.copy(), odd):
         launch.backward(*inputs, z, lse, dz, None, mask, 0.4, TILE)
-    assert asked == [(16, 1), *[(8, 16, True, TILE)] * 2, (16, 1), *[(8, 16, False, TILE)] * 2]
+    assert asked == [(16, 1, False), *[(8, 16, True, TILE)] * 2, (16, 1, False), *[(8, 16, False, TILE)] * 2]
 
 
 def test_bounds_fit_into_32_bits():
@@ -269,14 +354,33 @@ def test_bounds_fit_into_32_bits():
     assert found.dtype == np.int32
 
 
-def test_how_work_is_cut(monkeypatch):
+def test_how_work_is_cut():
     assert [launch.balanced(total, 8) for total in (5, 8, 9, 10, 16)] == [5, 8, 5, 5, 8]
-    monkeypatch.setattr(arrays, "multiprocessors", lambda like: 132)
-    assert launch.choose_splits(32, 8192, 64, None) == 9  # 264 blocks, rounded up
-    assert launch.choose_splits(264, 8192, 64, None) == 1
-    assert launch.choose_splits(32, 1024, 64, None) == 4  # four steps per split
-    assert launch.choose_splits(1, 131072, 64, None) == 128
-    assert launch.choose_splits(1, 100, 64, None) == 1
+    places = 396  # 132 multiprocessors with 3 blocks each
+    assert launch.choose_splits(1, 131072, 64, places) == 396
+    assert launch.choose_splits(32, 8192, 64, places) == 12  # 384 blocks
+    assert launch.choose_splits(300, 8192, 64, places) == 5  # 1500 blocks, which are 3.8 times the places
+    assert launch.choose_splits(396, 8192, 64, places) == 1
+    assert launch.choose_splits(1, 8192, 64, places) == 64  # two steps per split
+    assert launch.choose_splits(1, 512, 64, places) == 4
+    assert launch.choose_splits(1, 511, 64, places) == 1
+
+
+@pytest.mark.parametrize(
+    "d_v, splits, threads, want",
+    [
+        (128, 396, 128, (2, 64)),  # 16 blocks per row
+        (128, 64, 128, (8, 16)),
+        (128, 12, 128, (32, 4)),  # one block per row
+        (128, 2, 128, (32, 4)),
+        (5, 3, 32, (2, 16)),
+        (1, 3, 32, (1, 32)),
+        (512, 1000, 128, (2, 64)),
+        (512, 3, 128, (128, 1)),
+    ],
+)
+def test_how_a_merge_is_cut(d_v, splits, threads, want):
+    assert merge.cut(d_v, splits, threads) == want
 
 
 def test_which_kernel_takes_what():
@@ -285,7 +389,7 @@ def test_which_kernel_takes_what():
         return launch.takes_decode(*(np.empty(shape, dtype) for shape in shapes), most)
 
     assert [takes(np.float32, n) for n in (3, 4)] == [True, False]  # 15 and 20 rows per key
-    assert [takes(np.float32, 1, d_k) for d_k in (576, 2048)] == [True, False]
+    assert [takes(np.float32, 1, d_k) for d_k in (576, 4096)] == [True, False]
     assert [takes(BFLOAT16, 1, 256, d_v) for d_v in (256, 512)] == [True, False]
     assert [launch.takes_bf16(d_k) for d_k in (256, 257)] == [True, False]
 

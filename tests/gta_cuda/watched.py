@@ -3,9 +3,9 @@
 The simulator runs the threads of a block one after the other, in an order in which a missing barrier often does no
 harm. Therefore every access to shared memory is recorded together with the barriers that its thread has passed. If two
 threads access the same element and at least one of them writes, there must be a barrier between the accesses:
-``syncthreads``, or ``warp_sync`` for threads of the same warp. The shuffles and products of a warp are not barriers,
-although their counterparts in ``emulated`` wait for each other. Every thread of a block must also pass the same number
-of barriers, and wait for its asynchronous copies.
+``syncthreads``, ``warp_sync`` for threads of the same warp, or ``group_sync`` for those of a group of warps. The
+shuffles and products of a warp are not barriers, although their counterparts in ``emulated`` wait for each other. Every
+thread of a block must also pass the same number of barriers, and wait for its asynchronous copies.
 """
 
 import sys
@@ -16,7 +16,7 @@ import numpy as np
 from numba.cuda.np import numpy_support
 from numba.cuda.simulator import kernel, kernelapi
 
-from gta_cuda import emulated
+from gta_cuda import emulated, emulated_address
 
 WARP = 32
 
@@ -43,7 +43,7 @@ class Watch:
     """Patches the simulator while a test runs; `faults` maps lines of source to the errors found there."""
 
     def __init__(self, monkeypatch):
-        self.faults = {}
+        self.faults, self.group = {}, WARP  # threads of a group that has barriers of its own, a warp or more
         self.lock = threading.Lock()
         watch, wait, run = self, kernel.BlockThread.syncthreads, kernel.BlockThread.run
 
@@ -60,14 +60,16 @@ class Watch:
                 return memory._allocations[place]
 
         def syncthreads(thread):
-            caller = sys._getframe(2).f_code  # between them is cuda.syncthreads
+            frame = sys._getframe(2)  # between them is cuda.syncthreads
+            caller = frame.f_code
             wait(thread)
             passed = thread.passed
             passed["any"] += 1
-            if caller.co_filename != emulated.__file__:
+            if caller.co_filename not in (emulated.__file__, emulated_address.__file__):
                 passed["block"] += 1
-            elif caller.co_name == "warp_sync":
-                passed["warp"] += 1
+            elif caller.co_name in ("warp_sync", "group_sync"):
+                passed["group"] += 1
+                watch.group = frame.f_locals.get("threads", WARP)
 
         def run_thread(thread):
             thread.passed = Counter()
@@ -87,18 +89,18 @@ class Watch:
     def note(self, array, i, writes):
         """Compare an access with those of other threads to the same element since the last barrier of the block."""
         thread = threading.current_thread()
-        me, warp_barriers = thread.thread_id, thread.passed["warp"]
+        me, group, group_barriers = thread.thread_id, self.group, thread.passed["group"]
         moment = (*thread.blockIdx, thread.passed["block"])
         with self.lock:
             if array.notes.get(i, (None,))[0] != moment:
                 array.notes[i] = moment, {}
-            accesses = array.notes[i][1]  # thread → (did it write, its barriers of the warp) of its accesses
+            accesses = array.notes[i][1]  # thread → (did it write, its barriers of the group) of its accesses
             for other, theirs in accesses.items():
                 for wrote, barriers in theirs:
-                    ordered = other // WARP == me // WARP and barriers != warp_barriers
+                    ordered = other // group == me // group and barriers != group_barriers
                     if other != me and (writes or wrote) and not ordered:
                         self.faults[place()] = f"{'written' if writes else 'read'} by {me}, touched by {other}"
-            accesses.setdefault(me, set()).add((writes, warp_barriers))
+            accesses.setdefault(me, set()).add((writes, group_barriers))
 
 
 def place():

@@ -1,119 +1,224 @@
-"""The backward kernel: it recomputes the map tile by tile, with five products per tile.
+"""The backward kernel: it recomputes the map panel by panel, with five products per panel and key tile.
 
-    S = Q Kᵀ      P = 2^(c·S − m) / l      dP = dZ Vᵀ      dS = P ⊙ (dP − δ)      δ = rowsum(dZ ⊙ Z) − dlse
-    dV += Pᵀ dZ          dQ += scale · dS K          dK += scale · dSᵀ Q
+    Sᵀ = K Qᵀ      Pᵀ = 2^(unit · (Sᵀ − m)) / l      dPᵀ = V dZᵀ      dSᵀ = Pᵀ ⊙ (dPᵀ − δ)
+    dQᵀ += Kᵀ dSᵀ · scale        dV += Pᵀ dZ        dK += dSᵀ Q · scale        δ = rowsum(dZ ⊙ Z) − dlse
 
 rowsum(dZ ⊙ Z) is Σ_j P_j dP_j, the sum in the softmax's derivative, because Σ_j P_j dZ·V_j = dZ·Z. The maps of a block
-are rows of one matrix, so the sums over the maps that share a key or value head are part of the products.
+are rows of one tile, so the sums over the maps that share a key or value head are part of the products.
 
-An item is a query tile with all its keys. Each dQ belongs to one item; dK and dV are summed over items.
+The first three products and dQᵀ have query rows in the lanes, as in the forward. dV and dK have their columns in the
+lanes, and the numbers of Pᵀ and dSᵀ are broadcast. The panels of a group are summed in one go, so that dV and dK are
+read and written once per group. An item is a query tile with all its keys. Each dQ belongs to one item; dK and dV are
+sums over items.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from numba import types
+from numba import int32, types
 
-from gta_ref.core.cpu.compiling import FLAGS, inlined
-from gta_ref.core.cpu.forward import N, T
-from gta_ref.core.cpu.llvm import gemm
-from gta_ref.core.cpu.plan import Sizes
-from gta_ref.core.cpu.rows import row_scores
-from gta_ref.core.cpu.tile import LINE, carve, gradient_tile, load_maps, load_rows, store_maps
+from gta_ref.core.cpu.dots import dots
+from gta_ref.core.cpu.lanes import LINE, ROWS, VECTOR_BYTES, VECTORS
+from gta_ref.core.cpu.memory import get, reader, round_up
+from gta_ref.core.cpu.products import across, add_rows, hide, scores
+from gta_ref.core.cpu.softmax import gradient
+from gta_ref.core.cpu.tiles import ITEM_BYTES, Rows, inlined, load_keys, read_item, read_rows
+from gta_ref.core.cpu.turning import copy, deltas, fill, last_keys, pack, unpack
+
+KEYS = 96  # per tile, a multiple of ROWS and of SUM_ROWS
+GROUP = 2  # panels whose share of dV and dK is summed in one go
 
 
-def workspace_size(sizes: Sizes, d_k: int, d_v: int) -> int:
-    """Scratch memory of a worker's backward, in numbers: Q, dQ, dZ, S, dP, three per row, and a tile of K and of V."""
-    return sizes.rows * (2 * d_k + d_v + 2 * sizes.keys + 3) + sizes.keys * (d_k + d_v) + 8 * LINE
+class Call(NamedTuple):
+    """A call of the backward as the kernel reads it: addresses, sizes, and offsets in a worker's scratch memory."""
+
+    items: int
+    q_start: int
+    by_row: int  # of m and inverse: bytes from one map to the next
+    m: int
+    inverse: int
+    numbers: int  # those of the forward, and scale
+    n_q: int
+    n_k: int
+    n_v: int
+    n_keys: int
+    maps: int
+    maps_per_k: int
+    maps_per_v: int
+    d_k: int
+    d_v: int
+    k_width: int  # numbers per row of dk and dv, which are padded to whole vectors
+    v_width: int
+    size: int
+    k_direct: int
+    v_direct: int
+    few: int  # whether the forward computed the scores row by row
+    q_tile: int  # Qᵀ, dZᵀ and dQᵀ, by panel
+    dz_tile: int
+    dq_tile: int
+    q_few: int  # factor · Q by row, if rows are few
+    q_rows: int  # scale · Q and dZ, by row
+    dz_rows: int
+    s_tile: int  # Sᵀ and Pᵀ, dPᵀ and dSᵀ of a group of panels
+    dp_tile: int
+    k_tile: int
+    v_tile: int
+    m_tile: int
+    inverse_tile: int
+    delta_tile: int
+    scales: int  # a vector of `scale`
+    top: int
+    last: int
+    nowhere: int
 
 
-def backward_signature(storage: Any, real: Any) -> Any:
+# the Rows of these arrays follow a Call in memory; dlse has no numbers
+ARRAYS = ("q", "k", "v", "dz", "z", "dlse", "dq")
+Q, K, V, DZ, Z, DLSE, DQ = (8 * (len(Call._fields) + i * len(Rows._fields)) for i in range(len(ARRAYS)))
+read_call = reader(Call)
+
+
+def scratch(rows: int, d_k: int, d_v: int, size: int) -> dict[str, int]:
+    """Bytes of scratch memory by the names of Call's offsets."""
+    panels, lanes = -(-rows * size // LINE), VECTOR_BYTES // size
+    padded = panels * LINE // size
+    d_o = -(-d_k // ROWS) * ROWS
+    k_width, v_width = (-(-d // lanes) * lanes for d in (d_k, d_v))
+    return {
+        "q_tile": panels * LINE * d_k,
+        "dz_tile": panels * LINE * d_v,
+        "dq_tile": panels * LINE * d_o,
+        "q_few": rows * d_k * size,
+        "q_rows": padded * k_width * size,
+        "dz_rows": padded * v_width * size,
+        "s_tile": GROUP * KEYS * LINE,
+        "dp_tile": GROUP * KEYS * LINE,
+        "k_tile": KEYS * d_o * size,
+        "v_tile": KEYS * d_v * size,
+        "m_tile": panels * LINE,
+        "inverse_tile": panels * LINE,
+        "delta_tile": panels * LINE,
+        "scales": VECTOR_BYTES,
+        "top": LINE,
+        "last": panels * LINE,
+        "nowhere": d_k * size,
+    }
+
+
+def signature(storage: Any, real: Any) -> Any:
     """The backward kernel's Numba signature for inputs of type `storage` that are computed in `real`."""
-    x = types.Array(storage, 4, "A", readonly=True)
-    whole, flag = types.Array(types.int64, 1, "C", readonly=True), types.boolean
-    items = types.Array(types.int64, 2, "C", readonly=True)
-    rows, outputs = real[:, :, ::1], real[:, :, :, ::1]
-    dlse = types.Array(real, 3, "A", readonly=True)
-    sizes = types.UniTuple(types.int64, len(Sizes._fields))
-    return types.void(
-        *(items, whole, x, x, x, whole, sizes, flag, flag, real, real, types.intp),
-        *(x, dlse, outputs, rows, rows, outputs, outputs, outputs, real[::1]),
-    )
+    return types.void(types.intp, storage, real, types.intp, types.int64, types.intp, types.intp, types.intp)
 
 
-def backward(
-    items, mine, q, k, v, q_start, sizes, k_direct, v_direct, c, scale, routine,
-    dz, dlse, z, m_saved, inverse_saved, dq, dk, dv, work,
-):  # fmt: skip
-    """Compute the items with the indices `mine`; :func:`gta_ref.core.cpu.compiling.compiled` compiles this kernel."""
-    maps, maps_per_k, maps_per_v, most_rows, most_keys, diagonal, few = sizes
-    d_k, d_v, size = q.shape[3], v.shape[3], work.itemsize
-    one = work.dtype.type(1)
-    q_tile, at = carve(work, 0, most_rows, d_k)
-    dq_tile, at = carve(work, at, most_rows, d_k)
-    dz_tile, at = carve(work, at, most_rows, d_v)
-    s_tile, at = carve(work, at, most_rows, most_keys)
-    dp_tile, at = carve(work, at, most_rows, most_keys)
-    by_row, at = carve(work, at, 3, most_rows)
-    k_tile, at = carve(work, at, most_keys, d_k)
-    v_tile, at = carve(work, at, most_keys, d_v)
-    m, inverse, delta = by_row[0], by_row[1], by_row[2]
-    for index in mine:
-        b, map_, q_first, q_stop, k_first, k_stop, _ = items[index]
-        rows = (q_stop - q_first) * maps
-        k_head, v_head = map_ // maps_per_k, map_ // maps_per_v
-        k_rows, v_rows = k[b, k_head], v[b, v_head]
-        stands = q_start[b] + q_first
-        load_maps(q_tile, q[b], map_, maps, q_first, q_stop)
-        load_maps(dz_tile, dz[b], map_, maps, q_first, q_stop)
-        dq_tile[:rows] = 0
-        for i in range(q_first, q_stop):
-            for j in range(maps):
-                r, at = (i - q_first) * maps + j, (b, map_ + j, i)
-                m[r], inverse[r] = m_saved[at], inverse_saved[at]
-                delta[r] = dot(dz_tile, r, z, at) - dlse[at]
-        s_at, dp_at = s_tile.ctypes.data, dp_tile.ctypes.data
-        key = k_first
-        while key < k_stop:
-            width = min(most_keys if key + most_keys <= stands + 1 else diagonal, k_stop - key)
-            blind = min(max(0, key - stands) * maps, rows)
-            seeing = rows - blind
-            k_at, k_ld = k_tile.ctypes.data, d_k
-            if k_direct:
-                k_at, k_ld = k_rows[key:].ctypes.data, k_rows.strides[0] // size
-            else:
-                load_rows(k_tile, k_rows, key, key + width)
-            v_at, v_ld = v_tile.ctypes.data, d_v
-            if v_direct:
-                v_at, v_ld = v_rows[key:].ctypes.data, v_rows.strides[0] // size
-            else:
-                load_rows(v_tile, v_rows, key, key + width)
-            q_at, dq_at, dz_at = (
-                q_tile[blind:].ctypes.data, dq_tile[blind:].ctypes.data, dz_tile[blind:].ctypes.data,
-            )  # fmt: skip
-            dk_at, dv_at = dk[b, k_head, key:].ctypes.data, dv[b, v_head, key:].ctypes.data
-            if rows <= few:  # as in the forward: sums in another order would give a slightly different map
-                row_scores(q_tile[blind:rows], k_at, k_ld * size, width, s_tile, k_tile)
-            else:
-                gemm(routine, T, N, width, seeing, d_k, one, k_at, k_ld, q_at, d_k, 0, s_at, most_keys)
-            gemm(routine, T, N, width, seeing, d_v, one, v_at, v_ld, dz_at, d_v, 0, dp_at, most_keys)
-            sees = stands - key + 1 + blind // maps
-            gradient_tile(s_tile, dp_tile, seeing, width, sees, maps, c, m[blind:], inverse[blind:], delta[blind:])
-            gemm(routine, N, T, d_v, width, seeing, one, dz_at, d_v, s_at, most_keys, one, dv_at, d_v)
-            gemm(routine, N, T, d_k, width, seeing, scale, q_at, d_k, dp_at, most_keys, one, dk_at, d_k)
-            gemm(routine, N, N, d_k, seeing, width, scale, k_at, k_ld, dp_at, most_keys, one, dq_at, d_k)
-            key += width
-        store_maps(dq[b], dq_tile, map_, maps, q_first, q_stop)
+def backward(call, stored, one, mine, count, work, dk, dv):
+    """Add the gradients of the items whose indices are the `count` numbers at `mine`; dK and dV go to dk and dv."""
+    c = read_call(call)
+    q, k, v = read_rows(call + Q), read_rows(call + K), read_rows(call + V)
+    factor, unit = get(c.numbers, one), get(c.numbers + c.size, one)
+    size, d_k, d_v, d_o, maps = c.size, c.d_k, c.d_v, round_up(c.d_k, ROWS), c.maps
+    lanes, panel, zero, jump = VECTOR_BYTES // size, LINE // size, one - one, KEYS * LINE
+    k_line, v_line = d_o * size, d_v * size
+    k_tile, v_tile, top, last = work + c.k_tile, work + c.v_tile, work + c.top, work + c.last
+    fill(work + c.scales, lanes, get(c.numbers + 5 * size, one), one)
+    for n in range(count):
+        item = read_item(c.items + get(mine + 8 * n, n) * ITEM_BYTES)
+        rows, length = (item.q_stop - item.q_first) * maps, item.k_stop - item.k_first
+        panels = (rows + panel - 1) // panel
+        load_queries(call, c, q, item, rows, panels * panel, factor, work, stored, one)
+        stands = get(c.q_start + 8 * item.batch, n) + item.q_first - item.k_first
+        last_keys(last, rows, maps, panels * panel, stands, length, one)
+        fill(work + c.dq_tile, panels * panel * d_o, zero, one)
+        k_first = k.at + item.batch * k.batch + item.map // c.maps_per_k * k.head + item.k_first * k.position
+        v_first = v.at + item.batch * v.batch + item.map // c.maps_per_v * v.head + item.k_first * v.position
+        dk_first = ((item.batch * c.n_k + item.map // c.maps_per_k) * c.n_keys + item.k_first) * c.k_width * size + dk
+        dv_first = ((item.batch * c.n_v + item.map // c.maps_per_v) * c.n_keys + item.k_first) * c.v_width * size + dv
+        for key in range(0, length, KEYS):
+            width = min(KEYS, length - key)
+            k_at, k_step, k_whole = load_keys(
+                k_first + key * k.position, k, width, d_k, c.k_direct, k_tile, k_line, size, stored, one
+            )
+            v_at, v_step, v_whole = load_keys(
+                v_first + key * v.position, v, width, d_v, c.v_direct, v_tile, v_line, size, stored, one
+            )
+            for first in range(0, panels, GROUP):
+                stop = min(first + GROUP, panels)
+                seen = min(width, get(last + 4 * (panel * stop - 1), int32(0)) + 1 - key)  # keys that any row sees
+                if seen <= 0:
+                    continue
+                for p in range(first, stop):
+                    s, dp = work + c.s_tile + (p - first) * jump, work + c.dp_tile + (p - first) * jump
+                    at, last_p = p * LINE, last + 4 * panel * p
+                    vectors = min(VECTORS, (rows - p * panel + lanes - 1) // lanes)
+                    all_see = get(last_p, int32(0)) - key
+                    keys = round_up(max(0, min(seen, get(last_p + 4 * (panel - 1), int32(0)) + 1 - key)), ROWS)
+                    q_p = work + c.q_tile + p * d_k * LINE
+                    scores(k_at, k_step, k_whole, k_tile, k_line, keys, q_p, d_k, s, vectors, top, one)
+                    if c.few != 0:
+                        by_row(c, p * panel, min(p * panel + panel, rows), keys, k_at, k_step, k_whole, s, work, one)
+                    clear = min(keys, max(all_see + 1, 0))  # keys that all rows see
+                    hide(s + clear * LINE, last_p, key + clear, keys - clear, vectors, top, one)
+                    dz_p = work + c.dz_tile + p * d_v * LINE
+                    scores(v_at, v_step, v_whole, v_tile, v_line, keys, dz_p, d_v, dp, vectors, top, one)
+                    m, inverse, delta = work + c.m_tile + at, work + c.inverse_tile + at, work + c.delta_tile + at
+                    gradient(s, dp, keys, m, inverse, delta, vectors, unit, one)
+                    dq_p = work + c.dq_tile + p * d_o * LINE
+                    across(k_at, k_step, k_whole, k_tile, k_line, keys, dp, dq_p, d_o, vectors, one)
+                    if keys < seen:
+                        fill(s + keys * LINE, (seen - keys) * panel, zero, one)
+                        fill(dp + keys * LINE, (seen - keys) * panel, zero, one)
+                some = min(stop * panel, round_up(rows, lanes)) - first * panel
+                dz_rows = work + c.dz_rows + first * panel * c.v_width * size
+                q_rows = work + c.q_rows + first * panel * c.k_width * size
+                dv_at, dk_at = dv_first + key * c.v_width * size, dk_first + key * c.k_width * size
+                add_rows(work + c.s_tile, jump, some, dz_rows, c.v_width, seen, dv_at, one)
+                add_rows(work + c.dp_tile, jump, some, q_rows, c.k_width, seen, dk_at, one)
+        dq = read_rows(call + DQ)
+        at = dq.at + item.batch * dq.batch + item.map * dq.head + item.q_first * dq.position
+        unpack(
+            work + c.dq_tile, d_o, work + c.scales, 0, d_k, at, dq.head, dq.position, rows, maps, work + c.nowhere, one
+        )
 
 
-@inlined(fastmath=FLAGS)
-def dot(dz, r, z, at):
-    """Σ_d dZ_rd Z_d, where Z is the row of z at the indices `at`."""
-    b, j, i = at
-    total = dz.dtype.type(0)
-    for d in range(dz.shape[1]):
-        total += dz[r, d] * z[b, j, i, d]
-    return total
+@inlined
+def by_row(c, first, stop, keys, k_at, k_step, k_whole, s, work, one):
+    """Replace the scores of a few rows by those of the decode kernel, which adds in another order.
+
+    With huge scores, a map from slightly different scores would not be the forward's.
+    """
+    size, whole, k_line = c.size, min(keys, k_whole), round_up(c.d_k, ROWS) * c.size
+    for r in range(first, stop):
+        q_r, s_r = work + c.q_few + r * c.d_k * size, s + (r - first) * size
+        dots(q_r, 1, c.d_k, k_at, k_step, whole, s_r, 0, LINE, one, one)
+        dots(q_r, 1, c.d_k, work + c.k_tile, k_line, keys - whole, s_r + whole * LINE, 0, LINE, one, one)
+
+
+@inlined
+def load_queries(call, c, q, item, rows, padded, factor, work, stored, one):
+    """Load Q and dZ of a tile, by panel and by row, and m, 1/l and δ of each row; rows past the last add nothing."""
+    dz, z, dlse = read_rows(call + DZ), read_rows(call + Z), read_rows(call + DLSE)
+    zero, size, d_k, d_v, maps = one - one, c.size, c.d_k, c.d_v, c.maps
+    q_line, dz_line = c.k_width * size, c.v_width * size
+    q_at = q.at + item.batch * q.batch + item.map * q.head + item.q_first * q.position
+    dz_at = dz.at + item.batch * dz.batch + item.map * dz.head + item.q_first * dz.position
+    pack(q_at, q.head, q.position, q.number, rows, maps, d_k, work + c.q_tile, factor, stored, one)
+    pack(dz_at, dz.head, dz.position, dz.number, rows, maps, d_v, work + c.dz_tile, one, stored, one)
+    fill(work + c.q_rows, padded * c.k_width, zero, one)
+    fill(work + c.dz_rows, padded * c.v_width, zero, one)
+    scale = get(c.numbers + 5 * size, one)
+    copy(q_at, q.head, q.position, q.number, rows, maps, d_k, work + c.q_rows, q_line, scale, stored, one)
+    copy(dz_at, dz.head, dz.position, dz.number, rows, maps, d_v, work + c.dz_rows, dz_line, one, stored, one)
+    if c.few != 0:
+        copy(q_at, q.head, q.position, q.number, rows, maps, d_k, work + c.q_few, d_k * size, factor, stored, one)
+    place = (item.batch * c.n_q + item.map) * c.by_row + item.q_first * size
+    m, inverse, delta = work + c.m_tile, work + c.inverse_tile, work + c.delta_tile
+    copy(c.m + place, c.by_row, size, 0, rows, maps, 1, m, size, one, one, one)
+    copy(c.inverse + place, c.by_row, size, 0, rows, maps, 1, inverse, size, one, one, one)
+    z_at = z.at + item.batch * z.batch + item.map * z.head + item.q_first * z.position
+    dlse_at = dlse.at + item.batch * dlse.batch + item.map * dlse.head + item.q_first * dlse.position
+    deltas(
+        work + c.dz_rows, dz_line, z_at, z.head, z.position, dlse_at, dlse.head, dlse.position, rows, maps, padded, d_v,
+        m, inverse, delta, one,
+    )  # fmt: skip

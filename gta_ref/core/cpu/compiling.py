@@ -6,7 +6,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import FunctionType
@@ -18,25 +18,76 @@ from numba import njit
 FLAGS = {"reassoc", "contract", "nsz", "arcp"}
 
 # the files of this folder whose functions end up in a kernel's machine code
-SOURCES = ("backward", "compiling", "forward", "llvm", "rows", "tile", "vectors")
+SOURCES = (
+    "backward", "compiling", "decode", "dots", "forward", "lanes", "llvm", "memory", "merging", "products", "softmax",
+    "tiles", "turning",
+)  # fmt: skip
 # A checksum of these files. It is computed on import: if a file is edited later, this process still runs the old code.
 STAMP = zlib.crc32(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES))
 
 NOTICE_AFTER = 2.0  # seconds
 _lock = threading.RLock()
-_told = False
+_told: set[str] = set()
 
 
-def compiled(kernel: Callable[..., Any], signature: Any, **options: Any) -> Callable[..., Any]:
-    """Compile a kernel for one signature, or load it from the cache. `options` are those of Numba's ``njit``."""
-    kernel = stamped(kernel)
-    found: Callable[..., Any]
+def compiled(kernel: Callable[..., Any], signature: Any, *, strict: bool = False, **options: Any) -> Callable[..., Any]:
+    """Compile a kernel for one signature, or load it from the cache.
+
+    Parameters
+    ----------
+    kernel, signature
+        A function and the Numba signature for which it is compiled.
+    strict : bool
+        Whether LLVM has to compute the kernel's numbers exactly as written; the default is FLAGS. Division by 0 gives
+        infinity or NaN then.
+    options
+        Those of Numba's ``njit``.
+    """
+    options = {"error_model": "numpy", **options} if strict else {"fastmath": FLAGS, **options}
+    found: Any = njit(nogil=True, **options)(stamped(kernel))
     with _lock, _notice():
         try:
-            found = njit(signature, nogil=True, fastmath=FLAGS, cache=True, **options)(kernel)
-        except (OSError, RuntimeError):  # there is no folder for the cache, or the file cannot be written there
-            found = njit(signature, nogil=True, fastmath=FLAGS, **options)(kernel)
-    return found
+            found.enable_caching()
+        except (OSError, RuntimeError) as error:  # there is no folder in which files can be written
+            _say_uncached(error)
+        else:
+            found._cache = _Cache(found._cache)
+        found.compile(signature)
+        found.disable_compile()
+    return found  # type: ignore[no-any-return]
+
+
+class _Cache:
+    """Numba's cache of one kernel, where no file can do harm: one that cannot be read or written counts as missing.
+
+    Numba raises whatever pickle, the file system or its index raises: EOFError for a file that was cut off, OSError for
+    a full disk. If another process wrote at the same time, an entry may hold the code for other arguments.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self.cache_path = cache.cache_path
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            found = self._cache.load_overload(signature, target)
+            if found is not None and tuple(found.signature.args) != tuple(signature.args):
+                raise ValueError("a file holds the code for other arguments")
+        except Exception as error:
+            _say_uncached(error)
+            with suppress(OSError):  # the index, so that the next process does not meet the same file
+                Path(self._cache._cache_file._index_path).unlink(missing_ok=True)
+            return None
+        return found
+
+    def save_overload(self, signature: Any, found: Any) -> None:
+        try:
+            self._cache.save_overload(signature, found)
+        except Exception as error:
+            _say_uncached(error)
+
+    def flush(self) -> None:
+        self._cache.flush()
 
 
 def inlined(**options: Any) -> Callable[..., Any]:
@@ -91,7 +142,17 @@ def _notice() -> Iterator[None]:
 
 
 def _tell() -> None:
-    global _told
-    if not _told:
-        _told = True
-        print("gta_ref: compiling the CPU kernels for this machine; it takes some seconds, once", file=sys.stderr)
+    _say("compiling the CPU kernels for this machine; it takes some seconds, once")
+
+
+def _say_uncached(error: Exception) -> None:
+    reason = (str(error).splitlines() or [""])[0]
+    _say(f"the cache of compiled kernels cannot be used ({type(error).__name__}: {reason}); compiling without it")
+
+
+def _say(what: str) -> None:
+    """Print a line on stderr, of each kind at most once per process."""
+    kind = what[:9]
+    if kind not in _told:
+        _told.add(kind)
+        print(f"gta_ref: {what}", file=sys.stderr)

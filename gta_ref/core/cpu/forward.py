@@ -1,163 +1,177 @@
-"""The forward kernel: query tiles times key tiles, with one running softmax per row.
+"""The forward kernel: query tiles times key tiles, panel by panel, with one running softmax per row.
 
-A query tile holds the rows of all maps of a block. For each key tile in turn, the kernel computes
+A query tile holds the rows of all maps of a block. For each key tile in turn, and each panel of the query tile:
 
-    S = Q Kᵀ     m' = max(m, c · max S)     P = 2^(c·S − m')     O = 2^(m − m') O + P V     l = 2^(m − m') l + Σ P
+    Sᵀ = K Qᵀ     m' = max(m, max S)     Pᵀ = 2^(unit · (Sᵀ − m'))     Oᵀ = 2^(unit · (m − m')) Oᵀ + Vᵀ Pᵀ
+    l = 2^(unit · (m − m')) l + Σ P
 
-and at the end z = O / l, lse = m ln 2 + ln l. S and P are kept only for the current tile. An item with a slot sees only
-a part of the keys; it stores O, m and l in its slot, for :func:`merge`.
+and at the end z = O / l, lse = m · unit · ln 2 + ln l. Sᵀ of a panel and a key tile stays in the first-level cache; Qᵀ
+and Oᵀ of the query tile stay in the second. An item with a slot sees only a part of the keys; it stores O, m and l in
+its slot, for :func:`merge`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numba import types
+from numba import int32, types
 
-from gta_ref.core.cpu.compiling import FLAGS, inlined
-from gta_ref.core.cpu.llvm import exp2, gemm
-from gta_ref.core.cpu.plan import Sizes
-from gta_ref.core.cpu.rows import row_context, row_scores
-from gta_ref.core.cpu.tile import LINE, LN2, carve, load_maps, load_rows, softmax_tile
-
-N, T = ord("N"), ord("T")
+from gta_ref.core.cpu.lanes import LINE, ROWS, VECTOR_BYTES, VECTORS
+from gta_ref.core.cpu.memory import get, put, reader, round_up
+from gta_ref.core.cpu.products import across, hide, scores
+from gta_ref.core.cpu.softmax import raise_max, weights
+from gta_ref.core.cpu.tiles import ITEM_BYTES, Rows, inlined, load_keys, read_item, read_rows, write_row
+from gta_ref.core.cpu.turning import fill, last_keys, pack, unpack
 
 
-def workspace_size(sizes: Sizes, d_k: int, d_v: int) -> int:
-    """Scratch memory of a worker's forward, in numbers: Q, O, S, m and l, and a tile of K and of V."""
-    return sizes.rows * (d_k + d_v + sizes.keys + 2) + sizes.keys * (d_k + d_v) + 8 * LINE
+class Call(NamedTuple):
+    """A call of the forward as the kernel reads it: addresses, sizes, and offsets in a worker's scratch memory."""
+
+    items: int
+    q_start: int
+    by_row: int  # of lse, m and inverse: bytes from one map to the next
+    lse: int
+    m: int
+    inverse: int
+    part_o: int  # the slots: (slots, rows, d_v), (slots, rows), (slots, rows)
+    part_m: int
+    part_l: int
+    numbers: int  # factor, unit, slack, unit · ln 2, the lowest number; in the precision of computation
+    n_q: int
+    maps: int
+    maps_per_k: int
+    maps_per_v: int
+    rows: int  # most rows per tile
+    keys: int  # most keys per tile
+    d_k: int
+    d_v: int
+    size: int  # bytes per number in the precision of computation
+    k_direct: int  # whether rows are read in place
+    v_direct: int
+    q_tile: int  # Qᵀ, by panel
+    o_tile: int  # Oᵀ, by panel
+    s_tile: int  # Sᵀ and Pᵀ of one panel
+    k_tile: int
+    v_tile: int
+    m_tile: int
+    l_tile: int
+    top: int  # running maximum of one panel, and a second one that is not used
+    last: int  # last key of each row, as int32
+    nowhere: int
 
 
-def forward_signature(storage: Any, real: Any) -> Any:
+# the Rows of q, k, v and z follow a Call in memory
+Q, K, V, Z = (8 * (len(Call._fields) + i * len(Rows._fields)) for i in range(4))
+read_call = reader(Call)
+
+
+def scratch(rows: int, keys: int, d_k: int, d_v: int, size: int) -> dict[str, int]:
+    """Bytes of scratch memory by the names of Call's offsets."""
+    panels = -(-rows * size // LINE)
+    d_o = -(-d_v // ROWS) * ROWS
+    return {
+        "q_tile": panels * LINE * d_k,
+        "o_tile": panels * LINE * d_o,
+        "s_tile": keys * LINE,
+        "k_tile": keys * d_k * size,
+        "v_tile": keys * d_o * size,
+        "m_tile": panels * LINE,
+        "l_tile": panels * LINE,
+        "top": 2 * LINE,
+        "last": panels * LINE,
+        "nowhere": d_v * size,
+    }
+
+
+def signature(storage: Any, real: Any) -> Any:
     """The forward kernel's Numba signature for inputs of type `storage` that are computed in `real`."""
-    x = types.Array(storage, 4, "A", readonly=True)
-    whole, flag = types.Array(types.int64, 1, "C", readonly=True), types.boolean
-    items = types.Array(types.int64, 2, "C", readonly=True)
-    rows, slots, outputs = real[:, :, ::1], real[:, ::1], real[:, :, :, ::1]
-    sizes = types.UniTuple(types.int64, len(Sizes._fields))
-    return types.void(
-        *(items, whole, x, x, x, whole, sizes, flag, flag, real, types.intp),
-        *(outputs, rows, rows, rows, rows, slots, slots, real[::1]),
+    return types.void(types.intp, storage, real, types.intp, types.int64, types.intp)
+
+
+def forward(call, stored, one, mine, count, work):
+    """Compute the items whose indices are the `count` numbers at `mine`, with the scratch memory at `work`.
+
+    `call` is the address of a Call; `stored` is any number in the storage type of q, k and v, and `one` is 1.
+    """
+    c = read_call(call)
+    q, k, v, z = read_rows(call + Q), read_rows(call + K), read_rows(call + V), read_rows(call + Z)
+    factor, unit, slack = (
+        get(c.numbers, one),
+        get(c.numbers + c.size, one),
+        get(c.numbers + 2 * c.size, one),
     )
+    lowest = get(c.numbers + 4 * c.size, one)
+    size, d_k, d_o, maps = c.size, c.d_k, round_up(c.d_v, ROWS), c.maps
+    lanes, panel, zero = VECTOR_BYTES // size, LINE // size, one - one
+    k_line, v_line = d_k * size, d_o * size
+    k_tile, v_tile, s = work + c.k_tile, work + c.v_tile, work + c.s_tile
+    top, unused = work + c.top, work + c.top + LINE
+    for n in range(count):
+        item = read_item(c.items + get(mine + 8 * n, n) * ITEM_BYTES)
+        rows, length = (item.q_stop - item.q_first) * maps, item.k_stop - item.k_first
+        panels = (rows + panel - 1) // panel
+        padded = panels * panel
+        q_at = q.at + item.batch * q.batch + item.map * q.head + item.q_first * q.position
+        pack(q_at, q.head, q.position, q.number, rows, maps, d_k, work + c.q_tile, factor, stored, one)
+        stands = get(c.q_start + 8 * item.batch, n) + item.q_first - item.k_first
+        last_keys(work + c.last, rows, maps, padded, stands, length, one)
+        fill(work + c.o_tile, padded * d_o, zero, one)
+        fill(work + c.m_tile, padded, lowest, one)
+        fill(work + c.l_tile, padded, zero, one)
+        k_first = k.at + item.batch * k.batch + item.map // c.maps_per_k * k.head + item.k_first * k.position
+        v_first = v.at + item.batch * v.batch + item.map // c.maps_per_v * v.head + item.k_first * v.position
+        for key in range(0, length, c.keys):
+            width = min(c.keys, length - key)
+            k_at, k_step, k_whole = load_keys(
+                k_first + key * k.position, k, width, d_k, c.k_direct, k_tile, k_line, size, stored, one
+            )
+            v_at, v_step, v_whole = load_keys(
+                v_first + key * v.position, v, width, c.d_v, c.v_direct, v_tile, v_line, size, stored, one
+            )
+            for p in range(panels):
+                last, vectors = work + c.last + 4 * panel * p, min(VECTORS, (rows - p * panel + lanes - 1) // lanes)
+                all_see = get(last, int32(0)) - key  # the last key of the tile that all rows of the panel see
+                some_see = get(last + 4 * (panel - 1), int32(0)) - key
+                keys = round_up(max(0, min(width, some_see + 1)), ROWS)
+                if keys == 0:
+                    continue
+                # groups of keys that all rows see; the others have to be hidden from some rows
+                seen = min(keys, (all_see + 1) // ROWS * ROWS) if all_see >= 0 else 0
+                m_p, l_p = work + c.m_tile + p * LINE, work + c.l_tile + p * LINE
+                q_p, o_p = work + c.q_tile + p * d_k * LINE, work + c.o_tile + p * d_o * LINE
+                fill(top, panel, lowest, one)
+                scores(k_at, k_step, k_whole, k_tile, k_line, seen, q_p, d_k, s, vectors, top, one)
+                if seen < keys:
+                    scores(
+                        k_at + seen * k_step, k_step, k_whole - seen, k_tile, k_line, keys - seen, q_p, d_k,
+                        s + seen * LINE, vectors, unused, one,
+                    )  # fmt: skip
+                    hide(s + seen * LINE, last, key + seen, keys - seen, vectors, top, one)
+                raise_max(top, m_p, l_p, o_p, d_o, vectors, unit, slack, one)
+                weights(s, keys, m_p, l_p, vectors, unit, one)
+                across(v_at, v_step, v_whole, v_tile, v_line, keys, s, o_p, d_o, vectors, one)
+        finish(c, z, item, rows, work, one)
 
 
-def forward(
-    items, mine, q, k, v, q_start, sizes, k_direct, v_direct, c, routine,
-    z, lse, m_out, inverse_out, part_o, part_m, part_l, work,
-):  # fmt: skip
-    """Compute the items with the indices `mine`; :func:`gta_ref.core.cpu.compiling.compiled` compiles this kernel."""
-    maps, maps_per_k, maps_per_v, most_rows, most_keys, diagonal, few = sizes
-    d_k, d_v, size = q.shape[3], v.shape[3], work.itemsize
-    one = work.dtype.type(1)
-    q_tile, at = carve(work, 0, most_rows, d_k)
-    o_tile, at = carve(work, at, most_rows, d_v)
-    s_tile, at = carve(work, at, most_rows, most_keys)
-    sums, at = carve(work, at, 2, most_rows)
-    k_tile, at = carve(work, at, most_keys, d_k)
-    v_tile, at = carve(work, at, most_keys, d_v)
-    m, total = sums[0], sums[1]
-    for index in mine:
-        b, map_, q_first, q_stop, k_first, k_stop, slot = items[index]
-        rows = (q_stop - q_first) * maps
-        k_rows, v_rows = k[b, map_ // maps_per_k], v[b, map_ // maps_per_v]
-        stands = q_start[b] + q_first  # the last key that the first position sees
-        load_maps(q_tile, q[b], map_, maps, q_first, q_stop)
-        o_tile[:rows] = 0
-        m[:rows] = -np.inf
-        total[:rows] = 0
-        key = k_first
-        while key < k_stop:
-            # a full tile if all rows see it; narrower ones on the diagonal, without the rows that do not see them
-            width = min(most_keys if key + most_keys <= stands + 1 else diagonal, k_stop - key)
-            blind = min(max(0, key - stands) * maps, rows)
-            seeing = rows - blind
-            k_at, k_step = k_tile.ctypes.data, d_k * size
-            if k_direct:
-                k_at, k_step = k_rows[key:].ctypes.data, k_rows.strides[0]
-            else:
-                load_rows(k_tile, k_rows, key, key + width)
-            v_at, v_step = v_tile.ctypes.data, d_v * size
-            if v_direct:
-                v_at, v_step = v_rows[key:].ctypes.data, v_rows.strides[0]
-            else:
-                load_rows(v_tile, v_rows, key, key + width)
-            q_at, o_at = q_tile[blind:].ctypes.data, o_tile[blind:].ctypes.data
-            s_at = s_tile.ctypes.data
-            sees = stands - key + 1 + blind // maps
-            if rows <= few:
-                q_rows = q_tile[blind:rows]
-                if k_direct:
-                    row_scores(q_rows, k_at, k_step, width, s_tile, k)
-                else:
-                    row_scores(q_rows, k_at, k_step, width, s_tile, k_tile)
-            else:
-                gemm(routine, T, N, width, seeing, d_k, one, k_at, k_step // size, q_at, d_k, 0, s_at, most_keys)
-            softmax_tile(s_tile, seeing, width, sees, maps, c, m[blind:], total[blind:], o_tile[blind:])
-            if rows <= few:
-                o_rows = o_tile[blind:rows]
-                if v_direct:
-                    row_context(s_tile, v_at, v_step, width, o_rows, v)
-                else:
-                    row_context(s_tile, v_at, v_step, width, o_rows, v_tile)
-            else:
-                gemm(routine, N, N, d_v, seeing, width, one, v_at, v_step // size, s_at, most_keys, one, o_at, d_v)
-            key += width
-        if slot >= 0:
-            part_o[slot, :rows] = o_tile[:rows]
-            part_m[slot, :rows] = m[:rows]
-            part_l[slot, :rows] = total[:rows]
-            continue
-        for i in range(q_first, q_stop):
-            for j in range(maps):
-                r = (i - q_first) * maps + j
-                finish(o_tile, r, m[r], total[r], z, lse, m_out, inverse_out, (b, map_ + j, i))
-
-
-@inlined(fastmath=FLAGS, error_model="numpy")
-def finish(o, r, m, total, z, lse, m_out, inverse_out, at):
-    """Write a row of the results, z = O / l and lse, and m and 1/l for the backward.
-
-    The arguments are whole arrays and the indices `at`, not rows: making a view takes as long as writing the row.
-    """
-    b, j, i = at
-    seen = total != 0  # NaN is not 0, so it reaches the results
-    inverse = 1 / total if seen else total
-    for d in range(z.shape[3]):
-        z[b, j, i, d] = o[r, d] * inverse
-    lse[at] = m * LN2 + math.log(total) if seen else -np.inf
-    m_out[at] = m if seen else total
-    inverse_out[at] = inverse
-
-
-def merge_signature(storage: Any, real: Any) -> Any:
-    """The merging kernel's Numba signature."""
-    rows, slots, outputs = real[:, :, ::1], real[:, ::1], real[:, :, :, ::1]
-    merges = types.Array(types.int64, 2, "C", readonly=True)
-    return types.void(merges, types.int64, outputs, rows, rows, rows, rows, slots, slots)
-
-
-def merge(merges, maps, z, lse, m_out, inverse_out, part_o, part_m, part_l):
-    """Merge the results of a query tile's chunks, in the order of their keys.
-
-    Each chunk has its own m. With M the largest of them, O = Σ 2^(m_i − M) O_i and l = Σ 2^(m_i − M) l_i.
-    """
-    one = part_m.dtype.type(1)
-    for b, map_, q_first, q_stop, first, last in merges:
-        for r in range((q_stop - q_first) * maps):
-            top = part_m[first, r]
-            for slot in range(first + 1, last):
-                top = max(top, part_m[slot, r])
-            o, total = part_o[first, r], part_m.dtype.type(0)
-            for slot in range(first, last):
-                # m is −inf if the row sees no key of a chunk
-                seen = part_m[slot, r] != -np.inf
-                weight = exp2(part_m[slot, r], one, top) if seen else part_m.dtype.type(0)
-                total += weight * part_l[slot, r]
-                for j in range(o.shape[0]):
-                    o[j] = weight * part_o[slot, r, j] + (o[j] if slot > first else 0)
-            at = b, map_ + r % maps, q_first + r // maps
-            finish(part_o[first], r, top, total, z, lse, m_out, inverse_out, at)
+@inlined
+def finish(c, z, item, rows, work, one):
+    """Write the results of an item: z = O / l, lse, and m and 1/l for the backward; or O, m and l to its slot."""
+    size, maps, line, factors = c.size, c.maps, c.d_v * c.size, work + c.l_tile
+    for r in range(rows):
+        m, total = get(work + c.m_tile + r * size, one), get(factors + r * size, one)
+        factor = one
+        if item.slot >= 0:
+            put(c.part_m + (item.slot * c.rows + r) * size, m)
+            put(c.part_l + (item.slot * c.rows + r) * size, total)
+        else:
+            factor = write_row(c, item.batch, item.map + r % maps, item.q_first + r // maps, m, total, one)
+        put(factors + r * size, factor)
+    if item.slot >= 0:
+        at, by_map, by_position = c.part_o + item.slot * c.rows * line, line, maps * line
+    else:
+        at = z.at + item.batch * z.batch + item.map * z.head + item.q_first * z.position
+        by_map, by_position = z.head, z.position
+    o, lines, nowhere = work + c.o_tile, round_up(c.d_v, ROWS), work + c.nowhere
+    unpack(o, lines, factors, VECTOR_BYTES, c.d_v, at, by_map, by_position, rows, maps, nowhere, one)

@@ -21,9 +21,8 @@ from gta_ref.ops.arrays import Array
 
 ROWS = 480  # most rows per tile: with their scores they fit into a core's second-level cache
 WIDEST = 2**22  # most numbers of Q and O per tile; only heads with a width of thousands reach it
-KEYS = 128  # keys per tile, a multiple of tile.LINE
-DIAGONAL = 64  # keys per tile on the diagonal, where not all rows see them: half of such a tile is computed in vain
-FEW = 12  # most rows for which the products are computed without BLAS
+KEYS = 128  # keys per tile of the forward, a multiple of lanes.ROWS: Sᵀ of a panel fits into the first-level cache
+FEW = 12  # most rows per tile for which rows stay rows; see decode.py
 CHUNK = 2048  # keys per item if one query tile holds all queries
 UNITS_A_WORKER = 4  # units per worker (see share_units) from which each unit is given to one worker
 
@@ -32,15 +31,12 @@ BATCH, MAP, Q_FIRST, Q_STOP, K_FIRST, K_STOP, SLOT = range(7)
 
 
 class Sizes(NamedTuple):
-    """The sizes of a call, in the order in which the kernels unpack them."""
+    """The sizes of a call's blocks and tiles."""
 
     maps: int  # per block
     maps_per_k: int  # maps that share a key head
     maps_per_v: int  # maps that share a value head
     rows: int  # most rows per tile
-    keys: int  # most keys per tile
-    diagonal: int  # DIAGONAL
-    few: int  # FEW
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +61,6 @@ class Plan:
 
 def plan(q: Array, k: Array, v: Array, mask: Mask) -> Plan:
     """Cut a call into items. The plans of the last 16 different calls are remembered."""
-    # forward and backward use the same tiles: in tiles of another size BLAS adds in another order, and with huge scores
-    # the backward's map would differ from the forward's
     most = ROWS // 2 if q.dtype.itemsize == 8 else ROWS
     most = min(most, max(FEW, WIDEST // (q.shape[3] + v.shape[3])))
     bounds = (b.tobytes() if isinstance(b, np.ndarray) else b for b in (mask.q_start, mask.k_start, mask.k_stop))
@@ -95,7 +89,7 @@ def _plan(
     columns = [b, m, first, stop, k_first, np.maximum(k_last, k_first), np.full_like(b, -1)]
     items = np.stack(columns, axis=1).astype(np.int64, copy=False)
     pieces, slots = _chunked(items) if n_queries <= step else (items, 0)
-    sizes = Sizes(maps, maps_per_k, maps_per_v, step * maps, KEYS, DIAGONAL, FEW)
+    sizes = Sizes(maps, maps_per_k, maps_per_v, step * maps)
     cost = int(costs(items).sum())
     return Plan(items, pieces, slots, _merges(pieces), sizes, np.ascontiguousarray(q_start, np.int64), cost)
 

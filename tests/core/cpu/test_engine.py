@@ -18,7 +18,8 @@ TIMES, ROUNDINGS = 4, 8
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-def assert_right(arrays, mask=None, scale=None):
+def errors(arrays, mask=None, scale=None):
+    """The largest error of each result, that of "reference" in float32, and the largest term of the result's sums."""
     got = both_passes(arrays, mask, scale=scale)
     exact = both_passes(arrays, mask, "reference", np.float64, scale)
     single = [x.astype(np.float32) for x in arrays]
@@ -29,6 +30,7 @@ def assert_right(arrays, mask=None, scale=None):
     row = (d_v * dz * v + dlse) * (scale or d_k**-0.5)
     eps = np.finfo(got[1].dtype).eps
     names, terms = ("z", "lse", "dq", "dk", "dv"), (v, 1, row * k, row * q, dz)
+    found = {}
     for name, x, p, r, e, largest in zip(names, got, plain, rounded, exact, terms, strict=True):
         assert x.dtype == (arrays[4] if name == "lse" else arrays[0]).dtype, name
         assert x.shape == e.shape, name
@@ -36,10 +38,17 @@ def assert_right(arrays, mask=None, scale=None):
         np.testing.assert_array_equal(x[~finite], e[~finite], err_msg=name)
         error = np.abs(x[finite] - e[finite]).max(initial=0)
         known = np.abs(p[finite] - r[finite]).max(initial=0) * (eps / np.finfo(np.float32).eps)
-        assert error <= TIMES * known + ROUNDINGS * eps * largest, f"{name}: {error:.1e}, reference {known:.1e}"
+        found[name] = error, known, ROUNDINGS * eps * largest
+    return found
 
 
-# a tile has 96 positions with 5 maps, and 128 keys; up to 12 rows are computed without BLAS; a chunk has 2048 keys
+def assert_right(arrays, mask=None, scale=None):
+    for name, (error, known, roundings) in errors(arrays, mask, scale).items():
+        assert error <= TIMES * known + roundings, f"{name}: {error:.1e}, reference {known:.1e}"
+
+
+# A query tile has 480 rows, 96 positions with 5 maps; key tiles have 128 and 96 keys, in groups of 8; a panel has 48 rows
+# of float32. Up to 12 rows stay rows, and a chunk has 2048 keys. Of float64 and with AVX2, panels are smaller.
 CASES = {
     "one key": ((1, 2, 1, 1, 1, 1, 7, 9), None),
     "a tile and a row": ((1, 5, 1, 1, 97, 97, 64, 128), None),
@@ -50,6 +59,10 @@ CASES = {
     "n_k and n_v divide apart": ((2, 6, 2, 3, 65, 129, 16, 20), None),
     "12 rows": ((2, 4, 1, 1, 3, 300, 16, 20), None),
     "13 rows": ((1, 13, 1, 1, 1, 300, 16, 20), None),
+    "17 rows": ((1, 17, 1, 1, 1, 70, 16, 20), None),
+    "33 rows": ((1, 11, 1, 1, 3, 70, 24, 40), None),
+    "a panel": ((1, 4, 1, 1, 12, 100, 32, 64), None),
+    "a panel and a row": ((1, 7, 1, 1, 7, 100, 32, 72), None),
     "width 1": ((1, 2, 1, 2, 30, 30, 1, 1), None),
     "d_v 0": ((1, 2, 1, 1, 5, 5, 4, 0), None),
     "decode": ((3, 5, 1, 1, 1, 63, 64, 128), None),
@@ -87,8 +100,43 @@ def test_as_exact_as_reference(rng, case, dtype):
     ],
 )
 def test_huge_logits(rng, sizes):
-    # if the scores of the backward differed from those of the forward in the last bit, its map would be off by 1e-3
-    assert_right(random_inputs(rng, sizes, stretch=1000.0))
+    # If the scores of the backward differed from those of the forward in the last bit, its map would be off by 1e-3.
+    # Nearly all maps are 0 and 1. The error is that of the few rows with two scores close to each other, so it differs
+    # by a factor of 10 from draw to draw, and the largest of several draws is compared.
+    draws = [errors(random_inputs(rng, sizes, stretch=1000.0)) for _ in range(6)]
+    for name in draws[0]:
+        error, known, roundings = (max(draw[name][i] for draw in draws) for i in range(3))
+        assert error <= TIMES * known + roundings, f"{name}: {error:.1e}, reference {known:.1e}"
+
+
+HUGE = {np.float32: (1e5, 1e9, 1e15, 3e18), np.float64: (1e10, 1e20, 1e60, 3e150)}
+
+
+@pytest.mark.parametrize("queries", [40, 1], ids=["panels", "rows"])
+@pytest.mark.parametrize(("dtype", "stretch"), [(dtype, stretch) for dtype in HUGE for stretch in HUGE[dtype]])
+def test_scores_near_overflow(rng, dtype, stretch, queries):
+    """Scores of up to 1e37 and 1e301, whose unit in the last place is far above 1: one key has all the weight."""
+    q, k, v, dz, dlse = random_inputs(rng, (2, 4, 2, 1, queries, 150, 16, 24), dtype)
+    arrays = q * dtype(stretch), k * dtype(stretch), v, dz, dlse * 0
+    got, want = both_passes(arrays), both_passes(arrays, engine="reference")
+    top = np.abs(want[1]).max()
+    np.testing.assert_allclose(got[1], want[1], rtol=16 * np.finfo(dtype).eps)
+    assert np.isfinite(got[1]).all()
+    assert top > stretch**2
+    np.testing.assert_allclose(got[0], want[0], rtol=0, atol=4 * np.finfo(dtype).eps * np.abs(v).max())
+    for x in got[2:]:
+        assert np.isfinite(x).all()
+    np.testing.assert_allclose(got[4], want[4], rtol=0, atol=64 * np.finfo(dtype).eps * np.abs(want[4]).max())
+
+
+def test_scale_does_not_overflow(rng):
+    """Q times scale · log₂e would be infinite where the scores themselves are not."""
+    q, k, v, *_ = random_inputs(rng, (1, 2, 1, 1, 20, 20, 1, 4))
+    q, k = np.sign(q) * np.float32(3e38), np.abs(k) * np.float32(1e-39)
+    for name in ("numba", "reference"):
+        z, lse, _ = attention_forward(q, k, v, scale=3.0, engine=name)
+        assert np.isfinite(z).all()
+        assert np.isfinite(lse).all()
 
 
 def test_scale(rng):
@@ -107,7 +155,7 @@ def test_half_precision_is_float32_rounded_once(rng, dtype, sizes):
         np.testing.assert_array_equal(x, y.astype(x.dtype), err_msg=name)
 
 
-@pytest.mark.parametrize("queries", [1, 20], ids=["rows", "BLAS"])
+@pytest.mark.parametrize("queries", [1, 20], ids=["rows", "panels"])
 @pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
 def test_every_half_precision_number_is_read_right(dtype, queries):
     # with a single key, z equals v; 2^16 − 1 columns leave a remainder
@@ -139,8 +187,7 @@ def test_any_strides(rng, layout, sizes):
     arrays = random_inputs(rng, sizes)
     moved = [STRIDES[layout](x) if x.ndim == 4 else x for x in arrays]
     for x, y in zip(both_passes(moved), both_passes(arrays), strict=True):
-        # BLAS may use another code path if rows have another distance
-        np.testing.assert_allclose(x, y, rtol=0, atol=16 * np.finfo(np.float32).eps * np.abs(y).max())
+        np.testing.assert_array_equal(x, y)
 
 
 def test_one_row_for_all_keys(rng):
@@ -185,7 +232,7 @@ def test_cotangent_of_a_blind_row_has_no_effect(rng):
         assert np.isfinite(x).all()
 
 
-@pytest.mark.parametrize("queries", [40, 1], ids=["BLAS", "rows"])
+@pytest.mark.parametrize("queries", [40, 1], ids=["panels", "rows"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["q", "k", "v"])
 def test_nan_and_infinity_show_where_they_show_in_reference(rng, where, value, queries):
@@ -201,7 +248,7 @@ def test_nan_and_infinity_show_where_they_show_in_reference(rng, where, value, q
     assert not np.isfinite(got[0]).all()
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(40, 140), (1, 140), (1, 4200)], ids=["BLAS", "rows", "chunks"])
+@pytest.mark.parametrize(("queries", "keys"), [(40, 140), (1, 140), (1, 4200)], ids=["panels", "rows", "chunks"])
 def test_scores_of_minus_infinity_are_as_good_as_unseen(rng, queries, keys):
     q, k, v, dz, dlse = random_inputs(rng, (2, 4, 1, 1, queries, keys, 1, 16))
     q, k[0] = np.abs(q), -np.inf
