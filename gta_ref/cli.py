@@ -1,56 +1,31 @@
-"""The command gta-ref. Its exit status is 0 for success, 1 if a check failed and 2 for wrong usage."""
+"""The command gta-ref.
+
+Its exit status is 0 for success, 1 if a check failed, 2 for wrong usage and 130 after Ctrl-C. This module imports
+almost nothing, so that Ctrl-C ends the command without a traceback from its first moment on.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from gta_ref import __version__, process
-from gta_ref.commands import bench, costs, doctor, generate, maps, study, tour, train, vectors, verify
-
-app = typer.Typer(
-    help="The reference implementation of GTA, Grouped-head latenT Attention (arXiv 2506.17286).",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"gta_ref {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version of the package and exit."
-        ),
-    ] = False,
-) -> None:
-    """The options of the command itself."""
-
-
-app.command()(tour.tour)
-app.add_typer(costs.app, name="costs")
-app.command()(generate.generate)
-app.command()(maps.maps)
-app.command()(train.train)
-app.command()(study.study)
-app.add_typer(bench.app, name="bench")
-app.command()(verify.verify)
-app.add_typer(vectors.app, name="vectors")
-app.command()(doctor.doctor)
+from gta_ref import process
 
 
 def main() -> None:
     """Entry point."""
     process.set_up()
+    from gta_ref.commands.app import app
+
     app(prog_name="gta-ref")
+
+
+def __getattr__(name: str) -> Any:
+    """Import `app`, the typer application, on first use."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gta_ref.commands.app import app
+
+    return app
 
 
 if __name__ == "__main__":

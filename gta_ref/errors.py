@@ -23,6 +23,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
+def printable(text: str) -> str:
+    """The text in one line, with escapes for the characters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def kind_of(value: Any) -> str:
     """What a value is, in words: "None" or "a list"; a class of this project with its module, since many are Config."""
     kind = type(value)
@@ -61,6 +66,14 @@ def as_int(name: str, value: SupportsIndex, *, at_least: int | None = None, at_m
 def as_size(name: str, value: SupportsIndex, *, at_least: int = 1, at_most: int = LARGEST) -> int:
     """Return a size as an int; raise ValueError unless it is a whole number of at least 1 that fits in 64 bits."""
     return as_int(name, value, at_least=at_least, at_most=at_most)
+
+
+def as_heads(n_heads: SupportsIndex, head_dim: SupportsIndex, *, multiple_of: int = 1) -> tuple[int, int]:
+    """Return the sizes from which those of a small model follow; raise ValueError unless they are whole and fit."""
+    n_heads, head_dim = as_size("n_heads", n_heads), as_size("head_dim", head_dim)
+    if n_heads % multiple_of:
+        raise ValueError(f"n_heads={n_heads} must be a multiple of {multiple_of}")
+    return n_heads, head_dim
 
 
 def as_positive_float(name: str, value: Any) -> float:

@@ -24,6 +24,8 @@ from typing import Any
 import ml_dtypes  # registers the dtype bfloat16 with NumPy, and so with safetensors
 import numpy as np
 
+from gta_ref.errors import printable
+
 try:
     import fcntl
 except ImportError:  # on Windows, where a folder cannot be locked and leftovers stay
@@ -138,7 +140,7 @@ def one_line(reason: object) -> str:
     if len(text) > _LONGEST_REASON:
         half = _LONGEST_REASON // 2
         text = f"{text[:half]}…{text[-half:]}"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return printable(text)
 
 
 def write_tensors(

@@ -1,4 +1,10 @@
-"""What several test modules use: the cases of the attention core, random inputs of the attention core, and both of its passes in one call."""
+"""What several test modules use: cases and random inputs of the attention core, both of its passes in one call, small
+configurations, files that may be damaged, and Python code in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 
@@ -47,3 +53,29 @@ def small_configs(hidden_size, n_heads, head_dim):
     return {
         name: load(name).Config(hidden_size=hidden_size, **load(name).small_sizes(n_heads, head_dim)) for name in NAMES
     }
+
+
+def refused(read, path):
+    """Read a file that may be damaged; return the line of the error, or None if the file could be read."""
+    try:
+        read(path)
+    except ValueError as error:
+        line = str(error)
+        assert path.name in line, line
+        assert line.isprintable(), line
+        assert len(line) < 1000, line
+        return line
+    return None
+
+
+def python(code, *arguments, timeout=300, **environment):
+    """Run code in a process of its own, where warnings are not errors; return what it has printed."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(code), *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -91,6 +91,18 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path, text):
     assert np.isfinite(found.losses).all()
 
 
+def test_a_run_that_was_stopped_in_its_last_validation(tmp_path, text):
+    out = tmp_path / "run.safetensors"
+    assert run("train", "--text", text, "--steps", 2, "--out", out, *SMALL).exit_code == 0
+    done = train.load(out)
+    held_out = done.validation.pop(2)
+    train.save(out, done)
+    result = run("train", "--resume", out, "--text", text)
+    assert result.exit_code == 0, result.output
+    assert f"step 2: held out {held_out:.3f}" in result.output
+    assert train.load(out).validation == {2: held_out}
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from gta_ref import cli
@@ -50,6 +51,40 @@ def bad_files(tmp_path):
 def test_train_notices_a_bad_output_before_it_trains(tmp_path, option, no_work):
     for path in bad_files(tmp_path):
         one_line(run("train", *SMALL, option, path), path)
+
+
+def commands(group, words=()):
+    """Every command with a file that it writes at its end, its words, and the names of the options for these files."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        for option in command.params:
+            if option.name in ("json", "plot"):
+                yield (*words, name), f"--{option.name}"
+
+
+WRITERS = list(commands(get_command(cli.app)))
+
+
+@pytest.mark.parametrize(
+    "words, option", WRITERS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_every_command_notices_a_bad_output_before_it_works(tmp_path, words, option, monkeypatch):
+    from gta_ref import threads
+
+    def work():
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(threads, "check_environment", work)  # the first step of every command
+    more = {"study": ["gate"], "generate": ["text"]}.get(words[0], [])
+    for path in (tmp_path / "none" / "a.x", tmp_path):
+        one_line(run(*words, *more, option, path), path)
+
+
+def test_the_commands_with_outputs():
+    """costs, tour, verify, vectors list, doctor, generate, train, maps, study and the benchmarks: none is left out."""
+    assert len({words for words, _ in WRITERS}) >= 12
+    assert (("study",), "--plot") in WRITERS
 
 
 def test_a_resumed_run_notices_that_it_cannot_be_saved(tmp_path, no_work, monkeypatch):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gta_ref.commands.common import JsonOption, machine_line, one_line_errors, table
+from gta_ref.commands.common import JsonOption, PlotOption, machine_line, one_line_errors, table
 
 BUSY = 0.5  # a load average above this before the run means that another program is using the machine
 # parts that the tables and the figure show as one
@@ -42,7 +41,7 @@ def e2e(
     memory: Annotated[
         float | None, typer.Option(help="Memory to use, in GB. Default: 40 % of the available memory.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Image file for the figure. Default: draw none.")] = None,
+    plot: PlotOption = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Run tiny models with short contexts, only to see that the benchmark runs.")
     ] = False,

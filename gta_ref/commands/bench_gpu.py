@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gta_ref.commands.common import check_torch, one_line_errors, table
+from gta_ref.commands.common import check_output, check_torch, one_line_errors, table
 
 
 @one_line_errors
@@ -36,7 +36,8 @@ def gpu(
         Path | None,
         typer.Option(
             help="Append every finding to this file as soon as it is known, in the format JSON lines: each line is an "
-            "object. Default: write no file."
+            "object. Default: write no file.",
+            callback=check_output,
         ),
     ] = None,
 ) -> None:

@@ -10,9 +10,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write every number to this JSON file.")]
+from gta_ref import process
+from gta_ref.errors import printable
+
+
+def check_output(context: typer.Context, path: Path | None) -> Path | None:
+    """End the command with one line and exit status 2 if the file of an option cannot be written; before any work."""
+    if path is not None and not context.resilient_parsing:  # which is completion in a shell
+        from gta_ref.files import check_writable
+
+        try:
+            check_writable(path)
+        except OSError as error:
+            _complain(error)
+            raise typer.Exit(2) from None
+    return path
+
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write every number to this JSON file.", callback=check_output)
+]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", help="Image file for the figure. Default: draw none.", callback=check_output)
+]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -24,22 +47,34 @@ ModelOption = Annotated[
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn an expected error, or a wrong setting of the environment, into one line on stderr and exit status 2."""
+    """Turn an expected error, or a wrong setting of the environment, into one line on stderr and exit status 2.
+
+    Ctrl-C becomes a line too, with exit status 130. A command that has more to say about it raises KeyboardInterrupt
+    with a text.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        from gta_ref import threads  # imports NumPy, which --help does not need
-
         try:
-            threads.check_environment()
-            command(*args, **kwargs)
+            with process.interruptible():
+                from gta_ref import threads  # imports NumPy, which --help does not need
+
+                threads.check_environment()
+                command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            print(f"gta-ref: {interrupt}" if interrupt.args else process.STOPPED, file=sys.stderr)
+            raise typer.Exit(process.INTERRUPTED) from None
         except (ValueError, OSError) as error:
-            # the text of an OSError itself begins with its errno
-            message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
-            print(f"gta-ref: {message}", file=sys.stderr)
+            _complain(error)
             raise typer.Exit(2) from None
 
     return wrapped
+
+
+def _complain(error: ValueError | OSError) -> None:
+    # the text of an OSError itself begins with its errno
+    message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
+    print(f"gta-ref: {printable(str(message))}", file=sys.stderr)
 
 
 def check_torch(against: str | None) -> None:
@@ -57,8 +92,11 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def table(*columns: str, numbers_from: int | None = None) -> Table:
-    """A table without rules; the columns from index `numbers_from` onwards are aligned to the right."""
+    """A table without rules; the columns from index `numbers_from` onwards are aligned to the right.
+
+    A header may look like markup. A cell may be markup.
+    """
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
-        found.add_column(column, justify="right" if numbers_from is not None and i >= numbers_from else "left")
+        found.add_column(escape(column), justify="right" if numbers_from is not None and i >= numbers_from else "left")
     return found

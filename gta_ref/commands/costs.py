@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,6 +186,7 @@ def design(
 def _models(names: str, sizes: list[str]) -> list[Model]:
     """The models given by sizes, followed by those given by name or file."""
     from gta_ref.costs.model import Model
+    from gta_ref.files import one_line, parse_json
     from gta_ref.weights.config_costs import costs_model, is_config_json
 
     chosen = [Model.parse(text) for text in sizes]
@@ -195,9 +195,9 @@ def _models(names: str, sizes: list[str]) -> list[Model]:
             chosen.append(Model.preset(name))
             continue
         try:
-            content = json_module.loads(Path(name).read_text(encoding="utf-8"))
+            content = parse_json(Path(name).read_bytes())
         except ValueError as error:
-            raise ValueError(f"{name}: not a JSON file ({error})") from None
+            raise ValueError(f"{name}: not a JSON file ({one_line(error)})") from None
         if is_config_json(content):
             path = Path(name)  # every model has a config.json, in a folder of its own
             chosen.append(costs_model(path.resolve().parent.name if path.name == "config.json" else path.stem, content))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -119,7 +120,7 @@ def _versions() -> dict[str, str]:
 
 def _introduce(console: Console, reader: LanguageModel, structure: Any, read: Sequence[Window]) -> None:
     console.print(
-        f"[bold]{reader.name}[/]: {reader.config.n_layers} layers, each with {structure.n_q} maps over "
+        f"[bold]{escape(reader.name)}[/]: {reader.config.n_layers} layers, each with {structure.n_q} maps over "
         f"{structure.n_k} key head{'s' if structure.n_k > 1 else ''}",
         highlight=False,
     )
@@ -158,7 +159,7 @@ def _show(console: Console, figures: dict[str, Any]) -> None:
 
 def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequence[float]) -> None:
     console.print()
-    rows = table("[bold]Mean over the layers[/]", *_SHORT.values(), numbers_from=1)
+    rows = table("Mean over the layers", *_SHORT.values(), numbers_from=1)
 
     def row(label: str, value: Callable[[dict[str, Any]], str]) -> None:
         rows.add_row(label, *(value(summary[view]) for view in _SHORT))

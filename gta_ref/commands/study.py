@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gta_ref.commands.common import JsonOption, one_line_errors, table
+from gta_ref.commands.common import JsonOption, PlotOption, one_line_errors, table
 
 
 @one_line_errors
@@ -22,7 +22,7 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Train two steps from two seeds, only to see that the study runs.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Image file for the figure. Default: draw none.")] = None,
+    plot: PlotOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train the models of a study and compare them.
@@ -30,13 +30,10 @@ def study(
     Each model is trained from three seeds. A study that was stopped continues where it was if it is started again. The
     full studies take from one to several hours on two cores; docs/studies.md has their results.
     """
-    from gta_ref.files import check_writable, write_json
+    from gta_ref.files import write_json
     from gta_ref.lab import runner, studies, summary
 
     chosen = studies.load(name)
-    for path in (json, plot):
-        if path is not None:
-            check_writable(path)
     if quick:
         chosen = studies.quick(chosen)
     console = Console()
@@ -46,6 +43,7 @@ def study(
         f"{len(chosen.arms)} models from {len(chosen.seeds)} seeds each; {budget.steps} steps of "
         f"{budget.batch} × {budget.length} tokens; the runs' files are in {folder}",
         highlight=False,
+        markup=False,
     )
     results = _run(console, runner, chosen, folder, jobs)
     found = summary.summarise(chosen, results)
@@ -79,4 +77,7 @@ def _run(console: Console, runner: Any, chosen: Any, folder: Path, jobs: int) ->
             if step == chosen.settings.steps:
                 bar.update(tasks[label], visible=False)
 
-        return runner.run(chosen, folder, jobs, tell)
+        try:
+            return runner.run(chosen, folder, jobs, tell)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command continues where it was") from None

@@ -28,9 +28,9 @@ def tour(
     both forms of its equation, its gradients, decoding with a cache, and what it saves.
     """
     from gta_ref import tour as steps
-    from gta_ref.files import write_json
+    from gta_ref.files import one_line, write_json
 
-    source, content = (str(text), text.read_bytes()) if text is not None else steps.default_text()
+    source, content = (one_line(text), text.read_bytes()) if text is not None else steps.default_text()
     console = Console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     bar = Progress(*columns, console=console, transient=True)
@@ -74,7 +74,9 @@ def _introduce(console: Console, run: Any) -> None:
         f"{c.n_q} maps, {c.n_k} key head, {c.n_c} latent head of {c.latent_dim}",
         highlight=False,
     )
-    console.print(f"Text: the first {len(run.text)} bytes of {run.source}, one token per byte:", highlight=False)
+    console.print(
+        f"Text: the first {len(run.text)} bytes of {escape(run.source)}, one token per byte:", highlight=False
+    )
     first = run.text.decode("utf-8", errors="replace").splitlines()[:4]
     console.print("\n".join(f"  [dim]{escape(line)}[/]" for line in first), highlight=False)
     console.print("The weights are random: these numbers are about the mechanism, not about language.\n")

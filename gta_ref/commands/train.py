@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,9 +68,7 @@ def train(
     settings = training.Settings(
         **{name: context.params[name] for name in _SETTINGS}, warmup=max(1, min(50, steps // 10))
     )
-    console = Console()
-    if json is not None:
-        check_writable(json)
+    console = Console(markup=False)  # names of files may look like markup
     if resume is None:
         check_writable(out)
         _check_memory(small.n_parameters(config))
@@ -79,7 +78,7 @@ def train(
         run = training.load(resume)
         _check_same(context, resume, run, config, settings)
         out, source = resume, _source(texts, text)
-        if run.state.step < run.settings.steps:
+        if not _is_done(training, run):
             check_writable(out)
     made = run.config
     console.print(
@@ -89,25 +88,30 @@ def train(
         highlight=False,
     )
     console.print(f"text: {source.name}", highlight=False)
-    if run.state.step == run.settings.steps:
+    if _is_done(training, run):
         console.print(f"{out}: this run has done all its {run.state.step} steps", highlight=False)
     elif run.state.step:
         console.print(f"continues after step {run.state.step}", highlight=False)
-    done = run.state.step
+    done = _is_done(training, run)
     try:
         _advance(console, training, run, source, engine, out)
     except KeyboardInterrupt:
         training.save(out, run)
-        console.print(f"stopped after step {run.state.step}; continue: gta-ref train --resume {out}", highlight=False)
-        raise typer.Exit(130) from None
+        raise KeyboardInterrupt(
+            f"stopped after step {run.state.step}; continue: gta-ref train --resume {shlex.quote(str(out))}"
+        ) from None
     except training.DivergedError as error:
         kept = f"the run up to its last validation is in {out}" if out.is_file() else "nothing was written"
         raise ValueError(f"{error}; {kept}; try a smaller --learning-rate") from None
     console.print(f"loss {run.losses[-1]:.3f}, on held-out text {run.validation[run.state.step]:.3f} nats per byte")
-    if run.state.step > done:
+    if not done:
         console.print(f"written: {out}", highlight=False)
     if json is not None:
         write_json(json, _figures(run))
+
+
+def _is_done(training: Any, run: Any) -> bool:
+    return run.state.step == run.settings.steps and not training.is_unvalidated(run)
 
 
 def _check_memory(n_parameters: int) -> None:
@@ -127,7 +131,7 @@ def _source(texts: Any, text: Path | None) -> Any:
 
 
 def _advance(console: Console, training: Any, run: Any, source: Any, engine: str, out: Path) -> None:
-    if run.state.step == run.settings.steps:
+    if _is_done(training, run):
         training.advance(run, source)  # there is no step left to train, but this checks the text
         return
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn()

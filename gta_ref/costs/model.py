@@ -43,6 +43,8 @@ class Model:
 
     def __post_init__(self) -> None:
         check_type("name", self.name, str, "a str")
+        if not self.name.isprintable():
+            raise ValueError(f"name={shown(self.name)} must consist of characters that can be printed")
         check_structure("structure", self.structure)
         check_structure("decode_structure", self.decode_structure)
         for name in ("n_layers", "intermediate_size", "vocab_size"):

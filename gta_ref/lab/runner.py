@@ -11,9 +11,11 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from gta_ref.lm import train
 Tell = Callable[[str, int, float], None]
 
 _progress: Any = None  # in a run's process: the queue to the study's process
+_stop: Any = None  # in a run's process: an event of the study's process, set when the runs are to stop
 _running = threading.Lock()  # in a run's process: held as long as a run is in progress
 
 
@@ -51,6 +54,8 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
     ------
     DivergedError
         If the loss of a run stops being finite; the files of the other runs are kept.
+    KeyboardInterrupt
+        After Ctrl-C; every run is saved after its current step, and a later call continues it.
     OSError
         If the folder cannot be made or written to.
     ValueError
@@ -63,18 +68,22 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
         else:
             check_writable(_run_path(folder, job))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    queue = context.SimpleQueue()
+    queue, stop = context.SimpleQueue(), context.Event()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting = [job for job in study.jobs() if not _result_path(folder, job).is_file()]
-    pool = ProcessPoolExecutor(jobs, context, _set_up, (queue, threads))
+    pool = ProcessPoolExecutor(jobs, context, _set_up, (queue, stop, threads))
     try:
-        left: set[Future[None]] = {pool.submit(_run, job, folder) for job in waiting}
+        with _interrupts_wait():  # so that the processes are started without them
+            left: set[Future[None]] = {pool.submit(_run, job, folder) for job in waiting}
         while left:
             ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
             while not queue.empty():
                 tell(*queue.get())
             for future in ended:
                 future.result()
+    except KeyboardInterrupt:
+        stop.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     found = []
@@ -125,15 +134,32 @@ def _run_path(folder: Path, job: Job) -> Path:
     return folder / f"{digest(job)}.safetensors"
 
 
-def _set_up(queue: Any, threads: int) -> None:
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block, and never reach the processes and threads that start in it.
+
+    A terminal sends it to all processes of a command. Those of the runs would end with a traceback each, or within a
+    validation; the study's process alone receives it, and tells them to stop.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _set_up(queue: Any, stop: Any, threads: int) -> None:
     from threadpoolctl import threadpool_limits
 
     from gta_ref import process
     from gta_ref.threads import set_threads
 
     process.keep_memory()
-    global _progress
-    _progress = queue
+    global _progress, _stop
+    _progress, _stop = queue, stop
     threading.Thread(target=_end_with_the_study, daemon=True).start()
     threadpool_limits(threads)
     set_threads(threads)
@@ -152,6 +178,8 @@ def _end_with_the_study() -> None:
 
 
 def _run(job: Job, folder: Path) -> None:
+    if _stop.is_set():  # the pool hands out one more run than it has processes
+        raise KeyboardInterrupt
     with _running:
         _train(job, folder)
 
@@ -166,6 +194,8 @@ def _train(job: Job, folder: Path) -> None:
         if not _study().is_alive():
             train.save(path, run)
             os._exit(1)
+        if _stop.is_set():
+            raise KeyboardInterrupt
         # not every step: after an error in another run the queue is not read any more, and its pipe must not fill up
         if run.state.step % 10 == 0 or run.state.step == run.settings.steps:
             _progress.put((label, run.state.step, run.losses[-1]))

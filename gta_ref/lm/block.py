@@ -101,6 +101,7 @@ def rows_by(engine: str, x: Array) -> ModuleType:
     if type(x) is np.ndarray and x.dtype in (np.float32, np.float64):  # only in this machine's byte order
         fused = engine == "auto" and x.size >= LEAST and engines.why_not("numba") is None
         if fused or engine == "numba":
+            engines.load("numba")  # says why, if the engine cannot run here
             from gta_ref.lm import compiled
 
             return compiled

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from gta_ref.cache import KVCache
-from gta_ref.errors import as_int
+from gta_ref.core.engines import ENGINES
+from gta_ref.errors import LARGEST, as_float, as_int, check_choice, check_shape, refuse
 from gta_ref.lm import model
 from gta_ref.ops import Array
-from gta_ref.ops.arrays import array_module
+from gta_ref.ops.arrays import array_module, check_float, check_rng
 
 
 def greedy(
@@ -47,10 +48,12 @@ def greedy(
     Raises
     ------
     ValueError
-        If there is no token to start from, or an id is outside the vocabulary.
+        If there is no token to start from, an id is outside the vocabulary, or an argument has another type or shape.
     """
-    n_tokens = as_int("n_tokens", n_tokens, at_least=0)
-    if ids.ndim != 2 or ids.shape[1] == 0:
+    n_tokens = as_int("n_tokens", n_tokens, at_least=0, at_most=LARGEST)
+    model.check_inputs(params, ids, config)
+    check_choice("engine", engine, ENGINES)
+    if ids.shape[1] == 0:
         raise ValueError(f"ids has shape {ids.shape}; expected (B, N) with at least one token")
     if n_tokens == 0:
         return ids
@@ -107,14 +110,20 @@ def stream(
     ValueError
         If an argument is outside its range. The call itself raises, not the first step of the iterator.
     """
-    n_tokens = as_int("n_tokens", n_tokens, at_least=1)
-    if len(ids) == 0:
+    n_tokens = as_int("n_tokens", n_tokens, at_least=1, at_most=LARGEST)
+    prompt = as_ids("ids", ids)
+    if not prompt:
         raise ValueError("the prompt is empty; expected at least one token")
+    model.check_inputs(params, np.array([prompt]), config)
+    if caches is not None:
+        model.check_caches(caches, config.n_layers)
+    check_choice("engine", engine, ENGINES)
+    ends = as_ids("ends", ends)
     check_sampling(temperature, top_p)
     rng = np.random.default_rng(as_int("seed", seed, at_least=0))
 
     def tokens() -> Iterator[int]:
-        text = list(ids)
+        text = list(prompt)
         new = text
         for _ in range(n_tokens):
             if caches is None:
@@ -133,10 +142,19 @@ def stream(
 
 def check_sampling(temperature: float, top_p: float) -> None:
     """Raise ValueError unless temperature is a finite number of at least 0 and top_p is in (0, 1]."""
-    if not 0 <= temperature < math.inf:
+    if not 0 <= as_float("temperature", temperature, "a number of at least 0") < math.inf:
         raise ValueError(f"temperature={temperature} must be a finite number of at least 0")
-    if not 0 < top_p <= 1:
+    if not 0 < as_float("top_p", top_p, "a number above 0") <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+
+
+def as_ids(name: str, ids: Any) -> list[int]:
+    """Return tokens as a list; raise ValueError unless they are whole numbers in a collection, or in an array (N,)."""
+    if isinstance(ids, np.ndarray) and ids.ndim == 1:
+        ids = ids.tolist()
+    if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, (Sequence, Set)):
+        refuse(name, ids, "a collection of whole numbers")
+    return [as_int(f"{name}[{i}]", one, at_least=0, at_most=LARGEST) for i, one in enumerate(ids)]
 
 
 def draw(logits: Array, temperature: float, top_p: float, rng: np.random.Generator) -> int:
@@ -157,7 +175,18 @@ def draw(logits: Array, temperature: float, top_p: float, rng: np.random.Generat
     Returns
     -------
     token : int
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range.
     """
+    check_sampling(temperature, top_p)
+    check_float("logits", logits)
+    check_shape("logits", logits, ("vocabulary",))
+    if logits.shape[0] == 0:
+        raise ValueError("logits has shape (0,); expected at least one number")
+    check_rng(rng)
     if temperature == 0:
         return int(logits.argmax())
     x = np.asarray(logits, np.float64)

@@ -198,7 +198,7 @@ def forward(
         raise ValueError("last=True leaves nothing for backward; expected need_saved=False with it")
     check_choice("engine", engine, ENGINES)
     as_mask(mask)
-    _check(params, ids, config)
+    check_inputs(params, ids, config)
     x, embedding = embedding_forward(ids, params["embed"])
     blocks = []
     for i in range(config.n_layers):
@@ -226,7 +226,7 @@ def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[st
     Stages are named as in the mechanism's `trace` and include the map (B, n_q, N, N). Only one layer's stages are held
     at a time.
     """
-    _check(params, ids, config)
+    check_inputs(params, ids, config)
     x, _ = embedding_forward(ids, params["embed"])
     for i in range(config.n_layers):
         trace: dict[str, Array] = {}
@@ -325,8 +325,8 @@ def decode(
     """
     check_bool("last", last)
     check_choice("engine", engine, ENGINES)
-    _check(params, ids, config)
-    _check_caches(caches, config.n_layers)
+    check_inputs(params, ids, config)
+    check_caches(caches, config.n_layers)
     before = [cache.length for cache in caches]
     try:
         x, _ = embedding_forward(ids, params["embed"])
@@ -353,7 +353,8 @@ def _head_forward(params: Params, x: Array, config: Config, rows: ModuleType) ->
     return logits, norm, head
 
 
-def _check(params: Params, ids: Array, config: Config) -> None:
+def check_inputs(params: Params, ids: Array, config: Config) -> None:
+    """Raise ValueError unless params are those of config, and ids an array (B, N) of integers."""
     check_config(config, Config)
     _check_ids("ids", ids)
     check_params_alone(params, param_shapes(config))
@@ -366,7 +367,7 @@ def _check_ids(name: str, ids: Array) -> None:
         raise ValueError(f"{name} has dtype {dtype}; expected integers")
 
 
-def _check_caches(caches: Sequence[KVCache], n_layers: int) -> None:
+def check_caches(caches: Sequence[KVCache], n_layers: int) -> None:
     """Raise ValueError unless there is one cache per layer, each an object of its own, all with as many tokens."""
     if not isinstance(caches, (list, tuple)):
         refuse("caches", caches, "a sequence of gta_ref.KVCache, one per layer")

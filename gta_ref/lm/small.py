@@ -14,6 +14,7 @@ from typing import Any
 from gta_ref import mechanisms
 from gta_ref.errors import as_int, check_choice, check_divides
 from gta_ref.lm import model
+from gta_ref.ops.arrays import check_config
 
 # name: the mechanism, and what differs from its small sizes
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"mqa": ("gqa", {"n_k": 1})}
@@ -68,6 +69,7 @@ def config(
 
 def n_parameters(config: model.Config) -> int:
     """Number of elements of all parameters."""
+    check_config(config, model.Config)
     # from models of one and of two layers: the number of layers may be too large for a list of all shapes
     one, two = (sum(prod(shape) for shape in model.param_shapes(replace(config, n_layers=n)).values()) for n in (1, 2))
     return one + (config.n_layers - 1) * (two - one)

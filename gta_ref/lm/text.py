@@ -20,6 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
+from gta_ref.files import one_line
+
 VOCABULARY = 256  # one byte per token
 HELD_OUT = 10  # one file in 10 is held out, or one stretch in 10 of a single file
 _NOT_READ = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
@@ -122,7 +124,7 @@ def from_file(path: str | os.PathLike[str]) -> Text:
     parts: dict[bool, list[bytes]] = {False: [], True: []}
     for i, (start, stop) in enumerate(itertools.pairwise(edges.tolist())):
         parts[i % HELD_OUT == HELD_OUT - 1].append(content[start:stop])
-    return _text(path.name, *(b"".join(parts[k]) for k in parts))
+    return _text(one_line(path.name), *(b"".join(parts[k]) for k in parts))
 
 
 def _text(name: str, train: bytes, validation: bytes) -> Text:

@@ -82,6 +82,30 @@ def test_an_interrupted_step_is_no_step():
     assert_same(run, trained())
 
 
+@pytest.mark.parametrize("step", [5, 12])
+def test_an_interrupted_validation_is_made_up_for(step, tmp_path):
+    """Also that of the last step, after which there is none to train."""
+
+    class Breaks(text.Text):
+        def held_out(self, batch, length, n_sequences):
+            if run.state.step == step:
+                raise KeyboardInterrupt
+            return super().held_out(batch, length, n_sequences)
+
+    whole = letters()
+    run = train.begin(CONFIG, SETTINGS, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train.advance(run, Breaks(whole.name, whole.train, whole.validation, 64))
+    assert run.state.step == step
+    assert train.is_unvalidated(run)
+    train.save(tmp_path / "run.safetensors", run)
+    resumed, saved = train.load(tmp_path / "run.safetensors"), []
+    train.advance(resumed, whole, on_validation=lambda run: saved.append(run.state.step))
+    assert_same(resumed, trained())
+    assert list(resumed.validation) == [5, 10, 12]
+    assert saved == [n for n in (5, 10, 12) if n >= step]
+
+
 def test_seeds_differ():
     other = trained(settings=dataclasses.replace(SETTINGS, seed=4))
     assert other.losses[0] != trained().losses[0]

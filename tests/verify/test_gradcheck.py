@@ -1,9 +1,9 @@
-"""The gradient checks themselves: a right gradient passes, and each wrong one is detected."""
+"""The gradient checks themselves: a right gradient passes, each wrong one is detected, and one wrong element of many."""
 
 import numpy as np
 import pytest
 
-from gta_ref.verify.gradcheck import directional_error, elementwise_error
+from gta_ref.verify.gradcheck import directional_error, elementwise_error, subset_error
 
 
 def function(a):
@@ -26,6 +26,8 @@ def test_right_gradients_pass(problem, rng):
     grads = gradients(inputs, dy)
     assert directional_error(function, inputs, dy, grads, rng) < 1e-9
     assert max(elementwise_error(function, inputs, dy, grads).values()) < 1e-9
+    for subsets in (1, 3, 100):  # 100 subsets of 32 elements: some have none
+        assert subset_error(function, inputs, dy, grads, rng, subsets) < 1e-9
 
 
 def wrongs(grads):
@@ -41,6 +43,7 @@ def test_wrong_gradients_are_seen(problem, rng):
     inputs, dy = problem
     for kind, wrong in wrongs(gradients(inputs, dy)):
         assert directional_error(function, inputs, dy, wrong, rng) > 1e-6, kind
+        assert subset_error(function, inputs, dy, wrong, rng, 3) > 1e-6, kind
         errors = elementwise_error(function, inputs, dy, wrong)
         changed = "x" if kind in ("sign", "zero") else "w"
         assert errors[changed] > 0.9e-4, kind
@@ -53,6 +56,7 @@ def test_inputs_are_not_written(problem, rng):
         a.flags.writeable = False
     directional_error(function, inputs, dy, gradients(inputs, dy), rng)
     elementwise_error(function, inputs, dy, gradients(inputs, dy))
+    subset_error(function, inputs, dy, gradients(inputs, dy), rng, 2)
 
 
 def mean_of_equals(a):
@@ -87,3 +91,29 @@ def test_zero_claimed_of_everything(problem, rng):
     nothing = {name: np.zeros_like(x) for name, x in inputs.items()}
     assert directional_error(function, inputs, dy, nothing, rng) == 1
     assert directional_error(lambda a: np.zeros((3, 5)), inputs, dy, nothing, rng) == 0
+    assert subset_error(function, inputs, dy, nothing, rng, 2) == 1
+    assert subset_error(lambda a: np.zeros((3, 5)), inputs, dy, nothing, rng, 2) == 0
+
+
+def test_one_wrong_element_of_thousands(rng):
+    """One element of 12,000 is wrong by what the docstring promises to find; a single direction passes it by chance."""
+    inputs = {"x": rng.standard_normal((20, 100)), "w": 0.1 * rng.standard_normal((100, 100))}
+    dy = rng.standard_normal((20, 100))
+    grads = gradients(inputs, dy)
+    sizes = {name: np.sqrt(np.mean(x * x)) for name, x in inputs.items()}
+    n = sum(x.size for x in inputs.values())
+    typical = np.sqrt(sum(np.sum((grads[name] * sizes[name]) ** 2) for name in inputs) / n)
+    bound, subsets = 1e-7, 16
+    assert subset_error(function, inputs, dy, grads, rng, subsets) < bound / 100
+    # 16 subsets of 750 elements; the norm of one may be a tenth larger than that of its share
+    resolution = 2.1 * 1.1 * bound * np.sqrt(n / subsets) * typical
+    missed = {"subsets": 0, "one direction": 0}
+    for i in range(60):
+        name = "xw"[i % 2]
+        at = tuple(rng.integers(0, inputs[name].shape))
+        wrong = {**grads, name: grads[name].copy()}
+        wrong[name][at] += resolution / sizes[name]
+        missed["subsets"] += subset_error(function, inputs, dy, wrong, rng, subsets) <= bound
+        missed["one direction"] += directional_error(function, inputs, dy, wrong, rng) <= bound
+    assert missed["subsets"] == 0
+    assert missed["one direction"] > 20
