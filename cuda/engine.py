@@ -4,8 +4,9 @@ The module has the functions that ``gta_ref.core.engines`` expects of an engine.
 copied, and views of a cache are read in place. The kernels depend on the dtype:
 
     float32     forward, decode and backward compute in float32
-    bfloat16    forward and decode use tensor cores, for d_k up to 256; weights are rounded to bfloat16 before they are
-                multiplied by the values. The backward widens its inputs to float32 and rounds its results once.
+    bfloat16    all use tensor cores: forward and decode for d_k up to 256, the backward for d_k and d_v up to 256
+                together. The map and its gradient are rounded to bfloat16 before they are multiplied. Larger widths are
+                widened to float32, and results are rounded once.
     float16     inputs are widened to float32, and results are rounded once
 
 A forward with few queries uses the decode kernel. This module imports neither CuPy nor Numba before a call has to be

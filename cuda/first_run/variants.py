@@ -1,4 +1,4 @@
-"""Step 5: other tiles and other numbers of splits than those that were chosen without a measurement.
+"""Step 5: other tiles and other numbers of splits than those that the engine chooses, on this GPU.
 
     python -m gta_cuda.first_run.variants
 
