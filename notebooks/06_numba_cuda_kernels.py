@@ -29,8 +29,9 @@
 # Exercises to go with it: [11, tiles](exercises/ex11_tiles.ipynb) and
 # [12, a CUDA tile](exercises/ex12_cuda_tile.ipynb).
 #
-# This notebook needs no GPU: it shows that the kernels compute the right numbers in the simulator, and what machine code
-# the compiler makes of them. How fast they are on one is in [the CUDA engine](../docs/cuda.md#what-was-measured).
+# This notebook needs no GPU: it shows that the kernels compute the right numbers in the simulator, and what machine
+# code the compiler makes of them. How fast they are on one is in [the CUDA
+# engine](../docs/cuda.md#what-was-measured).
 
 # %%
 # %matplotlib inline
@@ -268,8 +269,8 @@ plots_cuda.register_tile(ROWS, COLUMNS, GROUPS, HEIGHT, d_k=64, d_v=128, thread=
 # %% [markdown]
 # This is the inner loop of the first product: four multiply–adds for each pair of a 16-byte load of Y and one of X. The
 # loads of X are inside the loop over j but do not depend on j, so the compiler issues them only once. The machine code
-# for sm_90 (the architecture of an H100) has 4 · 6 + 2 · 12 = 48 `LDS.128` instructions, which load 16 bytes from shared
-# memory, and 396 `FFMA` instructions, which are multiply–adds; 4 · 32 + 2 · 128 of these belong to the two products,
+# for sm_90 (the architecture of an H100) has 4 · 6 + 2 · 12 = 48 `LDS.128` instructions, which load 16 bytes from
+# shared memory, and 396 `FFMA` instructions, which are multiply–adds; 4 · 32 + 2 · 128 of these belong to the two products,
 # whose loops are written out four and two times.
 # `gta_cuda.resources.compile_kernel` and nvdisasm show this without a GPU.
 
