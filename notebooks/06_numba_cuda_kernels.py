@@ -270,9 +270,9 @@ plots_cuda.register_tile(ROWS, COLUMNS, GROUPS, HEIGHT, d_k=64, d_v=128, thread=
 # This is the inner loop of the first product: four multiply–adds for each pair of a 16-byte load of Y and one of X. The
 # loads of X are inside the loop over j but do not depend on j, so the compiler issues them only once. The machine code
 # for sm_90 (the architecture of an H100) has 4 · 6 + 2 · 12 = 48 `LDS.128` instructions, which load 16 bytes from
-# shared memory, and 396 `FFMA` instructions, which are multiply–adds; 4 · 32 + 2 · 128 of these belong to the two products,
-# whose loops are written out four and two times.
-# `gta_cuda.resources.compile_kernel` and nvdisasm show this without a GPU.
+# shared memory, and 396 `FFMA` instructions, which are multiply–adds; 4 · 32 + 2 · 128 of these belong to the two
+# products, whose loops are written out four and two times. `gta_cuda.resources.compile_kernel` and
+# nvdisasm show this without a GPU.
 
 # %%
 show("tiles", "make_multiply", "for j in range(each)", "cuda.fma(x3, y3, s)")
