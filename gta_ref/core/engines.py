@@ -68,7 +68,7 @@ def _module(engine: str) -> tuple[ModuleType | None, str | None]:
             return None, "NUMBA_DISABLE_JIT is set, and the engine's kernels have to be compiled"
         try:
             module = importlib.import_module(MODULES[engine])  # waits if another thread is importing it
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # RuntimeError from some packages when Python ends
             return None, f"it cannot be imported ({' '.join(str(error).split())})"
         if _is_unfinished(module):
             return None, "it is being imported, by the code that this call has interrupted"

@@ -152,7 +152,7 @@ def as_ids(name: str, ids: Any) -> list[int]:
     """Return tokens as a list; raise ValueError unless they are whole numbers in a collection, or in an array (N,)."""
     if isinstance(ids, np.ndarray) and ids.ndim == 1:
         ids = ids.tolist()
-    if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, (Sequence, Set)):
+    if isinstance(ids, str) or not isinstance(ids, (Sequence, Set)):  # bytes are whole numbers
         refuse(name, ids, "a collection of whole numbers")
     return [as_int(f"{name}[{i}]", one, at_least=0, at_most=LARGEST) for i, one in enumerate(ids)]
 
