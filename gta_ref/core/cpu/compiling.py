@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from numba import njit
+
+from gta_ref.core.engines import EngineError
 
 # what LLVM may do with a kernel's own code: reorder sums and fuse multiply-adds, but not assume away NaN and infinity
 FLAGS = {"reassoc", "contract", "nsz", "arcp"}
@@ -45,13 +47,14 @@ def compiled(kernel: Callable[..., Any], signature: Any, *, strict: bool = False
     """
     options = {"error_model": "numpy", **options} if strict else {"fastmath": FLAGS, **options}
     found: Any = njit(nogil=True, **options)(stamped(kernel))
-    with _lock, _notice():
+    with _lock, _Notice() as notice:
         try:
             found.enable_caching()
         except (OSError, RuntimeError) as error:  # there is no folder in which files can be written
             _say_uncached(error)
+            notice.start()
         else:
-            found._cache = _Cache(found._cache)
+            found._cache = _Cache(found._cache, notice)
         found.compile(signature)
         found.disable_compile()
     return found  # type: ignore[no-any-return]
@@ -64,11 +67,18 @@ class _Cache:
     a full disk. If another process wrote at the same time, an entry may hold the code for other arguments.
     """
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: Any, notice: _Notice) -> None:
         self._cache = cache
+        self._notice = notice
         self.cache_path = cache.cache_path
 
     def load_overload(self, signature: Any, target: Any) -> Any:
+        found = self._loaded(signature, target)
+        if found is None:
+            self._notice.start()
+        return found
+
+    def _loaded(self, signature: Any, target: Any) -> Any:
         try:
             found = self._cache.load_overload(signature, target)
             if found is not None and tuple(found.signature.args) != tuple(signature.args):
@@ -114,31 +124,56 @@ def stamped(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def once(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Cache the results of `build` by its arguments. Threads that need one at the same time wait for a single call."""
+    """Cache the results of `build` by its arguments. Threads that need one at the same time wait for a single call.
+
+    A signal handler that needs one while the code that it has interrupted builds one would wait forever: it gets an
+    EngineError instead.
+    """
     kept: dict[tuple[Any, ...], Any] = {}
-    lock = threading.Lock()
+    lock = threading.RLock()
+    building = False
 
     @wraps(build)
     def get(*key: Any) -> Any:
+        nonlocal building
         if key not in kept:
             with lock:
-                if key not in kept:
-                    kept[key] = build(*key)
+                if building:  # by this thread, as others wait for the lock
+                    raise EngineError(
+                        "engine 'numba' is being compiled, by the code that this call has interrupted; "
+                        "call it once before a signal handler may call it"
+                    )
+                building = True
+                try:
+                    if key not in kept:
+                        kept[key] = build(*key)
+                finally:
+                    building = False
         return kept[key]
 
     return get
 
 
-@contextmanager
-def _notice() -> Iterator[None]:
-    """Print a notice on stderr if the block takes longer than NOTICE_AFTER; at most once per process."""
-    timer = threading.Timer(NOTICE_AFTER, _tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+class _Notice:
+    """A notice on stderr if compiling takes longer than NOTICE_AFTER from `start` on; at most once per process."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def start(self) -> None:
+        """Begin to count the time: nothing was found in the cache, so the kernel is compiled."""
+        if self._timer is None:
+            self._timer = threading.Timer(NOTICE_AFTER, _tell)
+            self._timer.daemon = True
+            with suppress(RuntimeError):  # when Python ends there are no new threads
+                self._timer.start()
+
+    def __enter__(self) -> _Notice:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _tell() -> None:

@@ -7,7 +7,7 @@ A query tile holds the rows of all maps of a block. For each key tile in turn, a
 
 and at the end z = O / l, lse = m · unit · ln 2 + ln l. Sᵀ of a panel and a key tile stays in the first-level cache; Qᵀ
 and Oᵀ of the query tile stay in the second. An item with a slot sees only a part of the keys; it stores O, m and l in
-its slot, for :func:`merge`.
+its slot, for :func:`gta_ref.core.cpu.merging.merge`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
