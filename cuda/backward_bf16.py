@@ -30,8 +30,8 @@ from typing import NamedTuple
 
 from numba import cuda, float32, int32, int64, uint16, uint32
 
-from gta_cuda.backward_fragments import ALIGNMENT, make_copy, make_fragment, make_store
 from gta_cuda.backward_parts import share
+from gta_cuda.backward_tiles import ALIGNMENT, make_copy, make_store
 from gta_cuda.forward import LOG2_E
 from gta_cuda.intrinsics import (
     cp_async_commit,
@@ -44,7 +44,7 @@ from gta_cuda.intrinsics import (
     thread_again,
 )
 from gta_cuda.kernels import MOST_SHARED
-from gta_cuda.tiles_bf16 import make_load, make_rows_fragment, multiply, padded
+from gta_cuda.tiles_bf16 import make_load, make_reader, make_rows_fragment, multiply, padded
 
 MOST_WIDTHS = 256  # most columns of d_k and d_v together, each rounded up to a multiple of 16: 192 registers
 wait_all = cp_async_wait[0]
@@ -96,8 +96,8 @@ def make_backward_keys(d_k: int, d_v: int, wide: bool, tile: Tile) -> Callable:
     load_k, load_v = (make_load(rows, n, d, wide, threads) for n, d in ((columns_k, d_k), (columns_v, d_v)))
     copy_q, copy_dz = (make_copy(queries, n, d, wide, threads) for n, d in ((columns_k, d_k), (columns_v, d_v)))
     own_k, own_v = make_rows_fragment(columns_k), make_rows_fragment(columns_v)
-    (across_k_at, across_k), (across_v_at, across_v) = (make_fragment(n, False) for n in (columns_k, columns_v))
-    (down_k_at, down_k), (down_v_at, down_v) = (make_fragment(n, True) for n in (columns_k, columns_v))
+    (across_k_at, across_k), (across_v_at, across_v) = (make_reader(n, True, False) for n in (columns_k, columns_v))
+    (down_k_at, down_k), (down_v_at, down_v) = (make_reader(n, False, True) for n in (columns_k, columns_v))
     depth_k, depth_v, pairs, n_map = columns_k // 16, columns_v // 16, chunk // 16, chunk // 8 * 4
     n_own, n_k_results, n_v_results = 4 * (depth_k + depth_v), 8 * depth_k, 8 * depth_v
     zero, log2_e = float32(0), float32(LOG2_E)

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from numba import cuda, float32, int32, int64, uint16, uint32
 
-from gta_cuda.backward_fragments import ALIGNMENT, make_copy, make_fragment, make_store
 from gta_cuda.backward_parts import share
+from gta_cuda.backward_tiles import ALIGNMENT, make_copy, make_store
 from gta_cuda.forward import LOG2_E
 from gta_cuda.intrinsics import (
     cp_async_commit,
@@ -34,7 +34,7 @@ from gta_cuda.intrinsics import (
     shared_address,
 )
 from gta_cuda.kernels import MOST_SHARED
-from gta_cuda.tiles_bf16 import make_load, make_rows_fragment, multiply, padded
+from gta_cuda.tiles_bf16 import make_load, make_reader, make_rows_fragment, multiply, padded
 
 wait_all = cp_async_wait[0]
 
@@ -75,8 +75,8 @@ def make_backward_queries(d_k: int, d_v: int, wide: bool, tile: Tile) -> Callabl
     load_q, load_dz = (make_load(rows, n, d, wide, threads) for n, d in ((columns_k, d_k), (columns_v, d_v)))
     copy_k, copy_v = (make_copy(keys, n, d, wide, threads) for n, d in ((columns_k, d_k), (columns_v, d_v)))
     own_q, own_dz = make_rows_fragment(columns_k), make_rows_fragment(columns_v)
-    (across_k_at, across_k), (across_v_at, across_v) = (make_fragment(n, False) for n in (columns_k, columns_v))
-    down_k_at, down_k = make_fragment(columns_k, True)
+    (across_k_at, across_k), (across_v_at, across_v) = (make_reader(n, True, False) for n in (columns_k, columns_v))
+    down_k_at, down_k = make_reader(columns_k, False, True)
     depth_k, depth_v, pairs = columns_k // 16, columns_v // 16, chunk // 16
     n_map = chunk // 8 * 4  # of 16 queries
     n_own_k, n_own_v, n_maps, n_results = (

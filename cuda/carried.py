@@ -27,35 +27,10 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 # the modules that decide the machine code of the kernels and the order of their arguments
 SOURCES = (
-    *(
-        "backward",
-        "backward_bf16",
-        "backward_bf16_queries",
-        "backward_fragments",
-        "backward_parts",
-        "decode",
-        "decode_bf16",
-        "forward",
-        "forward_bf16",
-        "forward_wgmma",
-        "groups_bf16",
-        "intrinsics",
-        "kernels",
-        "launch",
-    ),
-    *(
-        "launch_backward",
-        "launch_backward_bf16",
-        "launch_decode",
-        "launch_forward",
-        "merge",
-        "ptx",
-        "ptx_address",
-        "tiles",
-        "tiles_bf16",
-        "tiles_wgmma",
-        "wgmma",
-    ),
+    *("backward", "backward_bf16", "backward_bf16_queries", "backward_parts", "backward_tiles"),
+    *("decode", "decode_bf16", "forward", "forward_bf16", "forward_wgmma", "groups_bf16", "intrinsics", "kernels"),
+    *("launch", "launch_backward", "launch_backward_bf16", "launch_decode", "launch_forward", "merge"),
+    *("ptx", "ptx_address", "tiles", "tiles_bf16", "tiles_wgmma", "wgmma"),
 )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: D102, D103 (wgmma.py describes what each function does)
 """Python versions of the functions of ``wgmma`` for Numba's simulator, with the same results.
 
 Nothing here knows how a kernel computes its addresses: a product decodes its descriptor bit by bit and reads shared
@@ -20,10 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
-
-from gta_cuda.emulated import cp_async16, cp_async_commit, cp_async_wait
-
-__all__ = ["cp_async_commit", "cp_async_wait"]
 
 WARP, WARPGROUP = 32, 128
 SWIZZLE_128 = 1
@@ -114,15 +111,6 @@ def shfl_xor(value, mask):
 
 
 # ---- shared memory
-
-
-def address(shared):
-    return 0
-
-
-def copy16(shared, to, array, index, valid):
-    assert to % 16 == 0, "not a multiple of 16 bytes"
-    cp_async16(shared, int(to) // 2, array, index if valid else 0, valid)
 
 
 def plain(shared):

@@ -29,7 +29,17 @@ from typing import NamedTuple
 from numba import cuda, float32, int32, int64, uint16, uint32
 
 from gta_cuda.forward import LN_2, LOG2_E
-from gta_cuda.intrinsics import SIMULATED, div, inverse, log2, pack_bf16, st_pair
+from gta_cuda.intrinsics import (
+    SIMULATED,
+    cp_async_commit,
+    cp_async_wait,
+    div,
+    inverse,
+    log2,
+    pack_bf16,
+    shared_address,
+    st_pair,
+)
 from gta_cuda.tiles_wgmma import (
     WIDTH,
     columns_of,
@@ -52,8 +62,8 @@ PLACES = 3  # for tiles in shared memory
 ALIGNMENT = None if SIMULATED else 1024  # the swizzle depends on the address within 1024 bytes
 MOST_D_K = 128
 
-address, descriptor, show, shfl_xor = wgmma.address, wgmma.descriptor, wgmma.show, wgmma.shfl_xor
-commit, wait_copies = wgmma.cp_async_commit, wgmma.cp_async_wait[0]
+descriptor, show, shfl_xor = wgmma.descriptor, wgmma.show, wgmma.shfl_xor
+wait_copies = cp_async_wait[0]
 
 
 class Tile(NamedTuple):
@@ -103,7 +113,7 @@ def make_forward(d_k: int, d_v: int, tile: Tile) -> Callable:
     def load(shared, to, keys_view, values_view, j0, left, thread):
         load_k(shared, to, keys_view, j0, 0, thread)
         load_v(shared, int32(to + values_at), values_view, j0, left, thread)
-        commit()
+        cp_async_commit()
 
     @cuda.jit(device=True)
     def arrived(shared):
@@ -136,7 +146,7 @@ def make_forward(d_k: int, d_v: int, tile: Tile) -> Callable:
             stop = int32(min(k_stop, q_start + min(first + rows, n_queries)))
         keys_view = (k, b * strides[3] + div(m, maps_k) * strides[4], strides[5], k_start, k_stop)
         values_view = (v, b * strides[6] + div(m, maps_v) * strides[7], strides[8], k_start, k_stop)
-        base = int32(address(shared))
+        base = int32(shared_address(shared))
         if k_start < stop:
             load(shared, base, keys_view, values_view, k_start, left, t)
 

@@ -160,41 +160,78 @@ def backward(
     parts: numbers of blocks that share the keys of the same queries, and the queries of the same keys; by default they
     depend on the size of the GPU.
     """
+    d_k, d_v = q.shape[3], v.shape[3]
+    strides, wide = arrays.layout(q, k, v, dz)
+    delta = compute_delta(z, dz, dlse, lse, arrays.current_stream(q), 4 if tile == TILE else 1)
+    columns_q = -(-d_k // tile.part(d_k))
+    places = arrays.multiprocessors(q)
+    for_queries = Half(backward_queries_kernel(d_k, d_v, wide, tile), tile.rows, tile.columns, columns_q, places)
+    columns_k = max(columns_q, -(-d_v // tile.part(d_v)))
+    for_keys = Half(backward_keys_kernel(d_k, d_v, wide, tile), tile.rows, tile.columns, columns_k, places)
+    return compute(q, k, v, lse, dz, delta, mask, scale, strides, for_queries, for_keys, (d_k, d_v), parts)
+
+
+class Half(NamedTuple):
+    """One of the two kernels of a backward, that for dQ or that for dK and dV, and how its blocks share the work."""
+
+    kernel: Kernel
+    rows: int  # of a block: queries, or keys
+    step: int  # of the others that a block processes at a time
+    columns: int  # blocks that share the columns of the same rows
+    places: int  # blocks that the GPU has at once
+
+
+def compute(
+    q: Array,
+    k: Array,
+    v: Array,
+    lse: Array,
+    dz: Array,
+    delta: Array,
+    mask: Mask,
+    scale: float,
+    strides: tuple[int, ...],
+    for_queries: Half,
+    for_keys: Half,
+    widths: tuple[int, int],
+    parts: tuple[int, int] | None,
+) -> tuple[Array, Array, Array]:
+    """Compute dq, dk and dv with two kernels; see :func:`backward`.
+
+    strides: those of q, k, v and dz, which is contiguous. widths: columns of the parts of dQ and dK, and of dV.
+    """
     xp = array_module(q)
     sizes = Sizes.of(q, k, v)
-    batch, n_q, n_k, n_v, n_queries, n_keys, d_k, d_v = sizes
-    strides, wide = arrays.layout(q, k, v, dz)
+    batch, n_q, n_k, n_v, n_queries, n_keys, _, _ = sizes
     stream = arrays.current_stream(q)
-    delta = compute_delta(z, dz, dlse, lse, stream, 4 if tile == TILE else 1)
     on_device = arrays.bounds(mask, batch, n_queries, n_keys, q, stream)
     inputs = [arrays.pointer(x) for x in (q, k, v, dz, lse, delta)]
     heads = (n_q, n_q // n_k, n_q // n_v)
-    tiles_q, columns_q = -(-n_queries // tile.rows), -(-d_k // tile.part(d_k))
-    tiles_k, columns_k = -(-n_keys // tile.rows), max(columns_q, -(-d_v // tile.part(d_v)))
+    tiles_q, tiles_k = -(-n_queries // for_queries.rows), -(-n_keys // for_keys.rows)
     if parts is None:
-        places = arrays.multiprocessors(q)
+        blocks_q = batch * n_q * tiles_q * for_queries.columns
+        blocks_k = sizes.runs * tiles_k * for_keys.columns
         parts = (
-            choose_parts(batch * n_q * tiles_q * columns_q, -(-n_keys // tile.columns), places),
-            choose_parts(sizes.runs * tiles_k * columns_k, sizes.maps * -(-n_queries // tile.columns), places),
+            choose_parts(blocks_q, -(-n_keys // for_queries.step), for_queries.places),
+            choose_parts(blocks_k, sizes.maps * -(-n_queries // for_keys.step), for_keys.places),
         )
-    for_q, for_k = parts
-    parts_q = xp.empty((batch * n_q * for_q, n_queries, d_k), np.float32)
-    backward_queries_kernel(d_k, d_v, wide, tile).launch(
-        (batch * n_q * for_q, tiles_q, columns_q),
+    count_q, count_k = parts
+    parts_q = xp.empty((batch * n_q * count_q, n_queries, widths[0]), np.float32)
+    for_queries.kernel.launch(
+        (batch * n_q * count_q, tiles_q, for_queries.columns),
         stream,
         *inputs,
         *map(arrays.pointer, (parts_q, on_device)),
-        strides[:9],  # those of q, k and v; dz is contiguous
+        strides[:9],
         scale,
         *heads,
-        for_q,
+        count_q,
         n_queries,
         mask.causal,
     )
-    parts_k = xp.empty((sizes.runs * for_k, n_keys, d_k), np.float32)
-    parts_v = xp.empty((sizes.runs * for_k, n_keys, d_v), np.float32)
-    backward_keys_kernel(d_k, d_v, wide, tile).launch(
-        (sizes.runs * for_k, tiles_k, columns_k),
+    parts_k, parts_v = (xp.empty((sizes.runs * count_k, n_keys, width), np.float32) for width in widths)
+    for_keys.kernel.launch(
+        (sizes.runs * count_k, tiles_k, for_keys.columns),
         stream,
         *inputs,
         *map(arrays.pointer, (parts_k, parts_v, on_device)),
@@ -202,7 +239,7 @@ def backward(
         scale,
         *heads,
         sizes.maps,
-        for_k,
+        count_k,
         n_queries,
         n_keys,
         mask.causal,

@@ -38,14 +38,31 @@ def forward_kernel(d_k: int, d_v: int, wide: bool, tile: Tile = FORWARD_TILE) ->
 
 def forward(q: Array, k: Array, v: Array, mask: Mask, scale: float, tile: Tile = FORWARD_TILE) -> tuple[Array, Array]:
     """Compute z (B, n_q, N_q, d_v) and lse (B, n_q, N_q) of float32 arrays with contiguous rows."""
-    xp = array_module(q)
-    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
-    z = xp.empty((batch, n_q, n_queries, d_v), np.float32)
-    lse = xp.empty((batch, n_q, n_queries), np.float32)
+    d_k, d_v = q.shape[3], v.shape[3]
     strides, wide = arrays.layout(q, k, v)
+    kernel = forward_kernel(d_k, d_v, wide, tile)
+    return _launch(kernel, tile.rows, tile.part(d_v), q, k, v, mask, scale, strides)
+
+
+def _launch(
+    kernel: Kernel,
+    rows: int,
+    part: int,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    scale: float,
+    strides: tuple[int, ...],
+) -> tuple[Array, Array]:
+    """Launch a forward, of whose blocks each computes `rows` queries and `part` columns of z; return z and lse."""
+    xp = array_module(q)
+    (batch, n_q, n_queries, _), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    z = xp.empty((batch, n_q, n_queries, d_v), q.dtype)
+    lse = xp.empty((batch, n_q, n_queries), np.float32)
     stream = arrays.current_stream(q)
-    forward_kernel(d_k, d_v, wide, tile).launch(
-        (batch * n_q, -(-n_queries // tile.rows), -(-d_v // tile.part(d_v))),
+    kernel.launch(
+        (batch * n_q, -(-n_queries // rows), -(-d_v // part)),
         stream,
         *map(arrays.pointer, (q, k, v, z, lse, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
         strides,
@@ -76,28 +93,13 @@ def forward_bf16(
 
     Without a `tile`, the kernel is the one for wgmma if :func:`takes_wgmma` says so.
     """
-    xp = array_module(q)
-    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    d_k, d_v = q.shape[3], v.shape[3]
     strides, wide = arrays.layout(q, k, v)
     if tile is None and takes_wgmma(q, wide):
         return forward_wgmma(q, k, v, mask, scale)
     tile = TileBf16.of(d_k, wide) if tile is None else tile
-    z = xp.empty((batch, n_q, n_queries, d_v), q.dtype)
-    lse = xp.empty((batch, n_q, n_queries), np.float32)
-    stream = arrays.current_stream(q)
-    forward_bf16_kernel(d_k, d_v, wide, tile).launch(
-        (batch * n_q, -(-n_queries // tile.rows), -(-d_v // min(PART_BF16, padded(d_v)))),
-        stream,
-        *map(arrays.pointer, (q, k, v, z, lse, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
-        strides,
-        scale,
-        n_q,
-        n_q // n_k,
-        n_q // n_v,
-        n_queries,
-        mask.causal,
-    )
-    return z, lse
+    kernel = forward_bf16_kernel(d_k, d_v, wide, tile)
+    return _launch(kernel, tile.rows, min(PART_BF16, padded(d_v)), q, k, v, mask, scale, strides)
 
 
 def takes_wgmma(q: Array, wide: bool) -> bool:
@@ -139,27 +141,12 @@ def forward_wgmma(
         If d_k is above ``forward_wgmma.MOST_D_K``, or rows do not begin at multiples of 16 bytes and have lengths that
         are multiples of 16 bytes.
     """
-    xp = array_module(q)
-    (batch, n_q, n_queries, d_k), n_k, (_, n_v, n_keys, d_v) = q.shape, k.shape[1], v.shape
+    d_k, d_v = q.shape[3], v.shape[3]
     strides, wide = arrays.layout(q, k, v)
     if d_k > MOST_D_K_WGMMA or not wide:
         raise ValueError(
             f"d_k={d_k}, rows that {'are' if wide else 'are not'} at multiples of 16 bytes; forward_wgmma takes d_k up "
             f"to {MOST_D_K_WGMMA} and rows at multiples of 16 bytes"
         )
-    z = xp.empty((batch, n_q, n_queries, d_v), q.dtype)
-    lse = xp.empty((batch, n_q, n_queries), np.float32)
-    stream = arrays.current_stream(q)
-    forward_wgmma_kernel(d_k, d_v, tile).launch(
-        (batch * n_q, -(-n_queries // tile.rows), -(-d_v // PART_WGMMA)),
-        stream,
-        *map(arrays.pointer, (q, k, v, z, lse, arrays.bounds(mask, batch, n_queries, n_keys, q, stream))),
-        strides,
-        scale,
-        n_q,
-        n_q // n_k,
-        n_q // n_v,
-        n_queries,
-        mask.causal,
-    )
-    return z, lse
+    kernel = forward_wgmma_kernel(d_k, d_v, tile)
+    return _launch(kernel, tile.rows, PART_WGMMA, q, k, v, mask, scale, strides)

@@ -204,14 +204,18 @@ def cp_async16(typing, shared, to, array, index, valid):
         to = _shared_address(context, builder, signature, arguments)
         source = _pointer(context, builder, signature.args[2], arguments[2], arguments[3], signature.args[3])
         source = builder.ptrtoint(builder.addrspacecast(source, source.type.pointee.as_pointer(1)), INT64)
-        valid = arguments[4]
-        valid = builder.trunc(valid, ir.IntType(1)) if valid.type.width > 1 else valid
-        size = builder.select(valid, INT32(16), INT32(0))
-        text = "cp.async.cg.shared.global [$0],[$1],16,$2;"
-        _assembly(builder, ir.VoidType(), [to, source, size], text, "r,l,r,~{memory}", effect=True)
+        _copy16(builder, to, source, arguments[4])
         return context.get_dummy_value()
 
     return types.void(shared, to, array, index, types.boolean), generate
+
+
+def _copy16(builder: Any, to: Any, source: Any, valid: Any) -> None:
+    """Emit the copy of 16 bytes between two addresses, or of zeros."""
+    valid = builder.trunc(valid, ir.IntType(1)) if valid.type.width > 1 else valid
+    size = builder.select(valid, INT32(16), INT32(0))
+    text = "cp.async.cg.shared.global [$0],[$1],16,$2;"
+    _assembly(builder, ir.VoidType(), [to, source, size], text, "r,l,r,~{memory}", effect=True)
 
 
 @intrinsic
@@ -241,24 +245,29 @@ def _wait(n: int) -> Any:
 cp_async_wait = (_wait(0), _wait(1))
 
 
-def _ldmatrix(text: str) -> Any:
-    @intrinsic
-    def function(typing, shared, index):
-        def generate(context, builder, signature, arguments):
-            address = _shared_address(context, builder, signature, arguments)
-            result = ir.LiteralStructType([INT32] * 4)
-            struct = _assembly(builder, result, [address], text, "=r,=r,=r,=r,r,~{memory}", effect=True)
-            return _tuple(context, builder, signature, struct, 4)
-
-        return types.UniTuple(types.uint32, 4)(shared, index), generate
-
-    return function
+LDMATRIX4 = "ldmatrix.sync.aligned.m8n8.x4{}.shared.b16 {{$0,$1,$2,$3}},[$4];"  # with .trans or without
 
 
-# Load four 8 × 8 matrices of bfloat16 at once. Thread 8m + r passes the index of row r of matrix m. Thread t receives
-# elements 2(t mod 4) and the next one in row t // 4 of each matrix. The second form transposes each matrix first.
-ldmatrix4 = _ldmatrix("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3},[$4];")
-ldmatrix4_t = _ldmatrix("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3},[$4];")
+def _ldmatrix(context: Any, builder: Any, signature: Any, address: Any, trans: str = "") -> Any:
+    """Emit the load of four matrices, each row of which one thread has the address of."""
+    result, text = ir.LiteralStructType([INT32] * 4), LDMATRIX4.format(trans)
+    struct = _assembly(builder, result, [address], text, "=r,=r,=r,=r,r,~{memory}", effect=True)
+    return _tuple(context, builder, signature, struct, 4)
+
+
+@intrinsic
+def ldmatrix4(typing, shared, index):
+    """Load four 8 × 8 matrices of bfloat16 at once.
+
+    Thread 8m + r passes the index of row r of matrix m. Thread t receives elements 2(t mod 4) and the next one in row
+    t // 4 of each matrix.
+    """
+
+    def generate(context, builder, signature, arguments):
+        address = _shared_address(context, builder, signature, arguments)
+        return _ldmatrix(context, builder, signature, address)
+
+    return types.UniTuple(types.uint32, 4)(shared, index), generate
 
 
 @intrinsic

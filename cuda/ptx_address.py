@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from gta_cuda.ptx import INT32, INT64, VECTOR4, _assembly, _pointer, _tuple
+from gta_cuda.ptx import INT32, INT64, VECTOR4, _assembly, _copy16, _ldmatrix, _pointer
 
 
 @intrinsic
@@ -47,32 +47,25 @@ def cp_async16_at(typing, shared, to, array, source, valid):
     """Start copying 16 bytes to address `to` of shared memory. If not `valid`, write zeros and read nothing."""
 
     def generate(context, builder, signature, arguments):
-        valid = arguments[4]
-        valid = builder.trunc(valid, ir.IntType(1)) if valid.type.width > 1 else valid
-        size = builder.select(valid, INT32(16), INT32(0))
-        text = "cp.async.cg.shared.global [$0],[$1],16,$2;"
-        _assembly(builder, ir.VoidType(), [arguments[1], arguments[3], size], text, "r,l,r,~{memory}", effect=True)
+        _copy16(builder, arguments[1], arguments[3], arguments[4])
         return context.get_dummy_value()
 
     return types.void(shared, types.int32, array, types.int64, types.boolean), generate
 
 
-def _ldmatrix(text: str) -> Any:
+def _ldmatrix_at(trans: str) -> Any:
     @intrinsic
     def function(typing, shared, at):
         def generate(context, builder, signature, arguments):
-            result = ir.LiteralStructType([INT32] * 4)
-            struct = _assembly(builder, result, [arguments[1]], text, "=r,=r,=r,=r,r,~{memory}", effect=True)
-            return _tuple(context, builder, signature, struct, 4)
+            return _ldmatrix(context, builder, signature, arguments[1], trans)
 
         return types.UniTuple(types.uint32, 4)(shared, types.int32), generate
 
     return function
 
 
-# the same as ldmatrix4 and ldmatrix4_t of ``ptx``, except for the address
-ldmatrix4_at = _ldmatrix("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3},[$4];")
-ldmatrix4_t_at = _ldmatrix("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3},[$4];")
+# the same as ldmatrix4 of ``ptx``, except for the address; the second form transposes each matrix first
+ldmatrix4_at, ldmatrix4_t_at = _ldmatrix_at(""), _ldmatrix_at(".trans")
 
 
 def _vector(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -7,9 +7,10 @@ only as many bits as keep the place within the row.
 
 Rows that do not exist and columns past the width are never read; shared memory holds zeros for them, as in ``tiles``.
 
-There are two families. ``make_load`` and the functions ``make_…_fragment`` compute the place of every access from an
-index. ``make_copy`` and ``make_reader`` compute one address per thread and tile, in bytes; all other addresses differ
-from it by constants or by one xor with a constant. They need fewer instructions and registers.
+``make_load`` and ``make_rows_fragment`` compute the place of every access from an index; kernels use them where they
+load something once. ``make_copy`` and ``make_reader``, for the loops, compute one address per thread and tile, in
+bytes; all other addresses differ from it by constants or by one xor with a constant. They need fewer instructions and
+registers.
 """
 
 # Numba infers the types of the kernels and of their parts when it compiles them
@@ -27,7 +28,6 @@ from gta_cuda.intrinsics import (
     global_address,
     ldmatrix4,
     ldmatrix4_at,
-    ldmatrix4_t,
     ldmatrix4_t_at,
     mma_bf16,
     pack_bf16,
@@ -95,48 +95,6 @@ def make_rows_fragment(columns: int) -> Callable:
     def fragment(shared, tile, top, left, lane):
         r = int32(top + lane % 16)
         return ldmatrix4(shared, int32(tile + r * columns + ((left // 8 + lane // 16) ^ (r & bits)) * 8))
-
-    return fragment
-
-
-def make_columns_fragment(columns: int) -> Callable:
-    """Make the device function for A's fragment (16, 16) of Xᵀ: rows top… and columns left… of tile X."""
-    bits = swizzle(columns)
-
-    @cuda.jit(device=True)
-    def fragment(shared, tile, top, left, lane):
-        r = int32(top + lane % 8 + lane // 16 * 8)
-        return ldmatrix4_t(shared, int32(tile + r * columns + ((left // 8 + lane // 8 % 2) ^ (r & bits)) * 8))
-
-    return fragment
-
-
-def make_keys_fragment(columns: int) -> Callable:
-    """Make the device function for two of B's fragments (16, 8) of Xᵀ.
-
-    They are rows top… and top+8…, columns left… of tile X.
-    """
-    bits = swizzle(columns)
-
-    @cuda.jit(device=True)
-    def fragment(shared, tile, top, left, lane):
-        r = int32(top + lane % 8 + lane // 16 * 8)
-        return ldmatrix4(shared, int32(tile + r * columns + ((left // 8 + lane // 8 % 2) ^ (r & bits)) * 8))
-
-    return fragment
-
-
-def make_values_fragment(columns: int) -> Callable:
-    """Make the device function for two of B's fragments (16, 8) of X.
-
-    They are rows top…, columns left… and left+8… of tile X.
-    """
-    bits = swizzle(columns)
-
-    @cuda.jit(device=True)
-    def fragment(shared, tile, top, left, lane):
-        r = int32(top + lane % 16)
-        return ldmatrix4_t(shared, int32(tile + r * columns + ((left // 8 + lane // 16) ^ (r & bits)) * 8))
 
     return fragment
 
@@ -217,7 +175,7 @@ def make_reader(columns: int, across: bool, transposed: bool) -> tuple[Callable,
     def place(lane):
         r = int32(lane % 8 + lane // 16 * 8) if across else int32(lane % 16)
         c = int32(lane // 8 % 2) if across else int32(lane // 16)
-        return int32(int32(r * pitch) + int32((c ^ (r & bits)) * 16))
+        return int32(r * pitch + (c ^ (r & bits)) * 16)
 
     @cuda.jit(device=True)
     def fragment(shared, at, top, left):

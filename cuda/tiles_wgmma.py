@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 from numba import cuda, float32, int32, uint32
 
-from gta_cuda.intrinsics import SIMULATED, exp2, pack_bf16, pair
+from gta_cuda.intrinsics import SIMULATED, cp_async16_at, exp2, global_address, pack_bf16, pair
 
 if SIMULATED:
-    from gta_cuda.emulated_wgmma import copy16, renew, shfl_xor
+    from gta_cuda.emulated_wgmma import renew, shfl_xor
 else:
-    from gta_cuda.wgmma import copy16, renew, shfl_xor
+    from gta_cuda.wgmma import renew, shfl_xor
 
 BLOCK, WIDTH = 64, 128  # columns of a block of a tile, and bytes of its rows: the width of the swizzle
 
@@ -51,7 +51,8 @@ def make_load(rows: int, columns: int, width: int, threads: int) -> Callable:
         for m in range(rows // down):
             for n in range(columns // BLOCK):
                 exists = least <= m * down < most and (whole or column + n * BLOCK < width)
-                copy16(shared, int32(place + (n * rows + m * down) * WIDTH), array, at + n * BLOCK, exists)
+                to_row = int32(place + (n * rows + m * down) * WIDTH)
+                cp_async16_at(shared, to_row, array, global_address(array, at + n * BLOCK), exists)
             at += down * stride
 
     return load

@@ -10,7 +10,7 @@ A warp of the warpgroup holds 16 rows of A and D, in the layouts of ``ptx.mma_bf
 g = t // 4 and p = 2(t mod 4), element 4j + 2h + i of its part of D is D[g + 8h, 8j + p + i], and elements 0 to 3 of its
 part of A are the pairs A[g, p:p+2], A[g+8, p:p+2], A[g, p+8:p+10], A[g+8, p+8:p+10].
 
-Addresses in shared memory are 32-bit numbers of bytes here; ``address(shared)`` is that of an array's first element.
+Addresses in shared memory are 32-bit numbers of bytes here, as ``ptx_address.shared_address`` returns them.
 """
 
 # Numba calls these functions with the objects of its compiler, which have no types
@@ -24,20 +24,9 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-from gta_cuda.ptx import FLOAT, INT32, INT64, _assembly, _pointer, cp_async_commit, cp_async_wait, shfl_xor
+from gta_cuda.ptx import FLOAT, INT32, INT64, _assembly, shfl_xor
 
-__all__ = [
-    "address",
-    "copy16",
-    "cp_async_commit",
-    "cp_async_wait",
-    "descriptor",
-    "make_product",
-    "make_wait",
-    "renew",
-    "shfl_xor",
-    "show",
-]
+__all__ = ["descriptor", "make_product", "make_wait", "renew", "shfl_xor", "show"]
 
 SWIZZLE_128 = 1 << 30  # the mode in the upper half of a descriptor
 
@@ -156,38 +145,6 @@ def _places(context: Any, builder: Any, kind: Any, array: Any, n: int) -> list[A
 
 
 # ---- shared memory
-
-
-@intrinsic
-def address(typing, shared):
-    """The address of an array in shared memory."""
-
-    def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.ptrtoint(builder.addrspacecast(data, data.type.pointee.as_pointer(3)), INT32)
-
-    return types.int32(shared), generate
-
-
-@intrinsic
-def copy16(typing, shared, to, array, index, valid):
-    """Start copying 8 bfloat16 (16 bytes, aligned) to address `to`. If not `valid`, write zeros and read nothing.
-
-    It is ``ptx.cp_async16`` with an address. If not `valid`, `index` may lie outside the array.
-    """
-
-    def generate(context, builder, signature, arguments):
-        to = context.cast(builder, arguments[1], signature.args[1], types.int32)
-        source = _pointer(context, builder, signature.args[2], arguments[2], arguments[3], signature.args[3])
-        source = builder.ptrtoint(builder.addrspacecast(source, source.type.pointee.as_pointer(1)), INT64)
-        valid = arguments[4]
-        valid = builder.trunc(valid, ir.IntType(1)) if valid.type.width > 1 else valid
-        size = builder.select(valid, INT32(16), INT32(0))
-        text = "cp.async.cg.shared.global [$0],[$1],16,$2;"
-        _assembly(builder, ir.VoidType(), [to, source, size], text, "r,l,r,~{memory}", effect=True)
-        return context.get_dummy_value()
-
-    return types.void(shared, to, array, index, types.boolean), generate
 
 
 @intrinsic

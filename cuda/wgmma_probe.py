@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from numba import cuda, float32, int32, uint16, uint32
 
-from gta_cuda.forward_wgmma import ALIGNMENT, WARPGROUP, address, descriptor, show, wgmma
-from gta_cuda.intrinsics import pair
+from gta_cuda.forward_wgmma import ALIGNMENT, WARPGROUP, descriptor, show, wgmma
+from gta_cuda.intrinsics import pair, shared_address
 from gta_cuda.kernels import COUNT, FLOATS, HALVES, Kernel
 
 ELEMENTS = 16384  # of shared memory, all of which the instruction may address
@@ -36,7 +36,7 @@ def probe_kernel(n: int, transposed: bool) -> Kernel:
         for i in range(4):
             at = (row + i % 2 * 8) * 16 + column + i // 2 * 8
             operand[i] = pair(a[at], a[at + 1])
-        product(result, operand, descriptor(shared, address(shared) + 2 * start, leading, stride))
+        product(result, operand, descriptor(shared, shared_address(shared) + 2 * start, leading, stride))
         wait(result, operand)
         for j in range(n_d):
             d[(row + j // 2 % 2 * 8) * n + j // 4 * 8 + column + j % 2] = result[j]

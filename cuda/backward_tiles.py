@@ -1,4 +1,4 @@
-"""Parts of the bfloat16 backward: copies of tiles to shared memory, operand B of the products, storing results.
+"""Parts of the bfloat16 backward: copies of tiles to shared memory, and storing results.
 
 ``tiles_bf16`` describes the swizzled tiles. Here, places are addresses in bytes. A thread computes its own place in a
 tile once. All its other places differ from it by constants, or by one xor with a constant, because the swizzle permutes
@@ -18,8 +18,6 @@ from gta_cuda.intrinsics import (
     SIMULATED,
     cp_async16_at,
     global_address,
-    ldmatrix4_at,
-    ldmatrix4_t_at,
     shared_address,
     shfl_xor,
     st4,
@@ -28,32 +26,6 @@ from gta_cuda.intrinsics import (
 from gta_cuda.tiles_bf16 import make_load, swizzle
 
 ALIGNMENT = None if SIMULATED else 128  # of the shared array, in bytes
-
-
-def make_fragment(columns: int, transposed: bool) -> tuple[Callable, Callable]:
-    """Make two device functions: a thread's place in a tile, and two of B's fragments (16, 8).
-
-    fragment(shared, at, top, left): `at` is the address of the tile plus the thread's place; top and left are multiples
-    of 16 that the compiler knows. The fragments are
-
-        transposed=False    of Xᵀ: rows top… and top+8…, columns left… of tile X
-        transposed=True     of X: rows top…, columns left… and left+8…
-    """
-    bits, pitch = swizzle(columns), 2 * columns
-    load = ldmatrix4_t_at if transposed else ldmatrix4_at
-
-    @cuda.jit(device=True)
-    def place(lane):
-        r = int32(lane % 16) if transposed else int32(lane % 8 + lane // 16 * 8)
-        c = int32(lane // 16) if transposed else int32(lane // 8 % 2)
-        return int32(r * pitch + (c ^ (r & bits)) * 16)
-
-    @cuda.jit(device=True)
-    def fragment(shared, at, top, left):
-        c = left // 8
-        return load(shared, int32(int32(at ^ ((c & bits) * 16)) + (top * pitch + (c & ~bits) * 16)))
-
-    return place, fragment
 
 
 def make_copy(rows: int, columns: int, width: int, wide: bool, threads: int) -> Callable:
