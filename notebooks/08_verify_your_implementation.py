@@ -244,7 +244,7 @@ print(f"\n{history['as found'].case}: {history['as found'].text}")
 # for `c`.
 
 # %%
-from gta_ref.verify.mutants import MUTANTS
+from gta_ref.verify.mutants.table import MUTANTS
 
 print(len(MUTANTS), "wrong implementations are known, for instance:")
 for mutant in MUTANTS[4:60:11]:

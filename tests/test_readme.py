@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gta_ref import cli
-from gta_ref.verify.mutants import MUTANTS
+from gta_ref.verify.mutants.table import MUTANTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

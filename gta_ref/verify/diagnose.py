@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from gta_ref.verify.compare import Finding, compare_one
-from gta_ref.verify.mutants import MUTANTS, Mutant
+from gta_ref.verify.mutants.mutant import Mutant
+from gta_ref.verify.mutants.table import MUTANTS
 from gta_ref.verify.truth import wide
 from gta_ref.verify.vectors import Vector, make
 

@@ -62,14 +62,14 @@ class GtaCase:
 
     def run(self, impl: Any = None, library: str = "numpy") -> None:
         """Run an implementation on this case and fail unless all required arrays are right."""
-        from gta_ref.verify.cases import lacking
+        from gta_ref.verify.abilities import gradient_needs, lacking
         from gta_ref.verify.run import load, run_case, to_function
 
         if impl is None:
             if self._implementation is None:
                 pytest.fail("gta_case.run() needs an implementation, or pytest --gta-impl package.module:name")
             impl = load(self._implementation)
-        behind = lacking(self.vector.case.gradient_needs, self._able)
+        behind = lacking(gradient_needs(self.vector.case), self._able)
         steady = self._able is None or "deterministic" in self._able
         self._report(run_case(to_function(impl, backward=not behind), self.vector, library, steady, behind))
 
@@ -98,7 +98,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "gta_case" not in metafunc.fixturenames:
         return
     from gta_ref.errors import check_choice
-    from gta_ref.verify import cases
+    from gta_ref.verify import abilities, cases
 
     marker = metafunc.definition.get_closest_marker("gta_suite")
     defaults: dict[str, Any] = {"name": "core", "dtype": cases.DTYPE, "capabilities": None}
@@ -110,10 +110,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise ValueError(f"unknown {', '.join(unknown)}; expected a suite, dtype, capabilities")
         name, dtype, capabilities = (given.get(key, default) for key, default in defaults.items())
         check_choice("dtype", dtype, cases.DTYPES)
-        able, suite = cases.abilities(capabilities), cases.suite(name, dtype)
+        able, suite = abilities.abilities(capabilities), cases.suite(name, dtype)
     except ValueError as error:
         raise pytest.Collector.CollectError(f"gta_suite of {metafunc.definition.nodeid}: {error}") from None
-    found = [case.name for case in suite if not cases.lacking(case.needs(dtype), able)]
+    found = [case.name for case in suite if not abilities.lacking(abilities.needs(case, dtype), able)]
     metafunc.parametrize("gta_case", [(one, dtype, able) for one in found], ids=found, indirect=True)
 
 

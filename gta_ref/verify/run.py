@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from gta_ref.errors import check_choice
-from gta_ref.verify import cases, vectors
-from gta_ref.verify.cases import DTYPE, DTYPES, lacking
+from gta_ref.verify import abilities, cases, vectors
+from gta_ref.verify.abilities import lacking
+from gta_ref.verify.cases import DTYPE, DTYPES
 from gta_ref.verify.compare import compare
 from gta_ref.verify.diagnose import cause
 from gta_ref.verify.exchange import LIBRARIES, from_numpy, to_numpy
@@ -61,7 +62,7 @@ def verify(
     Report
     """
     check_choice("arrays", arrays, LIBRARIES)
-    able = cases.abilities(capabilities)
+    able = abilities.abilities(capabilities)
     steady = able is None or "deterministic" in able
     dtypes = (dtype,) if isinstance(dtype, str) else tuple(dtype)
     whole, forward_only = to_function(impl), to_function(impl, backward=False)
@@ -71,7 +72,7 @@ def verify(
         for case in cases.suite(suite, one):
             if progress is not None:
                 progress(case.name)
-            missing, behind = lacking(case.needs(one), able), lacking(case.gradient_needs, able)
+            missing, behind = lacking(abilities.needs(case, one), able), lacking(abilities.gradient_needs(case), able)
             if missing:
                 results.append(CaseResult(case.name, one, "skip", not_declared(missing)))
                 continue

@@ -13,10 +13,11 @@ from gta_ref.cache import KVCache
 from gta_ref.core import attention_backward, attention_forward, engines
 from gta_ref.lm import model as lm
 from gta_ref.ops import as_dtype
-from gta_ref.verify.mutants import MUTANTS, Mutant
+from gta_ref.verify.mutants.mutant import Mutant
+from gta_ref.verify.mutants.table import MUTANTS
 from gta_ref.verify.report import Report
 from gta_ref.verify.run import verify
-from gta_ref.verify.stepwise import Stepwise
+from gta_ref.verify.stepwise.dispatch import Stepwise
 from gta_ref.verify.truth import config_of, mask_of, model_of, wide
 
 Arrays = Mapping[str, np.ndarray]

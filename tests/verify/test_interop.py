@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gta_ref.verify import cases
+from gta_ref.verify import abilities, cases
 
 ROOT = Path(__file__).parents[2]
 CAPABILITIES = "attention,layer,gta,backward,padding,deterministic"
@@ -30,9 +30,9 @@ def verify(impl, library, dtypes, capabilities, **environment):
 
 def applicable(dtypes, capabilities):
     """Number of cases in the suite "core" that an implementation must pass: those that need only its capabilities."""
-    able = cases.abilities(capabilities.split(","))
+    able = abilities.abilities(capabilities.split(","))
     found = [(case, dtype) for dtype in dtypes.split(",") for case in cases.suite("core", dtype)]
-    return sum(not cases.lacking(case.needs(dtype), able) for case, dtype in found)
+    return sum(not abilities.lacking(abilities.needs(case, dtype), able) for case, dtype in found)
 
 
 def test_some_cases_apply_and_others_do_not():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gta_ref.verify.mutants import MUTANTS
+from gta_ref.verify.mutants.table import MUTANTS
 from gta_ref.verify.selftest import check_mutant
 
 

@@ -58,9 +58,9 @@ def test_round_trip(name, dtype, tmp_path):
 def test_a_seed_belongs_to_its_case():
     """A case keeps its numbers if others are added, because its seed is derived from its name."""
     assert len({case.name for case in cases.CASES}) == len(cases.CASES)
-    assert cases.find("attention/plain").seed == cases._seed("plain")
+    assert cases.find("attention/plain").seed == cases.seed_of("plain")
     q = vectors.make("attention/plain", "float64").inputs["q"]
-    np.testing.assert_array_equal(q.ravel()[:1], np.random.default_rng(cases._seed("plain")).standard_normal(1))
+    np.testing.assert_array_equal(q.ravel()[:1], np.random.default_rng(cases.seed_of("plain")).standard_normal(1))
 
 
 def test_inputs_are_rounded_before_the_truth_is_computed():

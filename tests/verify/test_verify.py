@@ -9,10 +9,11 @@ import pytest
 import gta_ref
 from gta_ref.core import engines
 from gta_ref.verify import cases, vectors, verify
-from gta_ref.verify.mutants import MUTANTS
+from gta_ref.verify.mutants.table import MUTANTS
 from gta_ref.verify.run import judge, load
 from gta_ref.verify.selftest import GTA, by_engine, in_float64
-from gta_ref.verify.stepwise import Stepwise
+from gta_ref.verify.stepwise.attention import AttentionSteps
+from gta_ref.verify.stepwise.dispatch import Stepwise
 from gta_ref.verify.truth import wide
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -230,11 +231,8 @@ NAN_CAUSE = "NaN of unused slots reaches the result"
 def test_nan_of_unused_slots_is_named_where_it_is_seen():
     """An implementation that reads unused slots returns NaN if they hold NaN, and finite scores of them otherwise."""
 
-    class Reads(Stepwise):
-        def clean(self, x, k_start, k_stop):
-            return x
-
-    report = verify(in_float64(Reads()), "core", "float64", GTA)
+    reads = Stepwise({"clean": lambda self, x, k_start, k_stop: x})
+    report = verify(in_float64(reads), "core", "float64", GTA)
     poisoned = {case.name for case in cases.CASES if case.settings.get("poison")}
     failed = {result.case: result for result in report.results if result.status == "fail"}
     assert {name for name, result in failed.items() if result.cause == NAN_CAUSE} == poisoned
@@ -245,7 +243,7 @@ def test_nan_of_unused_slots_is_named_where_it_is_seen():
     assert "layer/gta-left-padded" in failed
 
     def results_alone(arrays, settings):
-        found = in_float64(Reads())(arrays, settings)
+        found = in_float64(reads)(arrays, settings)
         return {name: x for name, x in found.items() if name in ("out", "z", "lse") or name.startswith("d_w_")}
 
     report = verify(results_alone, "core", "float64", set(GTA) - {"backward"})
@@ -257,13 +255,12 @@ def test_nan_of_unused_slots_is_named_where_it_is_seen():
 def test_finite_wrong_numbers_are_not_blamed_on_nan(keep):
     """Finite numbers of unused slots reach scores (from keys) or d_map (from values), while NaN is kept out."""
 
-    class Reads(Stepwise):
-        def clean(self, x, k_start, k_stop):
-            self.cleaned = not getattr(self, "cleaned", False)  # keys first, then values
-            mine = self.cleaned == (keep == "keys")
-            return np.nan_to_num(x) if mine else super().clean(x, k_start, k_stop)
+    def reads(self, x, k_start, k_stop):
+        self.cleaned = not getattr(self, "cleaned", False)  # keys first, then values
+        mine = self.cleaned == (keep == "keys")
+        return np.nan_to_num(x) if mine else AttentionSteps.clean(self, x, k_start, k_stop)
 
-    report = verify(in_float64(Reads()), "attention", "float64", GTA)
+    report = verify(in_float64(Stepwise({"clean": reads})), "attention", "float64", GTA)
     failed = [result for result in report.results if result.status == "fail"]
     assert {result.case for result in failed} >= {"attention/left-padded", "attention/right-padded"}
     assert {result.stage for result in failed} == {"scores" if keep == "keys" else "d_map"}

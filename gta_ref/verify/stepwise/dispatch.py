@@ -1,0 +1,49 @@
+"""The whole second implementation: it chooses the steps of a case by its level and mechanism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gta_ref.verify.stepwise.attention import Arrays, AttentionSteps
+from gta_ref.verify.stepwise.gta import GtaSteps
+
+# by level, or by mechanism for the level "layer"
+STEPS: dict[str, type[AttentionSteps]] = {"attention": AttentionSteps, "gta": GtaSteps}
+
+
+def family(settings: Mapping[str, Any]) -> str:
+    """The key of a case in STEPS: its level, or its mechanism if its level is "layer"."""
+    return str(settings["mechanism"] if settings["level"] == "layer" else settings["level"])
+
+
+class Stepwise:
+    """An implementation to be called with the arrays and settings of a case; it returns all named arrays of the case.
+
+    Parameters
+    ----------
+    steps : mapping of str to function, optional
+        Steps that replace those of the class that computes the case. A step that the class does not have is ignored.
+    """
+
+    def __init__(self, steps: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        self.steps = dict(steps or {})
+
+    def __call__(self, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Arrays:
+        """Compute one case in float64 and return all its named arrays.
+
+        Raises
+        ------
+        NotImplementedError
+            If there are no steps for the level or mechanism of the case.
+        """
+        if family(settings) not in STEPS:
+            raise NotImplementedError(f"no steps for {family(settings)}")
+        kind = STEPS[family(settings)]
+        replaced = {name: step for name, step in self.steps.items() if hasattr(kind, name)}
+        made = type(kind.__name__, (kind,), replaced)()
+        made.given, made.settings = arrays, settings
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return made.case()
