@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gta_ref.core import attention_backward, attention_forward
+from gta_ref.ops import as_dtype
 
 Arrays = tuple[np.ndarray, ...]
 STREAM = 2**28  # fewest bytes of keys and values that one timing of a decoding step reads
@@ -27,6 +28,7 @@ class Case:
     length: int  # keys
     d_k: int
     d_v: int
+    dtype: str = "float32"
 
     @property
     def queries(self) -> int:
@@ -64,7 +66,7 @@ class Case:
         return self.kind == "forward+backward"
 
     def inputs(self) -> Arrays:
-        """Random q, k, v and dz in float32."""
+        """Random q, k, v and dz."""
         rng = np.random.default_rng(0)
         shapes = (
             (self.batch, self.n_q, self.queries, self.d_k),
@@ -72,7 +74,7 @@ class Case:
             (self.batch, self.n_v, self.length, self.d_v),
             (self.batch, self.n_q, self.queries, self.d_v),
         )
-        return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
+        return tuple(rng.standard_normal(shape, np.float32).astype(as_dtype(self.dtype)) for shape in shapes)
 
 
 # q, k, v, dz → a function without arguments that computes (z,) or (z, dq, dk, dv)
@@ -100,7 +102,10 @@ def torch_form(form: Callable[..., Any]) -> Contestant:
     def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
         import torch
 
-        q, k, v, dz = (torch.from_numpy(x) for x in arrays)
+        if case.dtype == "bfloat16":  # PyTorch does not know NumPy's bfloat16
+            q, k, v, dz = (torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) for x in arrays)
+        else:
+            q, k, v, dz = (torch.from_numpy(x) for x in arrays)
         inputs = [x.requires_grad_(case.backward) for x in (q, k, v)]
 
         def compute() -> tuple[Any, ...]:

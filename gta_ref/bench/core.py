@@ -18,7 +18,9 @@ from gta_ref.bench.contestants import Arrays, Case, of
 from gta_ref.bench.limited import avx2
 from gta_ref.bench.peak import Ceilings
 from gta_ref.bench.rows import BY_QUERY, at_both_ends, by_definition, zero_elsewhere
+from gta_ref.core.cpu import matrix_units
 from gta_ref.threads import get_threads
+from gta_ref.verify.exchange import to_numpy
 
 GTA = (5, 1, 1)  # n_q, n_k, n_c of GTA-1B; widths 64 and 128
 GQA = (20, 5, 5)  # n_q, n_k, n_v of GQA-1B; widths 64 and 64
@@ -59,6 +61,7 @@ def cases(quick: bool) -> list[Case]:
     gqa = 1024 if quick else 2048
     found += [Case(f"GQA-1B {kind}, N {gqa}", kind, 1, *GQA, gqa, 64, 64) for kind in both]
     found.append(Case("training, B 32, N 128", "forward+backward", 32, 4, 1, 1, 128, 32, 64))
+    found += [Case(f"bfloat16 forward, N {n}", "forward", 1, *GTA, n, 64, 128, "bfloat16") for n in lengths[:3]]
     return found
 
 
@@ -68,7 +71,8 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     Returns
     -------
     result : dict
-        name, kind, sizes; ``fma`` (operations per second) and ``read`` (bytes per second), medians over the rounds;
+        name, kind, sizes, dtype, unit (the form of the matrix unit that computes bfloat16, or None);
+        ``fma`` (operations per second) and ``read`` (bytes per second), medians over the rounds;
         and contestants: name → error, wrong and, unless it is wrong, seconds (median), least (the shortest time), rate
         (operations or bytes per second), of_ceiling (rate ÷ ceiling of the same round) and times_numba (time ÷ numba's
         time in the same round), the last two as medians over the rounds; best_of_ceiling (with the shortest time and
@@ -117,6 +121,8 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     return {
         "name": case.name,
         "kind": case.kind,
+        "dtype": case.dtype,
+        "unit": matrix_units.form() if case.dtype == "bfloat16" else None,
         "sizes": {"B": case.batch, "n_q": case.n_q, "n_k": case.n_k, "n_v": case.n_v, "N": case.length}
         | {"d_k": case.d_k, "d_v": case.d_v},
         **{name: statistics.median(found) for name, found in ceiling.items()},
@@ -146,12 +152,13 @@ def check(case: Case, arrays: Arrays, contestants: dict[str, Any]) -> Iterator[t
     names = [name for name in truth if name != "lse"]  # PyTorch does not return it
     exact, plain = [truth[name] for name in names], [single[name] for name in names]
     largest = [float(np.abs(x).max()) for x in exact]
+    epsilon = 2.0**-7 if case.dtype == "bfloat16" else float(np.finfo(np.float32).eps)
     allowed = [
-        TIMES_REFERENCE * float(np.abs(p - x).max()) + ROUNDINGS * float(np.finfo(np.float32).eps) * top
+        TIMES_REFERENCE * float(np.abs(p - x).max()) + ROUNDINGS * epsilon * top
         for p, x, top in zip(plain, exact, largest, strict=True)
     ]
     for name, prepare in contestants.items():
-        results = [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in prepare(case, (q, k, v, some))()]
+        results = [to_numpy(x).astype(np.float64) for x in prepare(case, (q, k, v, some))()]
         results = [x[:, :, rows] if name in BY_QUERY else x for name, x in zip(names, results, strict=True)]
         errors = [float(np.abs(x - y).max()) for x, y in zip(results, exact, strict=True)]
         wrong = not all(error <= most for error, most in zip(errors, allowed, strict=True))  # NaN is wrong as well

@@ -68,6 +68,10 @@ def _fastest(prefix: str) -> Callable[[Part], float | None]:
     return value
 
 
+def _on_matrix_unit(case: Part) -> float | None:
+    return _fastest("torch")(case) if case["unit"] == "amx" else None
+
+
 def _gain(threads: Part) -> float:
     return float(threads["forward"] / threads["fma"])
 
@@ -79,6 +83,9 @@ def _workspace(memory: Part) -> float:
 FIGURES = {
     "of_ceiling": Figure("numba's share of the ceiling", "%", _share),
     "times_numba of torch": Figure("PyTorch's best time ÷ numba's", "×", _fastest("torch")),
+    "times_numba of torch, on a matrix unit": Figure(
+        "PyTorch's best time ÷ numba's on a matrix unit", "×", _on_matrix_unit
+    ),
     "times_numba of reference": Figure("the reference's time ÷ numba's", "×", _fastest("reference")),
     "forward over fma": Figure("speed-up of the forward ÷ speed-up of multiply–adds", "%", _gain, "threads"),
     "workspace over inputs": Figure("memory besides inputs and outputs ÷ inputs", "×", _workspace, "memory"),

@@ -86,8 +86,8 @@ def test_engines_are_found_right(kind):
 @pytest.mark.parametrize("kind", ["forward", "forward+backward", "decode"])
 def test_forms_of_torch_are_found_right(kind):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    for heads in ((4, 1, 1), (4, 2, 2)):
-        case = contestants.Case("", kind, 2, *heads, 70, 8, 16)
+    for heads, dtype in (((4, 1, 1), "float32"), ((4, 2, 2), "float32"), ((4, 2, 2), "bfloat16")):
+        case = contestants.Case("", kind, 2, *heads, 70, 8, 16, dtype)
         everybody = contestants.of(case, against_torch=True)
         assert len(everybody) == (6 if kind == "decode" else 5)
         assert not any(found["wrong"] for _, found in core.check(case, case.inputs(), everybody))
@@ -110,17 +110,22 @@ def read_goals():
 
 def test_the_projects_goals():
     found = {
-        "cases": [{"name": case.name, "contestants": contestant(2.0)} for case in core.cases(quick=False)],
+        "cases": [
+            {"name": case.name, "contestants": contestant(2.0), "unit": "amx"} for case in core.cases(quick=False)
+        ],
         "threads": {"forward": 1.8, "fma": 2.0},
         "memory": {"length": 65536, "inputs": 100, "outputs": 50, "growth": 251},
     }
     judged = goals.judge(found, read_goals())
-    assert len(judged) == len(read_goals()) == 2 * 4 * 2 + 3 * 2 + 4 + 1 + 1 + 1
+    assert len(judged) == len(read_goals()) == 2 * 4 * 2 + 3 * 2 + 4 + 1 + 3 + 1 + 1
     assert {verdict["case"] for verdict in judged} >= {case["name"] for case in found["cases"]}
     missed = {verdict["case"]: verdict["got"] for verdict in judged if not verdict["reached"]}
     assert missed == {"threads": 0.9, "memory": 1.01}
     found["memory"] = None
     assert len(goals.judge(found, read_goals())) == len(judged) - 1
+    for case in found["cases"]:
+        case["unit"] = None  # without a matrix unit, its goals are left out
+    assert len(goals.judge(found, read_goals())) == len(judged) - 4
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ FLAGS = {"reassoc", "contract", "nsz", "arcp"}
 
 # the files of this folder whose functions end up in a kernel's machine code
 SOURCES = (
-    "backward", "compiling", "decode", "dots", "forward", "lanes", "llvm", "memory", "merging", "products", "softmax",
-    "tiles", "turning",
+    "backward", "compiling", "decode", "dots", "forward", "forward_bf16", "lanes", "llvm", "matrix_units", "memory",
+    "merging", "pairs", "products", "softmax", "tiles", "turning",
 )  # fmt: skip
 # A checksum of these files. It is computed on import: if a file is edited later, this process still runs the old code.
 STAMP = zlib.crc32(b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gta_ref.core.cpu import matrix_units
 from gta_ref.core.cpu.memory import address
 from gta_ref.core.cpu.prepared import Forward
 from gta_ref.core.engines import EngineError
@@ -20,6 +21,11 @@ from gta_ref.ops.arrays import FLOAT_DTYPES, Array, narrow
 from gta_ref.threads import get_threads, run, workspace
 
 ALONE = 2**22  # multiply–adds per worker from which waking one more is worthwhile
+INFINITE = 0x7F80  # the bits of bfloat16's infinity
+# Scores are not larger where a matrix unit is used. The backward computes them in another order, and the error of a
+# score is the relative error of its weight: here at most 2^(14 − 23), less than the rounding of a bfloat16 number.
+LARGEST_SCORE = 2.0**14
+LARGEST_UNSCALED, SMALLEST_SCALE = 2.0**100, 2.0**-60
 KEPT = 64  # prepared calls that are remembered
 
 
@@ -78,7 +84,7 @@ def forward(
     def work(worker: int) -> None:
         mine, count = shares[worker]
         memory = workspace(ready.scratch, np.uint8)
-        ready.kernel(at, of.stored, of.one, mine, count, address(memory))
+        ready.kernel(at, *ready.scalars, mine, count, address(memory))
 
     run(len(shares), work)
     if ready.merge is not None:
@@ -130,10 +136,11 @@ def backward(
 def _forward(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> Forward:
     """The prepared forward of these shapes, strides and mask; up to KEPT are remembered."""
     bounds = (b.tobytes() if isinstance(b, np.ndarray) else b for b in (mask.q_start, mask.k_start, mask.k_stop))
-    key = (q.dtype, q.shape, k.shape, v.shape, q.strides, k.strides, v.strides, scale, mask.causal, *bounds)
+    unit = _unit(q, k, v, scale)
+    key = (q.dtype, q.shape, k.shape, v.shape, q.strides, k.strides, v.strides, scale, unit, mask.causal, *bounds)
     found = _kept.get(key)
     if found is None:
-        found = Forward(q, k, v, mask, scale)
+        found = Forward(q, k, v, mask, scale, unit)
         if len(_kept) >= KEPT:
             _kept.clear()
         _kept[key] = found
@@ -141,6 +148,26 @@ def _forward(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> Forward:
 
 
 _kept: dict[Any, Forward] = {}
+
+
+def _unit(q: Array, k: Array, v: Array, scale: float) -> str | None:
+    """The form of the matrix unit that computes this forward; None for float32 arithmetic.
+
+    A unit takes bfloat16 numbers, and scores before they are scaled. The arithmetic is float32 if a number is infinite
+    or NaN, or if a score could be very large.
+    """
+    if q.dtype.name != "bfloat16" or matrix_units.form() is None or scale < SMALLEST_SCALE:
+        return None
+    codes = [_largest_code(x) for x in (q, k, v)]
+    largest_q, largest_k = (2.0 ** ((code >> 7) - 126) for code in codes[:2])  # a power of two above every number
+    unscaled = largest_q * largest_k * q.shape[3]
+    fits = max(codes) < INFINITE and unscaled <= LARGEST_UNSCALED and unscaled * scale <= LARGEST_SCORE
+    return matrix_units.form() if fits else None
+
+
+def _largest_code(x: Array) -> int:
+    """The bits of the bfloat16 number that is largest without its sign; those of infinity and NaN are larger still."""
+    return int((x.view(np.uint16) & 0x7FFF).max(initial=0))
 
 
 def _readable(x: Array) -> Array:

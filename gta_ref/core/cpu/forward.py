@@ -152,12 +152,15 @@ def forward(call, stored, one, mine, count, work):
                 raise_max(top, m_p, l_p, o_p, d_o, vectors, unit, slack, one)
                 weights(s, keys, m_p, l_p, vectors, unit, one)
                 across(v_at, v_step, v_whole, v_tile, v_line, keys, s, o_p, d_o, vectors, one)
-        finish(c, z, item, rows, work, one)
+        finish(c, z, item, rows, d_o, work, one)
 
 
 @inlined
-def finish(c, z, item, rows, work, one):
-    """Write the results of an item: z = O / l, lse, and m and 1/l for the backward; or O, m and l to its slot."""
+def finish(c, z, item, rows, lines, work, one):
+    """Write the results of an item: z = O / l, lse, and m and 1/l for the backward; or O, m and l to its slot.
+
+    A panel of O has `lines` lines.
+    """
     size, maps, line, factors = c.size, c.maps, c.d_v * c.size, work + c.l_tile
     for r in range(rows):
         m, total = get(work + c.m_tile + r * size, one), get(factors + r * size, one)
@@ -173,5 +176,5 @@ def finish(c, z, item, rows, work, one):
     else:
         at = z.at + item.batch * z.batch + item.map * z.head + item.q_first * z.position
         by_map, by_position = z.head, z.position
-    o, lines, nowhere = work + c.o_tile, round_up(c.d_v, ROWS), work + c.nowhere
-    unpack(o, lines, factors, VECTOR_BYTES, c.d_v, at, by_map, by_position, rows, maps, nowhere, one)
+    nowhere = work + c.nowhere
+    unpack(work + c.o_tile, lines, factors, VECTOR_BYTES, c.d_v, at, by_map, by_position, rows, maps, nowhere, one)

@@ -27,7 +27,7 @@ VOID = ir.VoidType()
 BYTE = I8.as_pointer()
 
 
-def _has(feature: str) -> bool:
+def has_feature(feature: str) -> bool:
     """Whether the code may use a feature of the CPU; NUMBA_CPU_FEATURES overrides what the CPU has."""
     chosen = os.environ.get("NUMBA_CPU_FEATURES")
     if chosen is not None:
@@ -35,7 +35,7 @@ def _has(feature: str) -> bool:
     return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
 
 
-VECTOR_BYTES = 64 if _has("avx512f") else 32 if _has("avx2") else 16
+VECTOR_BYTES = 64 if has_feature("avx512f") else 32 if has_feature("avx2") else 16
 MANY_REGISTERS = VECTOR_BYTES == 64 or platform.machine().lower() in ("arm64", "aarch64")  # 32 registers; else 16
 VECTORS = 3  # per line of a panel
 ROWS = 8 if MANY_REGISTERS else 4  # numbers of the other operand that a register tile takes at a time

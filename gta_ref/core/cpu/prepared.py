@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from gta_ref.core.cpu import backward, decode, forward, merging
+from gta_ref.core.cpu import backward, decode, forward, forward_bf16, matrix_units, merging
 from gta_ref.core.cpu.compiling import compiled, once
 from gta_ref.core.cpu.lanes import ROWS, VECTOR_BYTES
 from gta_ref.core.cpu.llvm import LOG2E
@@ -81,9 +81,12 @@ def offsets(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
 
 
 class Forward:
-    """A forward that lacks only the addresses of its arrays."""
+    """A forward that lacks only the addresses of its arrays.
 
-    def __init__(self, q: Array, k: Array, v: Array, mask: Mask, scale: float) -> None:
+    `unit` is the form of the matrix unit that computes its products (see matrix_units.py), or None.
+    """
+
+    def __init__(self, q: Array, k: Array, v: Array, mask: Mask, scale: float, unit: str | None = None) -> None:
         self.of = of = arithmetic(q.dtype)
         self.cut = cut = make_plan(q, k, v, mask)
         self.scale = scale
@@ -94,14 +97,22 @@ class Forward:
         self.slots = cut.slots * rows  # rows of all slots; each has O, m and l
         self.few = rows <= FEW
         self.work = cut.cost * cut.sizes.maps * (d_k + d_v)
-        self.kernel = kernel("decode" if self.few else "forward", q.dtype)
+        unit = None if self.few else unit
+        name = "decode" if self.few else "forward" if unit is None else f"forward_bf16_{unit}"
+        self.kernel = kernel(name, q.dtype)
+        # the kernel's arguments between its call and a worker's own
+        self.scalars: tuple[Any, ...] = (of.stored, of.one)
+        if unit is not None:
+            self.scalars = (_FORM[unit], of.one, address(_CONFIGURATION))
         self.merge = kernel("merge", of.dtype) if cut.slots else None
-        module: Any = decode if self.few else forward
+        module: Any = decode if self.few else forward if unit is None else forward_bf16
         places, self.scratch = offsets(module.scratch(rows, KEYS, d_k, d_v, size))
         self.scratch = max(self.scratch, -(-(d_v + cut.slots + 1) * size // 128) * 128)  # merging needs the second
         self.numbers = numbers(scale, of.dtype)
         if self.few:  # numbers are widened as they are loaded
             direct = [x.strides[3] == x.itemsize or x.shape[3] <= 1 for x in (k, v)]
+        elif unit is not None:  # V is turned, and rows of K that are not whole tiles are copied
+            direct = [k.strides[3] == k.itemsize and d_k % forward_bf16.NUMBERS == 0, False]
         else:
             direct = [of.in_place(k), of.in_place(v) and d_v % ROWS == 0]
         call = forward.Call(
@@ -227,6 +238,8 @@ class Backward:
         record[_M], record[_M + 1] = address(m), address(inverse)
 
 
+_CONFIGURATION = matrix_units.configuration()
+_FORM = {"amx": np.int16(0), "emulated": np.int8(0)}
 _LSE, _M = forward.Call._fields.index("lse"), backward.Call._fields.index("m")
 
 
@@ -272,5 +285,7 @@ def kernel(name: str, dtype: np.dtype) -> Any:
         "merge": (merging.merge, merging.signature(real)),
         "backward": (backward.backward, backward.signature(storage, real)),
     }
+    for form in matrix_units.FORMS:
+        kernels[f"forward_bf16_{form}"] = forward_bf16.forward_bf16, forward_bf16.signature(form, real)
     function, signature = kernels[name]
     return compiled(function, signature, strict=True)

@@ -52,7 +52,7 @@ def transposed(x: Lanes, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _row(x: Lanes, r: Any, by_map: Any, by_position: Any, maps: Any) -> Any:
+def row_place(x: Lanes, r: Any, by_map: Any, by_position: Any, maps: Any) -> Any:
     """Where row r of a tile lies, in bytes from its first row: the row of map r % maps at position r // maps."""
     b = x.b
     return b.add(x.times(b.urem(r, maps), by_map), x.times(b.udiv(r, maps), by_position))
@@ -75,8 +75,8 @@ def pack(
 
     def vector(g: Any) -> None:
         numbers = [x.smaller(b.add(x.times(g, lanes), I64(lane)), last) for lane in range(lanes)]
-        places = [x.at(at, _row(x, r, by_map, by_position, maps)) for r in numbers]
-        first = x.at(out, _vector_of_panel(x, g, width))
+        places = [x.at(at, row_place(x, r, by_map, by_position, maps)) for r in numbers]
+        first = x.at(out, vector_of_panel(x, g, width))
 
         def square(i: Any) -> None:
             start = x.times(i, lanes)
@@ -96,7 +96,7 @@ def pack(
     x.for_(x.over(rows, lanes), vector)
 
 
-def _vector_of_panel(x: Lanes, g: Any, lines: Any) -> Any:
+def vector_of_panel(x: Lanes, g: Any, lines: Any) -> Any:
     """Where the lanes of vector g begin in panels of `lines` lines, VECTORS vectors each."""
     b = x.b
     panel, vector = b.udiv(g, I64(VECTORS)), b.urem(g, I64(VECTORS))
@@ -121,9 +121,9 @@ def unpack(
         places = []
         for lane in range(lanes):
             r = b.add(x.times(g, lanes), I64(lane))
-            place = x.at(at, _row(x, r, by_map, by_position, maps))
+            place = x.at(at, row_place(x, r, by_map, by_position, maps))
             places.append(b.select(b.icmp_signed("<", r, rows), place, nowhere))
-        first, factor = x.at(panels, _vector_of_panel(x, g, lines)), x.load(factors, x.times(g, factor_step))
+        first, factor = x.at(panels, vector_of_panel(x, g, lines)), x.load(factors, x.times(g, factor_step))
 
         def square(i: Any) -> None:
             start = x.times(i, lanes)
@@ -156,7 +156,7 @@ def copy(
     done = x.times(vectors, lanes)
 
     def row(r: Any) -> None:
-        source, target = x.at(at, _row(x, r, by_map, by_position, maps)), x.at(out, x.times(r, out_step))
+        source, target = x.at(at, row_place(x, r, by_map, by_position, maps)), x.at(out, x.times(r, out_step))
 
         def vector(i: Any) -> None:
             numbers = load_stored(x, x.at(source, x.times(i, lanes * size)), storage, lanes)
@@ -248,8 +248,8 @@ def deltas(
         x.store(zero, delta, place)
 
         def some() -> None:
-            total = dot(x, x.at(dz, x.times(r, line)), x.at(z, _row(x, r, by_map, by_position, maps)), width)
-            less = x.load(dlse, _row(x, r, dlse_map, dlse_position, maps), scalar)
+            total = dot(x, x.at(dz, x.times(r, line)), x.at(z, row_place(x, r, by_map, by_position, maps)), width)
+            less = x.load(dlse, row_place(x, r, dlse_map, dlse_position, maps), scalar)
             x.store(b.fsub(total, less), delta, place)
 
         x.if_(b.fcmp_unordered("!=", x.load(inverse, place, scalar), zero), some)  # NaN is not 0

@@ -74,9 +74,13 @@ print("within bounds")
 
 
 @pytest.mark.skipif(not hasattr(mmap, "PROT_READ"), reason="this system has no mprotect")
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_kernels_stay_within_their_arrays(dtype):
-    found = subprocess.run([sys.executable, "-c", GUARDED, dtype], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "dtype, unit",
+    [*((dtype, "off") for dtype in ("float32", "float64", "float16", "bfloat16")), ("bfloat16", "emulated")],
+)
+def test_kernels_stay_within_their_arrays(dtype, unit):
+    environment = os.environ | {"GTA_REF_MATRIX_UNITS": unit}
+    found = subprocess.run([sys.executable, "-c", GUARDED, dtype], env=environment, capture_output=True, text=True)
     assert found.stdout == "within bounds\n", f"exit {found.returncode}: {found.stderr}"
 
 
