@@ -205,6 +205,28 @@ def backward(
         return tuple(_back(x, state.to_numpy) for x in grads)  # type: ignore[return-value]
 
 
+def backward_part(
+    dz: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    z: Array,
+    lse: Array,
+    mask: Mask,
+    scale: float,
+    dlse: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Compute the gradient by some of the keys; see :func:`gta_ref.core.engines.attention_backward_part`.
+
+    The kernels recompute the map from lse and take the row sum from z, so that those of all keys are all they need.
+    """
+    import cupy
+
+    to_numpy = isinstance(q, np.ndarray)
+    q, k, v, z, lse = (cupy.asarray(x) for x in (q, k, v, z, lse))
+    return backward(dz, State(q, k, v, z, lse, mask, scale, to_numpy), dlse)
+
+
 def run(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> tuple[Array, Array]:
     """Run the forward with the kernel that suits the case, on CuPy arrays, or on NumPy arrays in the simulator."""
     from gta_cuda import arrays, launch

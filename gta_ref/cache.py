@@ -96,6 +96,14 @@ class KVCache:
         ValueError
             If the capacity is too small, or a name, shape or dtype does not fit. The cache is then unchanged.
         """
+        stop = self.length + self._check_new(new)
+        for name, x in new.items():
+            self.arrays[name][:, :, self.length : stop] = x
+        self.length = stop
+        return self.held()
+
+    def _check_new(self, new: Mapping[str, Array]) -> int:
+        """The number of new tokens; raise ValueError unless the arrays fit the cache and what is free in it."""
         check_names("append", new, self.arrays)
         for name, x in new.items():
             if not isinstance(x, np.ndarray):
@@ -111,11 +119,7 @@ class KVCache:
                 f"capacity={self.capacity} is too small: {self.length} tokens are held and {n_new} more came; "
                 f"expected at most {self.capacity - self.length}"
             )
-        stop = self.length + n_new
-        for name, x in new.items():
-            self.arrays[name][:, :, self.length : stop] = x
-        self.length = stop
-        return self.held()
+        return n_new
 
     @contextmanager
     def appended(self, **new: Array) -> Iterator[dict[str, Array]]:

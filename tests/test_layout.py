@@ -25,6 +25,7 @@ ROOMS = [
     "mechanisms",
     "costs",
     "lm",
+    "distributed",
     "weights",
     "maps",
     "lab",

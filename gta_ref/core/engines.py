@@ -1,8 +1,11 @@
 """The engines by name, and the two functions of the attention core that everything else calls.
 
-An engine is a module with four functions: ``forward``, ``backward``, ``check`` (raises EngineError for a case that the
-engine does not support) and ``why_not`` (says why the engine cannot run on this machine). It is imported when it is
-first used.
+An engine is a module with five functions: ``forward``, ``backward``, ``backward_part`` (the backward for some of the
+keys), ``check`` (raises EngineError for a case that the engine does not support) and ``why_not`` (says why the engine
+cannot run on this machine). It is imported when it is first used.
+
+Instead of a name, functions also take an object with ``forward``, ``backward`` and ``check``, which then compute the
+attention core: :mod:`gta_ref.distributed` has such engines, whose keys lie in several processes.
 """
 
 from __future__ import annotations
@@ -38,9 +41,9 @@ class EngineError(ValueError):
 
 
 class AttentionSaved(NamedTuple):
-    """What a forward saves for its backward: the name of the engine that ran, and that engine's own state."""
+    """What a forward saves for its backward: the engine that ran (its name, or the object) and that engine's state."""
 
-    engine: str
+    engine: Any
     state: Any
     z_shape: tuple[int, ...]
     z_dtype: Any
@@ -52,8 +55,16 @@ def why_not(engine: str) -> str | None:
     return _module(engine)[1]
 
 
-def load(engine: str) -> ModuleType:
-    """The module of an engine. Raises EngineError, with the reason, if the engine cannot run here."""
+def check_engine(engine: Any) -> None:
+    """Raise ValueError unless `engine` is the name of an engine, or an object that is one."""
+    if not all(callable(getattr(engine, name, None)) for name in ("forward", "backward", "check")):
+        check_choice("engine", engine, ENGINES)
+
+
+def load(engine: Any) -> Any:
+    """The engine of this name, or the object itself. Raises EngineError, with the reason, if it cannot run here."""
+    if not isinstance(engine, str):
+        return engine
     module, reason = _module(engine)
     if module is None or reason is not None:
         raise EngineError(f"engine {engine!r} cannot run here: {reason}")
@@ -125,7 +136,7 @@ def attention_forward(
     *,
     mask: Mask | None = None,
     scale: float | None = None,
-    engine: str = "auto",
+    engine: Any = "auto",
     need_saved: bool = True,
     trace: dict[str, Array] | None = None,
 ) -> tuple[Array, Array, AttentionSaved | None]:
@@ -142,9 +153,9 @@ def attention_forward(
         Default ``Mask()``: causal, aligned to the end.
     scale : float, optional
         Default 1/√d_k.
-    engine : {"reference", "numba", "cuda", "auto"}
+    engine : {"reference", "numba", "cuda", "auto"}, or an engine
         Default "auto": the fastest engine that supports this case, including its backward unless
-        need_saved is False.
+        need_saved is False. An object with forward, backward and check is an engine itself.
     need_saved : bool
         Whether a backward follows. Default True; False saves memory.
     trace : dict, optional
@@ -180,14 +191,14 @@ def attend(
     v: Array,
     mask: Mask,
     scale: float,
-    engine: str,
+    engine: Any,
     *,
     need_saved: bool = True,
     trace: dict[str, Array] | None = None,
 ) -> tuple[Array, Array, AttentionSaved | None]:
     """Run :func:`gta_ref.core.attention_forward` on arrays that need no check; only the engine's name is checked."""
     if type(engine) is not str or engine not in ENGINES:
-        check_choice("engine", engine, ENGINES)
+        check_engine(engine)
     if engine == "auto":
         engine = choose(q, k, v, need_saved=need_saved, trace=trace)
     module = load(engine)
@@ -223,6 +234,51 @@ def attention_backward(
         check_float("dlse", dlse)
         check_shape("dlse", dlse, saved.z_shape[:3])
     dq, dk, dv = load(saved.engine).backward(dz, saved.state, dlse, trace=trace)
+    return dq, dk, dv
+
+
+def attention_backward_part(
+    dz: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    z: Array,
+    lse: Array,
+    *,
+    mask: Mask,
+    scale: float,
+    engine: str = "auto",
+    dlse: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Gradient by some of the keys and values, given z and lse of all of them.
+
+    The weights of softmax over all keys are A_j = exp(S_j − lse), and the row sum in its derivative is dz · z. With z
+    and lse of all keys, each part of the keys can therefore be computed alone:
+
+        dS_j = A_j ⊙ (dz · v_j − dz · z + dlse)      dq = scale · Σ_j dS_j k_j  (of this part; the parts are added)
+
+    Parameters
+    ----------
+    dz : (B, n_q, N_q, d_v)
+    q : (B, n_q, N_q, d_k)
+    k, v : (B, n_k, N_part, d_k), (B, n_v, N_part, d_v)
+        Some of the keys and values.
+    z, lse : (B, n_q, N_q, d_v), (B, n_q, N_q)
+        Results for all keys.
+    mask : Mask
+        For the keys of this part; slots are counted from its first key.
+    scale : float
+    engine : str
+        Default "auto".
+    dlse : (B, n_q, N_q), optional
+
+    Returns
+    -------
+    dq, dk, dv : with the shapes of q, k and v
+    """
+    if engine == "auto":
+        engine = choose(q, k, v, need_saved=True, trace=None)
+    dq, dk, dv = load(engine).backward_part(dz, q, k, v, z, lse, mask, scale, dlse)
     return dq, dk, dv
 
 

@@ -11,7 +11,7 @@ an engine that never writes them to memory. z is rounded once.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -112,6 +112,32 @@ def backward(
     if trace is not None:
         trace["d_map"], trace["d_scores"] = d_map, d_scores
     return narrow(dq, dtypes[0]), narrow(dk, dtypes[1]), narrow(dv, dtypes[2])
+
+
+def backward_part(
+    dz: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    z: Array,
+    lse: Array,
+    mask: Mask,
+    scale: float,
+    dlse: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Compute the gradient by some of the keys; see :func:`gta_ref.core.engines.attention_backward_part`.
+
+    The map over these keys alone, times exp(its lse − lse), is the part of the whole map. The row sum of the whole map
+    is dz · z; `backward` uses that of the part, dz · (A V), and the difference is entered as a cotangent of lse.
+    """
+    xp = array_module(q)
+    _, lse_part, saved = forward(q, k, v, mask, scale)
+    state = cast(ReferenceState, saved)
+    share = xp.exp(xp.where(xp.isneginf(lse_part), -np.inf, lse_part - xp.where(xp.isneginf(lse), 0, lse)))
+    part = state._replace(map=state.map * share[..., None])
+    of_part = part.map @ xp.repeat(part.v, q.shape[1] // v.shape[1], axis=1)  # (B, n_q, N_q, d_v), A V
+    difference = (widen(dz) * (of_part - widen(z))).sum(axis=-1)  # (B, n_q, N_q)
+    return backward(dz, part, difference if dlse is None else difference + dlse)
 
 
 def why_not() -> str | None:

@@ -52,7 +52,7 @@ def forward(
     *,
     positions: Array | None = None,
     mask: Mask | None = None,
-    engine: str = "auto",
+    engine: Any = "auto",
     trace: dict[str, Array] | None = None,
     need_saved: bool = True,
 ) -> tuple[Array, BlockSaved | None]:
@@ -77,7 +77,7 @@ def forward(
 
 
 def decode(
-    params: Params, x: Array, cache: KVCache, mechanism: ModuleType, attention: Any, eps: float, *, engine: str = "auto"
+    params: Params, x: Array, cache: KVCache, mechanism: ModuleType, attention: Any, eps: float, *, engine: Any = "auto"
 ) -> Array:
     """New tokens x (B, N_new, H) → y; what the attention keeps of them is appended to `cache`."""
     rows = rows_by(engine, x)
@@ -96,8 +96,12 @@ def backward(dy: Array, saved: BlockSaved) -> tuple[Array, dict[str, Array]]:
     return add(dh, dx), grads
 
 
-def rows_by(engine: str, x: Array) -> ModuleType:
-    """The module whose RMSNorm and SwiGLU belong to an engine: gta_ref.ops, or for "numba" the compiled ones."""
+def rows_by(engine: Any, x: Array) -> ModuleType:
+    """The module whose RMSNorm and SwiGLU belong to an engine: gta_ref.ops, or for "numba" the compiled ones.
+
+    An engine that is an object names the engine that it uses in its attribute `inner`.
+    """
+    engine = getattr(engine, "inner", engine)
     if type(x) is np.ndarray and x.dtype in (np.float32, np.float64):  # only in this machine's byte order
         fused = engine == "auto" and x.size >= LEAST and engines.why_not("numba") is None
         if fused or engine == "numba":

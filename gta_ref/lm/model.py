@@ -17,7 +17,7 @@ import numpy as np
 from gta_ref import mechanisms
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
-from gta_ref.core.engines import ENGINES
+from gta_ref.core.engines import check_engine
 from gta_ref.core.mask import as_mask
 from gta_ref.errors import (
     as_float,
@@ -170,7 +170,7 @@ def forward(
     *,
     positions: Array | None = None,
     mask: Mask | None = None,
-    engine: str = "auto",
+    engine: Any = "auto",
     need_saved: bool = True,
     last: bool = False,
 ) -> tuple[Array, ModelSaved | None]:
@@ -196,7 +196,7 @@ def forward(
     check_bool("last", last)
     if last and need_saved:
         raise ValueError("last=True leaves nothing for backward; expected need_saved=False with it")
-    check_choice("engine", engine, ENGINES)
+    check_engine(engine)
     as_mask(mask)
     check_inputs(params, ids, config)
     x, embedding = embedding_forward(ids, params["embed"])
@@ -263,14 +263,15 @@ def loss_forward(
     config: Config,
     *,
     targets: Array | None = None,
+    positions: Array | None = None,
     mask: Mask | None = None,
-    engine: str = "auto",
+    engine: Any = "auto",
 ) -> tuple[Array, Any]:
     """Mean cross-entropy of the next token, in nats.
 
     Parameters
     ----------
-    params, ids, config, mask, engine : as in :func:`forward`
+    params, ids, config, positions, mask, engine : as in :func:`forward`
     targets : (B, N), integers, optional
         The token that follows each token, or -100 for a target that does not count. Default: ids shifted left by one;
         the last position of each sequence does not count.
@@ -287,7 +288,7 @@ def loss_forward(
     else:
         targets = array_module(ids).full(ids.shape, IGNORE, dtype=np.int64)
         targets[:, :-1] = ids[:, 1:]
-    logits, saved = forward(params, ids, config, mask=mask, engine=engine)
+    logits, saved = forward(params, ids, config, positions=positions, mask=mask, engine=engine)
     loss, entropy = cross_entropy_forward(logits, targets)
     return loss, (entropy, saved)
 
@@ -315,7 +316,7 @@ def decode(
     caches: Sequence[KVCache],
     config: Config,
     *,
-    engine: str = "auto",
+    engine: Any = "auto",
     last: bool = False,
 ) -> Array:
     """Append tokens to the caches and return their logits (B, N_new, vocabulary).
@@ -324,7 +325,7 @@ def decode(
     the last token, (B, 1, vocabulary). If an error is raised, all caches are left unchanged.
     """
     check_bool("last", last)
-    check_choice("engine", engine, ENGINES)
+    check_engine(engine)
     check_inputs(params, ids, config)
     check_caches(caches, config.n_layers)
     before = [cache.length for cache in caches]

@@ -118,7 +118,7 @@ def forward(
     *,
     positions: Array | None = None,
     mask: Mask | None = None,
-    engine: str = "auto",
+    engine: Any = "auto",
     trace: Trace | None = None,
     need_saved: bool = True,
 ) -> tuple[Array, HeadwiseSaved | None]:
@@ -204,7 +204,7 @@ def decode(
     cache: KVCache,
     config: HeadwiseConfig,
     *,
-    engine: str = "auto",
+    engine: Any = "auto",
     trace: Trace | None = None,
 ) -> Array:
     """Append the tokens of x to the cache and let them attend to all that it holds.

@@ -132,7 +132,7 @@ def forward(
     *,
     positions: Array | None = None,
     mask: Mask | None = None,
-    engine: str = "auto",
+    engine: Any = "auto",
     trace: Trace | None = None,
     need_saved: bool = True,
     absorb: bool = False,
@@ -216,7 +216,7 @@ def decode(
     cache: KVCache,
     config: Config,
     *,
-    engine: str = "auto",
+    engine: Any = "auto",
     trace: Trace | None = None,
     absorb: bool = True,
 ) -> Array:

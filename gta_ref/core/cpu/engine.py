@@ -133,6 +133,30 @@ def backward(
     return narrow(dq, dtype), _narrowed(dk, k.shape[3], dtype), _narrowed(dv, v.shape[3], dtype)
 
 
+def backward_part(
+    dz: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    z: Array,
+    lse: Array,
+    mask: Mask,
+    scale: float,
+    dlse: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Compute the gradient by some of the keys; see :func:`gta_ref.core.engines.attention_backward_part`.
+
+    exp(score − lse) is 2^(unit · (s − m)) · 1/l with m = lse / (unit · ln 2) and l = 1.
+    """
+    q, k, v = _readable(q), _readable(k), _readable(v)
+    ready = _forward(q, k, v, mask, scale)
+    real = ready.of.dtype
+    sees = np.isfinite(lse) | np.isnan(lse)
+    m = np.where(sees, lse, 0).astype(real) / ready.numbers[3]
+    state = State(q, k, v, np.ascontiguousarray(z, real), np.ascontiguousarray(m), sees.astype(real), ready)
+    return backward(dz, state, dlse)
+
+
 def _forward(q: Array, k: Array, v: Array, mask: Mask, scale: float) -> Forward:
     """The prepared forward of these shapes, strides and mask; up to KEPT are remembered."""
     bounds = (b.tobytes() if isinstance(b, np.ndarray) else b for b in (mask.q_start, mask.k_start, mask.k_stop))

@@ -18,6 +18,7 @@ from gta_ref.core.cpu.compiling import compiled, once
 from gta_ref.core.cpu.lanes import ROWS, VECTOR_BYTES
 from gta_ref.core.cpu.llvm import LOG2E
 from gta_ref.core.cpu.memory import address
+from gta_ref.core.cpu.pairs import NUMBERS
 from gta_ref.core.cpu.plan import FEW, KEYS, costs, share, share_units
 from gta_ref.core.cpu.plan import plan as make_plan
 from gta_ref.core.cpu.softmax import SLACK
@@ -112,7 +113,7 @@ class Forward:
         if self.few:  # numbers are widened as they are loaded
             direct = [x.strides[3] == x.itemsize or x.shape[3] <= 1 for x in (k, v)]
         elif unit is not None:  # V is turned, and rows of K that are not whole tiles are copied
-            direct = [k.strides[3] == k.itemsize and d_k % forward_bf16.NUMBERS == 0, False]
+            direct = [k.strides[3] == k.itemsize and d_k % NUMBERS == 0, False]
         else:
             direct = [of.in_place(k), of.in_place(v) and d_v % ROWS == 0]
         call = forward.Call(

@@ -1,0 +1,33 @@
+"""Results of the attention core for parts of the keys, put together.
+
+If part i of the keys gives z_i and lse_i, then over all keys
+
+    lse = log Σ_i exp(lse_i)        z = Σ_i exp(lse_i − lse) z_i
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gta_ref.ops import Array
+
+
+def merge(z: Array, lse: Array, z_part: Array, lse_part: Array) -> tuple[Array, Array]:
+    """z (B, n_q, N_q, d_v) and lse (B, n_q, N_q) over two sets of keys together; a row may see none of them."""
+    top = np.maximum(lse, lse_part)
+    finite = np.where(np.isneginf(top), top.dtype.type(0), top)  # −inf − (−inf) would be NaN
+    a, b = np.exp(lse - finite), np.exp(lse_part - finite)  # 0 in a row that has seen nothing
+    total = a + b
+    blind = total == 0
+    safe = np.where(blind, total.dtype.type(1), total)
+    merged = z * (a / safe)[..., None]
+    merged += z_part * (b / safe)[..., None]
+    return merged, np.where(blind, -np.inf, finite + np.log(safe)).astype(lse.dtype, copy=False)
+
+
+def merge_all(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """The same for any number of parts, in their order."""
+    z, lse = parts[0]
+    for z_part, lse_part in parts[1:]:
+        z, lse = merge(z, lse, z_part, lse_part)
+    return z, lse

@@ -1,0 +1,82 @@
+"""Attention, layers, training and decoding over 1 to 4 ranks, which are more than this machine may have cores."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None or not MPIEXEC.exists(), reason="mpi4py or mpiexec is not installed"
+)
+
+
+def run(ranks, *command, check=True):
+    """Run a Python program in this many ranks; what it printed."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [MPIEXEC, "-n", str(ranks), sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def found_by(ranks, name):
+    return json.loads(run(ranks, "-m", "tests.distributed.ranks", name).stdout)
+
+
+RANKS = pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+
+
+@RANKS
+def test_attention_equals_one_process(ranks):
+    """In float64 to rounding, for every mask, both engines and layouts; bit-equal for ring, gather and another run."""
+    found = found_by(ranks, "attention")
+    assert len(found) == 4 * 8 * 2 * 2
+    wrong = {name: one for name, one in found.items() if not (one[0] < 1e-13 and one[1])}
+    assert not wrong
+
+
+def test_storage_types():
+    """With 16 bits, parts are merged in float32 and rounded once: errors are those of one process."""
+    for name, ((*ours, dtypes), (*plain, plain_dtypes)) in found_by(2, "storage").items():
+        assert dtypes == plain_dtypes, name
+        assert all(a <= 2 * b + 1e-7 for a, b in zip(ours, plain, strict=True)), (name, ours, plain)
+
+
+@RANKS
+def test_layers_of_every_mechanism(ranks):
+    found = found_by(ranks, "layers")
+    assert {"gta", "gqa", "mha", "mla"} <= found.keys()
+    assert max(found.values()) < 1e-13
+
+
+@RANKS
+def test_losses_and_gradients(ranks):
+    """The error against one process; the same bits in another run; and the same bits in all ranks."""
+    for name, (error, again, same) in found_by(ranks, "losses").items():
+        assert error < 1e-13, name
+        assert again, name
+        assert same, name
+
+
+@RANKS
+def test_decoding_with_a_cache_in_several_ranks(ranks):
+    for name, (error, cache, sent, held) in found_by(ranks, "decoding").items():
+        assert error < 1e-13, name
+        assert cache < 1e-14, name
+        share = -(-24 // ranks)
+        assert held == [min(max(24 - rank * share, 0), share) for rank in range(ranks)]
+        # z (d_l = 12) and lse of 2 maps, 24 tokens, 2 sequences and 2 layers, to every other rank
+        assert sent == 8 * (12 + 1) * 2 * 24 * 2 * 2 * (ranks - 1)
