@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,25 +59,47 @@ def train(
 
     Ctrl-C saves the run, and --resume continues it exactly where it was. The MLP's width is chosen so that a model has
     as many parameters with any mechanism as with MHA at the same width.
+
+    Started by mpiexec -n R, the command distributes each batch over R processes. The run is saved by the first one and
+    can be continued with another number of processes.
     """
+    from gta_ref.distributed.launch import launched, together
+
+    with together() if launched() > 1 else nullcontext() as comm:
+        _train(context, comm, mechanism, gate, text, engine, out, resume, json)
+
+
+def _train(
+    context: typer.Context,
+    comm: Any,
+    mechanism: str,
+    gate: str | None,
+    text: Path | None,
+    engine: str,
+    out: Path,
+    resume: Path | None,
+    json: Path | None,
+) -> None:
+    """Train in one process, or in those of `comm`."""
     from gta_ref.files import check_writable, write_json
     from gta_ref.lm import small
     from gta_ref.lm import text as texts
     from gta_ref.lm import train as training
 
     options: dict[str, Any] = {"gate": gate} if gate is not None else {}
-    config = small.config(mechanism, hidden_size=hidden_size, n_heads=n_heads, n_layers=n_layers, **options)
+    config = small.config(mechanism, **{name: context.params[name] for name in _SIZES}, **options)
     settings = training.Settings(
-        **{name: context.params[name] for name in _SETTINGS}, warmup=max(1, min(50, steps // 10))
+        **{name: context.params[name] for name in _SETTINGS}, warmup=max(1, min(50, context.params["steps"] // 10))
     )
-    console = Console(markup=False)  # names of files may look like markup
+    first = comm is None or comm.Get_rank() == 0  # the process that prints and saves
+    console = Console(markup=False, quiet=not first)  # names of files may look like markup
     if resume is None:
         check_writable(out)
         _check_memory(small.n_parameters(config))
         source = _source(texts, text)
         run = training.begin(config, settings, source)
     else:
-        run = training.load(resume)
+        run = training.load(resume) if comm is None else comm.bcast(training.load(resume) if first else None)
         _check_same(context, resume, run, config, settings)
         out, source = resume, _source(texts, text)
         if not _is_done(training, run):
@@ -94,9 +118,10 @@ def train(
         console.print(f"continues after step {run.state.step}", highlight=False)
     done = _is_done(training, run)
     try:
-        _advance(console, training, run, source, engine, out)
+        _advance(console, comm, training, run, source, engine, out)
     except KeyboardInterrupt:
-        training.save(out, run)
+        if first:
+            training.save(out, run)
         raise KeyboardInterrupt(
             f"stopped after step {run.state.step}; continue: gta-ref train --resume {shlex.quote(str(out))}"
         ) from None
@@ -106,7 +131,7 @@ def train(
     console.print(f"loss {run.losses[-1]:.3f}, on held-out text {run.validation[run.state.step]:.3f} nats per byte")
     if not done:
         console.print(f"written: {out}", highlight=False)
-    if json is not None:
+    if json is not None and first:
         write_json(json, _figures(run))
 
 
@@ -130,7 +155,7 @@ def _source(texts: Any, text: Path | None) -> Any:
     return texts.standard_library() if text is None else texts.from_file(text)
 
 
-def _advance(console: Console, training: Any, run: Any, source: Any, engine: str, out: Path) -> None:
+def _advance(console: Console, comm: Any, training: Any, run: Any, source: Any, engine: str, out: Path) -> None:
     if _is_done(training, run):
         training.advance(run, source)  # there is no step left to train, but this checks the text
         return
@@ -144,10 +169,18 @@ def _advance(console: Console, training: Any, run: Any, source: Any, engine: str
             bar.update(task, completed=run.state.step, description=f"loss {run.losses[-1]:.3f}, {rate:,.0f} tokens/s")
 
         def keep(run: Any) -> None:
+            if console.quiet:  # a process that neither prints nor saves
+                return
             training.save(out, run)
             bar.console.print(f"step {run.state.step}: held out {run.validation[run.state.step]:.3f}", highlight=False)
 
-        training.advance(run, source, engine=engine, on_step=show, on_validation=keep)
+        callbacks = {"on_step": show, "on_validation": keep}
+        if comm is None:
+            training.advance(run, source, engine=engine, **callbacks)
+            return
+        from gta_ref.distributed.training import data_parallel
+
+        training.advance(run, source, engine=engine, gradient=partial(data_parallel, comm), **callbacks)
 
 
 def _check_same(context: typer.Context, path: Path, run: Any, config: Any, settings: Any) -> None:

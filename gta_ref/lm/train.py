@@ -20,8 +20,8 @@ from gta_ref.lm.gradient import loss_and_gradient
 from gta_ref.lm.run import Run, Settings, State
 from gta_ref.lm.run_files import config_from_dict, config_to_dict, load, save
 from gta_ref.lm.text import Source
-from gta_ref.ops import cross_entropy_forward
-from gta_ref.ops.arrays import check_config
+from gta_ref.ops import Array, cross_entropy_forward
+from gta_ref.ops.arrays import Params, check_config
 
 __all__ = [
     "DivergedError",
@@ -38,6 +38,9 @@ __all__ = [
     "take_step",
     "validation_loss",
 ]
+
+# (params, ids, targets, config, engine) → (loss, gradients)
+Gradient = Callable[[Params, Array, Array, model.Config, str], tuple[float, dict[str, Array]]]
 
 
 class DivergedError(ValueError):
@@ -67,6 +70,7 @@ def advance(
     source: Source,
     *,
     engine: str = "auto",
+    gradient: Gradient = loss_and_gradient,
     on_step: Callable[[Run], None] | None = None,
     on_validation: Callable[[Run], None] | None = None,
 ) -> None:
@@ -80,6 +84,9 @@ def advance(
         The one that the run began with.
     engine : str
         Engine of the attention core. Default "auto".
+    gradient : callable
+        Computes the loss of a batch and its gradient; called like :func:`gta_ref.lm.gradient.loss_and_gradient`, which
+        is the default. :mod:`gta_ref.distributed.training` has one for several processes.
     on_step, on_validation : callable, optional
         Called with the run after every step and after every validation, to show progress or to save.
 
@@ -104,7 +111,7 @@ def advance(
         if run.state.step >= run.settings.steps:
             return
         began = time.perf_counter()
-        state, loss = take_step(run, source, engine)
+        state, loss = take_step(run, source, engine, gradient)
         run.losses[state.step - 1 :] = [loss]  # first: if the run is interrupted here, `save` drops the extra loss
         run.state = state
         run.seconds += time.perf_counter() - began
@@ -120,7 +127,9 @@ def is_unvalidated(run: Run) -> bool:
     return due and step not in run.validation
 
 
-def take_step(run: Run, source: Source, engine: str = "auto") -> tuple[State, float]:
+def take_step(
+    run: Run, source: Source, engine: str = "auto", gradient: Gradient = loss_and_gradient
+) -> tuple[State, float]:
     """Compute the state after the run's next step, and the loss of that step; the run itself is not changed.
 
     Raises
@@ -133,7 +142,7 @@ def take_step(run: Run, source: Source, engine: str = "auto") -> tuple[State, fl
     step = before + 1
     ids, targets = source.batch(np.random.default_rng([settings.seed, step]), settings.batch, settings.length)
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported once, below
-        loss, grads = loss_and_gradient(params, ids, targets, run.config, engine)
+        loss, grads = gradient(params, ids, targets, run.config, engine)
         grads, norm = optimizer.clip(grads, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise DivergedError(f"step {step}: the loss is {loss:g} and the norm of its gradient {norm:g}")
