@@ -12,6 +12,7 @@ import numpy as np
 
 from gta_ref import threads
 from gta_ref.core import Mask, attention_backward, attention_forward
+from gta_ref.distributed.costs import ring_bytes
 from gta_ref.distributed.decode import new_caches
 from gta_ref.distributed.messages import world
 from gta_ref.distributed.ring import Ring
@@ -203,6 +204,26 @@ def decoding():
         whole = np.concatenate(held, axis=2)
         sent = sum(cache.engine.sent for cache in spread[:1])
         found[str(chunks)] = [max(errors), relative([(whole, plain[0].held()["c"])]), sent, [x.shape[2] for x in held]]
+    return found
+
+
+@check
+def sent():
+    """Bytes that this rank has sent in a forward and a backward of one layer, and by the formula."""
+    found = {}
+    for name, config in small_configs(24, 4, 8).items():
+        module, layer = load(name), load(name).structure(config)
+        for dtype, itemsize in ((np.float32, 4), (ml_dtypes.bfloat16, 2)):
+            params = module.init(config, np.random.default_rng(0), np.dtype(dtype).name)
+            x = np.random.default_rng(1).standard_normal((1, 48, 24)).astype(dtype)
+            for exchange in ("ring", "gather"):
+                ring = Ring(comm, 48, inner="reference", exchange=exchange)
+                out, saved = module.forward(params, ring.cut(x), config, positions=ring.positions(1), engine=ring)
+                forward = ring.sent
+                module.backward(out, saved)
+                counted = forward, ring.sent - forward
+                formula = [ring_bytes(layer, 48, RANKS, itemsize=itemsize, backward=b) for b in (False, True)]
+                found[f"{name}, {np.dtype(dtype).name}, {exchange}"] = [counted, formula]
     return found
 
 

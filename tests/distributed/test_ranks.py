@@ -80,3 +80,15 @@ def test_decoding_with_a_cache_in_several_ranks(ranks):
         assert held == [min(max(24 - rank * share, 0), share) for rank in range(ranks)]
         # z (d_l = 12) and lse of 2 maps, 24 tokens, 2 sequences and 2 layers, to every other rank
         assert sent == 8 * (12 + 1) * 2 * 24 * 2 * 2 * (ranks - 1)
+
+
+@RANKS
+def test_the_bytes_that_are_sent_are_those_of_the_formula(ranks):
+    """Gathering exchanges the gradients once and not in every step, so it sends R − 1 parts where the ring sends R."""
+    for name, ((forward, backward), (forward_formula, backward_formula)) in found_by(ranks, "sent").items():
+        assert forward == forward_formula, name
+        if name.endswith("ring"):
+            assert backward == backward_formula, name
+        elif ranks > 1:
+            gradients = backward_formula - forward_formula
+            assert backward == forward_formula + gradients * (ranks - 1) // ranks, name
