@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gta_ref.commands import bench_e2e, bench_gpu, bench_lm
+from gta_ref.commands import bench_distributed, bench_e2e, bench_gpu, bench_lm
 from gta_ref.commands.common import JsonOption, PlotOption, check_torch, machine_line, one_line_errors, table
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ def options() -> None:
 app.command("gpu")(bench_gpu.gpu)
 app.command("lm")(bench_lm.lm)
 app.command("e2e")(bench_e2e.e2e)
+app.command("distributed")(bench_distributed.distributed)
 
 
 @app.command()

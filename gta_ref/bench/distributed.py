@@ -1,0 +1,184 @@
+"""``mpiexec -n R gta-ref bench distributed``: time the ring, its messages and its memory on this machine.
+
+All ranks run each measurement together, and a time is that of the slowest rank. One rank then computes the whole alone,
+with one thread and with R threads, while the others wait; so the ring's speed-up can be compared with that of threads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gta_ref import threads
+from gta_ref.bench import machine
+from gta_ref.bench.contestants import Case
+from gta_ref.core import attention_backward, attention_forward
+from gta_ref.core.mask import Mask
+from gta_ref.costs.model import Model
+from gta_ref.distributed.costs import ring_bytes
+from gta_ref.distributed.messages import Passing
+from gta_ref.distributed.ring import Ring
+
+LENGTHS = (4096, 16384)
+MEMORY_LENGTH = 131072
+ROUNDS = 5
+SMALL, LARGE = 2**3, 2**23  # bytes of the messages that give the latency and the bandwidth
+TURNS = 20
+IDLE = 0.001  # seconds between two looks, when ranks wait for one that computes alone: MPI's own barrier would spin
+
+
+def run(comm: Any, quick: bool, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+    """Measure everything; every rank receives the figures.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+    quick : bool
+        Measure one short sequence, only to see that the benchmark runs.
+    progress : callable
+        Called with the name of the next measurement.
+
+    Returns
+    -------
+    found : dict
+        machine, ranks, link (latency in seconds, bandwidth in bytes per second), cases, and memory (bytes by which a
+        rank and a process alone grow; None with `quick`).
+    """
+    found: dict[str, Any] = {"machine": machine.describe(), "ranks": comm.Get_size()}
+    progress("messages")
+    found["link"] = link(comm)
+    found["cases"] = []
+    for length in (1024,) if quick else LENGTHS:
+        for kind in ("forward", "forward+backward"):
+            progress(f"{kind}, N {length}")
+            found["cases"].append(measure(comm, kind, length, found["link"], 2 if quick else ROUNDS))
+    progress("memory")
+    found["memory"] = None if quick else memory(comm, MEMORY_LENGTH)
+    return found
+
+
+def link(comm: Any) -> dict[str, float]:
+    """Latency and bandwidth of messages that all ranks pass on at the same time, as in a ring."""
+    taken = {}
+    for size in (SMALL, LARGE):
+        x, times = np.zeros(size, np.uint8), []
+        for _ in range(TURNS):
+            comm.Barrier()
+            start = time.perf_counter()
+            Passing(comm, [x], tag=9).wait()
+            times.append(time.perf_counter() - start)
+        taken[size] = max(comm.allgather(statistics.median(times)))
+    return {"latency": taken[SMALL], "bandwidth": LARGE / max(taken[LARGE] - taken[SMALL], 1e-9)}
+
+
+def measure(comm: Any, kind: str, length: int, between: dict[str, float], rounds: int) -> dict[str, Any]:
+    """Time GTA-1B's attention core as a ring and alone.
+
+    Returns
+    -------
+    found : dict
+        name; ring, alone and threaded: seconds (median over rounds) of the ring with one thread per rank, of one
+        process with one thread, and with as many threads as ranks; one_rank: time of a ring of one rank ÷ that of the
+        engine; efficiency: speed-up of the ring ÷ speed-up of the threads; sent and formula: bytes that a rank sends;
+        sending: seconds for these by latency and bandwidth; error: largest difference from one process.
+    """
+    from mpi4py import MPI
+
+    case = Case("", kind, 1, 5, 1, 1, length, 64, 128)
+    ring, q, k, v, dz = Ring(comm, length, inner="numba"), *case.inputs()
+    mine = [ring.cut(x, 2) for x in (q, k, v, dz)]
+    itself = Ring(MPI.COMM_SELF, length, inner="numba")
+    times: dict[str, list[float]] = {name: [] for name in ("ring", "alone", "threaded", "one_rank")}
+    before = threads.chosen()
+    results: Any = None
+    try:
+        for turn in range(rounds + 1):  # the first one warms up
+            threads.set_threads(1)
+            comm.Barrier()
+            sent, start = ring.sent, time.perf_counter()
+            results = _passes(case, ring, *mine)
+            taken = {"ring": max(comm.allgather(time.perf_counter() - start))}
+            sent = ring.sent - sent
+            whole = [ring.gather(x, 2) for x in results]
+            if comm.Get_rank() == 0:
+                for name, engine, number in (
+                    ("alone", "numba", 1),
+                    ("one_rank", itself, 1),
+                    ("threaded", "numba", comm.Get_size()),
+                ):
+                    threads.set_threads(number)
+                    start = time.perf_counter()
+                    exact = _passes(case, engine, q, k, v, dz)
+                    taken[name] = time.perf_counter() - start
+                taken["error"] = max(float(np.abs(x - y).max()) for x, y in zip(whole, exact, strict=True))
+            taken = _told(comm, taken)
+            if turn:
+                for name, found in times.items():
+                    found.append(taken[name])
+    finally:
+        threads.set_threads(before)
+    layer, middle = Model.preset("gta-1b").structure, {name: statistics.median(x) for name, x in times.items()}
+    formula = ring_bytes(layer, length, comm.Get_size(), itemsize=4)
+    if case.backward:
+        formula += ring_bytes(layer, length, comm.Get_size(), itemsize=4, backward=True)
+    messages = (comm.Get_size() - 1) * (3 if case.backward else 1)
+    return {
+        "name": f"{kind}, N {length}",
+        **middle,
+        "one_rank": statistics.median(a / b for a, b in zip(times["one_rank"], times["alone"], strict=True)),
+        "efficiency": (middle["alone"] / middle["ring"]) / (middle["alone"] / middle["threaded"]),
+        "sent": sent,
+        "formula": formula,
+        "sending": messages * between["latency"] + formula / between["bandwidth"],
+        "error": taken["error"],
+    }
+
+
+def _passes(case: Case, engine: Any, *arrays: np.ndarray) -> list[np.ndarray]:
+    q, k, v, dz = arrays
+    z, _, saved = attention_forward(q, k, v, engine=engine, need_saved=case.backward)
+    return [z, *attention_backward(dz, saved)] if case.backward else [z]
+
+
+def _told(comm: Any, taken: dict[str, float]) -> dict[str, float]:
+    """What rank 0 has measured, in all ranks; they sleep until it has done so."""
+    if comm.Get_rank() == 0:
+        for rank in range(1, comm.Get_size()):
+            comm.send(taken, rank, tag=8)
+        return taken
+    while not comm.iprobe(source=0, tag=8):
+        time.sleep(IDLE)
+    found: dict[str, float] = comm.recv(source=0, tag=8)
+    return found
+
+
+def memory(comm: Any, length: int) -> dict[str, int]:
+    """Bytes by which a rank grows in a forward of its part, inputs and outputs included; and one process, by itself."""
+    ring = Ring(comm, length, inner="numba", mask=Mask())
+    rng, local = np.random.default_rng(0), ring.shards.local
+    before = peak()
+    q, k, v = (
+        rng.standard_normal((1, heads, local, width), np.float32) for heads, width in ((5, 64), (1, 64), (1, 128))
+    )
+    attention_forward(q, k, v, engine=ring, need_saved=False)
+    grown = max(comm.allgather(peak() - before))
+    from gta_ref.bench.memory import forward_growth
+
+    alone = _told(comm, {"growth": forward_growth(length)["growth"]} if comm.Get_rank() == 0 else {})
+    return {"length": length, "rank": grown, "alone": int(alone["growth"])}
+
+
+def peak() -> int:
+    """Most bytes that this process has held in memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
