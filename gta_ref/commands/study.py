@@ -22,6 +22,13 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="Train two steps from two seeds, only to see that the study runs.")
     ] = False,
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="Where the runs are trained: local (processes of this machine) or mpi (the processes that mpiexec has "
+            "started, but the first one; they must share the folder)."
+        ),
+    ] = "local",
     plot: PlotOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -30,13 +37,38 @@ def study(
     Each model is trained from three seeds. A study that was stopped continues where it was if it is started again. The
     full studies take from one to several hours on two cores; docs/studies.md has their results.
     """
+    from gta_ref.errors import check_choice
+    from gta_ref.lab import runner
+
+    check_choice("executor", executor, runner.EXECUTORS)
+    if executor == "local":
+        _study(name, folder, jobs, quick, plot, json, executor, first=True)
+        return
+    from gta_ref.distributed.launch import together
+
+    with together() as comm:
+        _study(name, folder, jobs, quick, plot, json, executor, first=comm.Get_rank() == 0)
+
+
+def _study(
+    name: str,
+    folder: Path,
+    jobs: int,
+    quick: bool,
+    plot: Path | None,
+    json: Path | None,
+    executor: str,
+    *,
+    first: bool,
+) -> None:
+    """Carry out a study; only the first process prints and writes what was found."""
     from gta_ref.files import write_json
     from gta_ref.lab import runner, studies, summary
 
     chosen = studies.load(name)
     if quick:
         chosen = studies.quick(chosen)
-    console = Console()
+    console = Console(quiet=not first)
     console.print(f"[bold]{chosen.question}[/]", highlight=False)
     budget = chosen.settings
     console.print(
@@ -45,7 +77,9 @@ def study(
         highlight=False,
         markup=False,
     )
-    results = _run(console, runner, chosen, folder, jobs)
+    results = _run(console, runner, chosen, folder, jobs, executor)
+    if not first:
+        return
     found = summary.summarise(chosen, results)
     parameters = [arm["parameters"] for arm in found["arms"].values()]
     console.print(f"{min(parameters):,} to {max(parameters):,} parameters; cache: elements per token and layer\n")
@@ -65,7 +99,7 @@ def study(
         save(drawn.study(found), plot)
 
 
-def _run(console: Console, runner: Any, chosen: Any, folder: Path, jobs: int) -> Any:
+def _run(console: Console, runner: Any, chosen: Any, folder: Path, jobs: int, executor: str) -> Any:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
@@ -78,6 +112,6 @@ def _run(console: Console, runner: Any, chosen: Any, folder: Path, jobs: int) ->
                 bar.update(tasks[label], visible=False)
 
         try:
-            return runner.run(chosen, folder, jobs, tell)
+            return runner.run(chosen, folder, jobs, tell, executor)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the same command continues where it was") from None

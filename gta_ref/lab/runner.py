@@ -15,11 +15,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from gta_ref.errors import check_choice
 from gta_ref.files import check_writable, read_json, write_json
 from gta_ref.lab.studies import SOURCES, Job, Study
 from gta_ref.lm import train
@@ -27,12 +29,15 @@ from gta_ref.lm import train
 # called with the progress of a run: its label, step and loss
 Tell = Callable[[str, int, float], None]
 
+EXECUTORS = ("local", "mpi")
+TRIES = 3  # how often the runs of processes that were lost are started again before the study gives up
+
 _progress: Any = None  # in a run's process: the queue to the study's process
 _stop: Any = None  # in a run's process: an event of the study's process, set when the runs are to stop
 _running = threading.Lock()  # in a run's process: held as long as a run is in progress
 
 
-def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any]]:
+def run(study: Study, folder: Path, jobs: int, tell: Tell, executor: str = "local") -> list[dict[str, Any]]:
     """Carry out the runs of a study that have no result yet, and collect the results of all.
 
     Parameters
@@ -41,9 +46,13 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
     folder : path
         Folder of the runs' files; it is created if it does not exist.
     jobs : int
-        Number of runs at a time, each with an equal share of the threads.
+        Number of runs at a time, each with an equal share of the threads; with "mpi" it has no effect.
     tell : callable
         Called with a run's label, its latest step and its loss there.
+    executor : {"local", "mpi"}
+        Where the runs are carried out: in processes of this machine, or in those that mpiexec has started, which must
+        all call this function and share the folder. With "mpi", all processes but the first one carry out runs, and
+        they return once these are done.
 
     Returns
     -------
@@ -67,10 +76,72 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
             _read_result(_result_path(folder, job))
         else:
             check_writable(_run_path(folder, job))
+    check_choice("executor", executor, EXECUTORS)
+    if executor == "mpi":
+        if not _by_mpi(study, folder, tell):
+            return []
+    else:
+        _locally(study, folder, jobs, tell)
+    found = []
+    for job in study.jobs():
+        content = _read_result(_result_path(folder, job))
+        if study.measure is not None and not content["measured"]:
+            content["measured"] = study.measure(train.load(_run_path(folder, job)), SOURCES[job.source]())
+            write_json(_result_path(folder, job), content)
+        found.append({"arm": job.arm, "seed": job.settings.seed, **content})
+    return found
+
+
+def _waiting(study: Study, folder: Path) -> list[Job]:
+    """The runs that have no result yet."""
+    return [job for job in study.jobs() if not _result_path(folder, job).is_file()]
+
+
+def _locally(study: Study, folder: Path, jobs: int, tell: Tell) -> None:
+    """Carry out the runs in processes of this machine; those of a process that was lost are done again."""
+    for left in reversed(range(TRIES)):
+        try:
+            _in_pool(_waiting(study, folder), folder, jobs, tell)
+            return
+        except BrokenProcessPool:
+            if not left:
+                raise ValueError(
+                    f"processes of the runs were lost {TRIES} times, as by a system that is out of memory; "
+                    "the same command continues; try a smaller --jobs"
+                ) from None
+
+
+def _by_mpi(study: Study, folder: Path, tell: Tell) -> bool:
+    """Carry out the runs in the other processes of MPI; whether this is the first process."""
+    from gta_ref.distributed.messages import world
+
+    comm = world()
+    from mpi4py.futures import MPICommExecutor
+
+    executor: Any = MPICommExecutor(comm, root=0)
+    with executor as pool:
+        if pool is None:
+            return False
+        futures = {pool.submit(_far, job, folder): job for job in _waiting(study, folder)}
+        left = set(futures)
+        while left:
+            ended, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in ended:
+                job, loss = futures[future], future.result()
+                tell(_label(job), job.settings.steps, loss)
+    return True
+
+
+def _far(job: Job, folder: Path) -> float:
+    """Carry out a run in a process of MPI; its loss on held-out text."""
+    done = _train(job, folder, lambda run: None)
+    return done.validation[done.state.step]
+
+
+def _in_pool(waiting: list[Job], folder: Path, jobs: int, tell: Tell) -> None:
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     queue, stop = context.SimpleQueue(), context.Event()
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting = [job for job in study.jobs() if not _result_path(folder, job).is_file()]
     pool = ProcessPoolExecutor(jobs, context, _set_up, (queue, stop, threads))
     try:
         with _interrupts_wait():  # so that the processes are started without them
@@ -86,14 +157,6 @@ def run(study: Study, folder: Path, jobs: int, tell: Tell) -> list[dict[str, Any
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    found = []
-    for job in study.jobs():
-        content = _read_result(_result_path(folder, job))
-        if study.measure is not None and not content["measured"]:
-            content["measured"] = study.measure(train.load(_run_path(folder, job)), SOURCES[job.source]())
-            write_json(_result_path(folder, job), content)
-        found.append({"arm": job.arm, "seed": job.settings.seed, **content})
-    return found
 
 
 def digest(job: Job) -> str:
@@ -180,29 +243,34 @@ def _end_with_the_study() -> None:
 def _run(job: Job, folder: Path) -> None:
     if _stop.is_set():  # the pool hands out one more run than it has processes
         raise KeyboardInterrupt
-    with _running:
-        _train(job, folder)
-
-
-def _train(job: Job, folder: Path) -> None:
-    label = f"{job.arm}, seed {job.settings.seed}"
-    source = SOURCES[job.source]()
-    path = _run_path(folder, job)
-    current = train.load(path) if path.is_file() else train.begin(job.config, job.settings, source)
 
     def show(run: train.Run) -> None:
         if not _study().is_alive():
-            train.save(path, run)
+            train.save(_run_path(folder, job), run)
             os._exit(1)
         if _stop.is_set():
             raise KeyboardInterrupt
         # not every step: after an error in another run the queue is not read any more, and its pipe must not fill up
         if run.state.step % 10 == 0 or run.state.step == run.settings.steps:
-            _progress.put((label, run.state.step, run.losses[-1]))
+            _progress.put((_label(job), run.state.step, run.losses[-1]))
 
+    with _running:
+        _train(job, folder, show)
+
+
+def _label(job: Job) -> str:
+    return f"{job.arm}, seed {job.settings.seed}"
+
+
+def _train(job: Job, folder: Path, show: Callable[[train.Run], None]) -> train.Run:
+    """Carry out a run, from its file if there is one, and write its result."""
+    source = SOURCES[job.source]()
+    path = _run_path(folder, job)
+    current = train.load(path) if path.is_file() else train.begin(job.config, job.settings, source)
     try:
         train.advance(current, source, on_step=show, on_validation=lambda run: train.save(path, run))
     except KeyboardInterrupt:
         train.save(path, current)
         raise
     write_json(_result_path(folder, job), result(job, current))
+    return current
