@@ -8,6 +8,7 @@ from gta_cuda.backward_bf16_queries import Tile as TileQueries
 from gta_cuda.decode_bf16 import most_warps
 from gta_cuda.forward_bf16 import Tile
 from gta_cuda.kernels import Kernel
+from gta_cuda.launch_forward import TILE_WGMMA
 
 D_K, D_V, N_Q = 64, 128, 5  # with one key head and one latent head, a decode has all five maps as its rows
 
@@ -35,7 +36,7 @@ def engine_kernels(d_k: int = D_K, d_v: int = D_V, *, wide: bool = True, rows: i
 
 
 def catalog() -> list[Kernel]:
-    """The kernels of the ladder's first three steps, then the engine's."""
-    from gta_cuda.ladder import first_steps
+    """The kernels of the ladders that the engine does not use, the engine's, and the one for GPUs with wgmma."""
+    from gta_cuda.ladder_steps import kernels
 
-    return [*first_steps(D_K, D_V), *engine_kernels()]
+    return [*kernels(D_K, D_V, N_Q), *engine_kernels(), launch.forward_wgmma_kernel(D_K, D_V, TILE_WGMMA)]

@@ -32,10 +32,13 @@ build() { # FOLDER [options of gta_cuda.pack]
   root=$(dirname "$HERE")
   mkdir -p "$(dirname "$target")" && new=$(mktemp -d "$target.XXXXXX") || return 1
   mkdir -p "$new/gta_ref" "$new/gta_cuda" "$new/tests/gta_cuda" "$new/wheels" || return 1
-  (cd "$root/gta_ref" && find . -name '*.py' | tar -cf - -T -) | tar -xf - -C "$new/gta_ref" || return 1
-  (cd "$root/cuda" && find . -name '*.py' | tar -cf - -T -) | tar -xf - -C "$new/gta_cuda" || return 1
+  # without what a first run does not use: exercises, puzzles, and the tests that need no GPU
+  (cd "$root/gta_ref" && find . -name '*.py' -not -path './exercises/*' | tar -cf - -T -) \
+    | tar -xf - -C "$new/gta_ref" || return 1
+  (cd "$root/cuda" && find . -name '*.py' -not -path './puzzles/*' | tar -cf - -T -) \
+    | tar -xf - -C "$new/gta_cuda" || return 1
   cp "$root"/tests/support.py "$root"/tests/conftest.py "$new/tests/" || return 1
-  cp "$root"/tests/gta_cuda/*.py "$new/tests/gta_cuda/" || return 1
+  cp "$root"/tests/gta_cuda/conftest.py "$root"/tests/gta_cuda/test_gpu.py "$new/tests/gta_cuda/" || return 1
   cp "$root/pyproject.toml" "$HERE/first_run.sh" "$new/" || return 1
   # bfloat16 in NumPy: a small package that CuPy does not bring along
   "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --implementation cp \
@@ -104,7 +107,7 @@ run() {
   step 3 80 correctness $program.correctness
   step 4 160 timing $program.timing --seconds 140
   step 5 40 wgmma $program.wgmma
-  step 5 40 ladder $program.ladder
+  step 5 90 ladder $program.ladder
   step 5 80 variants $program.variants
   check=$(tool compute-sanitizer)
   for which in memcheck racecheck; do

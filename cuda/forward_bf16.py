@@ -1,11 +1,11 @@
-"""Step 5 of the ladder, and the engine's bfloat16 forward: tensor cores.
+"""Steps 5e to 5h of the ladder, and the engine's bfloat16 forward: tensor cores.
 
 Changes from step 4 (``forward``): the products are ``mma`` instructions, in which a warp multiplies (16, 16) by
 (16, 8) matrices that its 32 threads hold together in registers. K and V are copied to shared memory asynchronously:
 the next tile arrives while this one is in use. The weights never leave the registers. Inputs are bfloat16, and all sums
-are float32.
+are float32. ``step5_mma`` makes these changes one by one, as steps 5a to 5d.
 
-    NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder forward_bf16
+    NUMBA_ENABLE_CUDASIM=1 python -m gta_cuda.ladder addresses rows forward_bf16
 
 In the accumulator of Q Kᵀ (16 queries, 8 keys), thread t holds columns 2(t mod 4) and the next one, in row t // 4 and
 in the row 8 further down. Two such accumulators, rounded and packed, are exactly the operand A of the next product,
@@ -14,28 +14,28 @@ row, so two shuffles combine them.
 
 Four more ideas. The cycles are counted for a multiprocessor and 128 · 64 scores at GTA-1B's widths; the tensor cores
 alone need 1190. The figures are TFLOP/s measured on an H200 with one sequence and five maps, kernel alone; the steps
-add up.
+add up. The ladder's ``addresses`` has 5g as well.
 
     step  idea                                         predicted cycles           N 4096   N 16,384
-    5a    tensor cores, 16 queries per warp            shared 1728, issue 1260       151        247
-    5b    one address per thread                       issue 920                     187        303
-    5c    32 queries per warp                          shared 960, issue 960         155        335
-    5d    the base of a row is renewed only if needed  issue 740                     146        347
-    5e    four groups of warps share a step's keys     shared 1152, issue 760        257        346
+    5a-d  tensor cores, 16 queries per warp            shared 1728, issue 1260       151        247
+    5e    one address per thread                       issue 920                     187        303
+    5f    32 queries per warp                          shared 960, issue 960         155        335
+    5g    the base of a row is renewed only if needed  issue 740                     146        347
+    5h    four groups of warps share a step's keys     shared 1152, issue 760        257        346
 
-5b. Every address differs from the thread's first one by a constant, which is part of the instruction, or by one xor
+5e. Every address differs from the thread's first one by a constant, which is part of the instruction, or by one xor
 (``tiles_bf16.make_copy``, ``make_reader``). Indices are 64-bit numbers in Numba, and computing them took a third of all
 instructions. The mask compares 32-bit numbers, and only in the tiles through which its edge runs.
 
-5c. A fragment of K or V that a warp has read from shared memory serves two row tiles of 16 queries, so the warps read
+5f. A fragment of K or V that a warp has read from shared memory serves two row tiles of 16 queries, so the warps read
 half as much. The sums of 32 queries take 128 registers of a thread. N 4096 became slower: a block with 128 queries then
 has four warps only, and as long as its multiprocessor has no second block, too few to hide waiting.
 
-5d. The online softmax may subtract any base from the scores, as long as exp does not overflow. A new maximum that
+5g. The online softmax may subtract any base from the scores, as long as exp does not overflow. A new maximum that
 exceeds the base by no more than 2⁸ in the weights is ignored, and the 128 sums need no multiplication. The base is kept
 with a minus sign, so that fma(score, scale, base) is the argument of ex2. After the first steps, a renewal is rare.
 
-5e. The longest block decides when a causal grid ends. With 64 queries per block instead of 128 it is half as long. So
+5h. The longest block decides when a causal grid ends. With 64 queries per block instead of 128 it is half as long. So
 that 64 queries keep eight warps busy, four groups of two warps take 32 of a step's 128 keys each. Each group copies its
 own keys, has its own barrier, and has its own base and sums; at the end the first group adds up those of all four,
 always in the same order.

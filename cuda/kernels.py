@@ -62,6 +62,9 @@ class Kernel:
     shared : int
         Bytes of dynamic shared memory per block; default 0. If a kernel asks for some, the driver is told when the
         machine code is loaded, so that the static and the dynamic memory together may exceed MOST_SHARED.
+    only : (int, int) or (int, int, str), optional
+        The one compute capability whose GPUs have all of the kernel's instructions, such as (9, 0, "a") for wgmma; by
+        default, all from (8, 0) on have them.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Kernel:
     tensor_cores: bool = False
     key: str = ""
     shared: int = 0
+    only: tuple[int | str, ...] | None = None
 
     @property
     def most_registers(self) -> int:

@@ -127,7 +127,9 @@ def forward_wgmma_kernel(d_k: int, d_v: int, tile: TileWgmma) -> Kernel:
     function, shared = make_forward_wgmma(d_k, d_v, tile), shared_bytes(d_k, d_v, tile)
     key = widths_key("forward_wgmma", d_k, d_v, True, tile)
     blocks = tile.blocks(d_k)
-    return Kernel("forward_wgmma", function, arguments, tile.threads, blocks, True, key=key, shared=shared)
+    return Kernel(
+        "forward_wgmma", function, arguments, tile.threads, blocks, True, key=key, shared=shared, only=(9, 0, "a")
+    )
 
 
 def forward_wgmma(

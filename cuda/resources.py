@@ -26,7 +26,7 @@ from gta_cuda.needs import missing
 
 Capability = tuple[int, int] | tuple[int, int, str]
 
-CAPABILITIES = ((8, 0), (9, 0))  # those of the table
+CAPABILITIES: tuple[Capability, ...] = ((8, 0), (9, 0), (9, 0, "a"))  # those of the table
 # Bytes of shared memory that the system adds to every block on sm_90; the linker's number includes them. (9, 0, "a") is
 # sm_90 with the instructions that only this generation has: what Numba compiles for on such a GPU.
 SYSTEM_SHARED: dict[Capability, int] = {(8, 0): 0, (9, 0): 1024, (9, 0, "a"): 1024}
@@ -47,15 +47,20 @@ def architecture(capability: Capability) -> str:
 
 
 def compiles_for(kernel: Any, capability: Capability) -> bool:
-    """Whether a kernel has only instructions that such a GPU has; wgmma is one of sm_90a."""
-    return kernel.name != "forward_wgmma" or capability == (9, 0, "a")
+    """Whether machine code for this capability can have all instructions of a kernel (``Kernel.only``)."""
+    return kernel.only in (None, capability)
 
 
 def table(capabilities: tuple[Capability, ...] = CAPABILITIES) -> list[dict[str, Any]]:
-    """The resources of every kernel of ``catalog`` for every capability, one dict each; see :func:`measure`."""
+    """The resources of every kernel of ``catalog`` for every capability that it compiles for; see :func:`measure`."""
     from gta_cuda.catalog import catalog
 
-    return [measure(kernel, capability) for kernel in catalog() for capability in capabilities]
+    return [
+        measure(kernel, capability)
+        for kernel in catalog()
+        for capability in capabilities
+        if compiles_for(kernel, capability)
+    ]
 
 
 def measure(kernel: Any, capability: Capability) -> dict[str, Any]:

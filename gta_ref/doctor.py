@@ -40,7 +40,7 @@ def examine() -> dict[str, Any]:
 
 
 def kernels() -> list[dict[str, Any]]:
-    """Compile the CUDA kernels for sm_80 and sm_90, without a GPU; see ``gta_cuda.resources.measure``.
+    """Compile the CUDA kernels for sm_80, sm_90 and sm_90a, without a GPU; see ``gta_cuda.resources.measure``.
 
     Raises
     ------

@@ -27,6 +27,7 @@ def main() -> None:
     carried = {path.name.partition(".")[0] for path in (folder / CARRIED).glob("*")}
     allowed = set(sys.stdlib_module_names) | ON_THE_MACHINE | carried
     waiting = [f"gta_cuda.first_run.{name}" for name in PROGRAMS] + ["gta_cuda.engine", "gta_cuda.carried"]
+    waiting += [".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.glob("tests/gta_cuda/*.py")]
     seen: set[str] = set()
     missing: list[str] = []
     while waiting:

@@ -17,8 +17,8 @@ def doctor(
         bool,
         typer.Option(
             "--kernels",
-            help="Instead, compile the CUDA kernels for sm_80 and sm_90 and show their registers, spills and shared "
-            "memory. No GPU is needed.",
+            help="Instead, compile the CUDA kernels for sm_80, sm_90 and sm_90a and show their registers, spills and "
+            "shared memory. No GPU is needed.",
         ),
     ] = False,
     json: JsonOption = None,
@@ -63,17 +63,31 @@ def doctor(
 
 
 def _show_kernels(console: Console, kernels: list[dict[str, Any]]) -> None:
-    """Print the resources that each kernel uses, with both architectures side by side."""
-    console.print("d_k 64, d_v 128, as in GTA-1B; given as sm_80 / sm_90 if they differ", highlight=False)
+    """Print the resources that each kernel uses, with the architectures side by side."""
+    console.print(
+        "d_k 64, d_v 128, as in GTA-1B; given as sm_80 / sm_90 / sm_90a, without those at the end that equal the one "
+        "before",
+        highlight=False,
+    )
     columns = ("registers", "spills", "stack", "shared", "hmma", "blocks")
     rows = table("kernel", "threads", "registers", "spills", "stack", "shared", "HMMA", "blocks", numbers_from=1)
     for name in dict.fromkeys(one["kernel"] for one in kernels):
-        both = [one for one in kernels if one["kernel"] == name]
-        cells = [["?" if one[column] is None else f"{one[column]:,}" for one in both] for column in columns]
-        rows.add_row(name, str(both[0]["threads"]), *(" / ".join(dict.fromkeys(cell)) for cell in cells))
+        each = [one for one in kernels if one["kernel"] == name]
+        cells = [
+            _side_by_side(["?" if one[column] is None else f"{one[column]:,}" for one in each]) for column in columns
+        ]
+        only = "" if len(each) > 1 else f" ({each[0]['arch']} only)"
+        rows.add_row(name + only, str(each[0]["threads"]), *cells)
     console.print(rows)
     console.print(
         "registers: per thread; spills, stack: bytes per thread; shared: bytes per block; HMMA: tensor-core "
         "instructions; blocks: how many fit on a multiprocessor at once, as limited by registers and threads",
         highlight=False,
     )
+
+
+def _side_by_side(cells: list[str]) -> str:
+    """The cells, without those at the end that repeat the one before."""
+    while len(cells) > 1 and cells[-1] == cells[-2]:
+        cells = cells[:-1]
+    return " / ".join(cells)

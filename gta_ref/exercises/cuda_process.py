@@ -60,7 +60,8 @@ class SharedArray:
     """Shared memory of one block that records races."""
 
     def __init__(self, shape: Any, dtype: Any, watch: Watch, line: int) -> None:
-        self.memory = np.full(shape, np.nan, dtype)  # no kernel may rely on what was there
+        unset = np.nan if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max  # no kernel may rely on what was there
+        self.memory = np.full(shape, unset, dtype)
         self.shape = self.memory.shape
         self.watch, self.line = watch, line
         self.wrote: dict[Any, tuple[Any, int]] = {}

@@ -166,11 +166,16 @@ def test_doctor_shows_the_kernels(monkeypatch, tmp_path):
     one = {"kernel": "forward", "arch": "sm_80", "threads": 256, "registers": 125, "spills": 0, "stack": 0}
     one |= {"shared": 43008, "blocks": 2, "hmma": 0, "local": 0}
     monkeypatch.setattr(resources, "why_not", lambda: None)
-    monkeypatch.setattr(resources, "table", lambda: [one, {**one, "arch": "sm_90", "registers": 127, "hmma": None}])
+    two, three = {"arch": "sm_90", "registers": 127, "hmma": None}, {"arch": "sm_90a", "registers": 127, "stack": 16}
+    hopper = {**one, "kernel": "forward_wgmma", "arch": "sm_90a", "registers": 168}
+    monkeypatch.setattr(resources, "table", lambda: [one, {**one, **two}, {**one, **three}, hopper])
     path = tmp_path / "kernels.json"
     result = CliRunner().invoke(cli.app, ["doctor", "--kernels", "--json", str(path)], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "125 / 127" in result.output
+    assert "125 / 127 " in result.output
+    assert "0 / 0 / 16" in result.output
+    assert "(sm_90a" in result.output
+    assert "0 / ? / 0" in result.output
     assert "43,008" in result.output
     assert '"sm_90"' in path.read_text()
 
