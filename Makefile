@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 TOUR_ARGS ?=
 BENCH_ARGS ?=
+MUTATION_ARGS ?=
 # what test-oldest and test-newest run, and the Python of test-newest: the newest that uv finds on this machine
 TESTS ?= tests
 NEWEST ?= $(shell $(BIN)/uv python list --only-installed 2> /dev/null | awk '$$1 ~ /^cpython-3\.[0-9.]+-/ { print $$2; exit }')
 
-.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop bench notebooks docs lint format clean
+.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop mutation bench notebooks docs lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -39,7 +40,8 @@ test: .venv/installed-test .venv/installed-cuda .venv/installed-pretrained test-
 # the CUDA kernels in Numba's simulator, which has to be chosen before Numba is imported: a process of its own
 test-cudasim: .venv/installed-test .venv/installed-cuda
 	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q -n 2 tests/gta_cuda/test_simulated.py tests/gta_cuda/test_wgmma.py \
-	  tests/gta_cuda/test_backward_bf16.py
+	  tests/gta_cuda/test_backward_bf16.py tests/gta_cuda/test_ladder.py tests/gta_cuda/test_puzzles.py \
+	  tests/gta_cuda/test_simulated_edges.py
 
 # needs a CUDA GPU, and the extra cuda13: .venv/bin/python -m pip install --editable '.[cuda13]'
 test-gpu: .venv/installed-test
@@ -80,9 +82,14 @@ docs: .venv/installed-docs .venv/installed-test notebooks
 	$(BIN)/python docs/check_site.py docs/_build/html
 	$(BIN)/python -m pytest -q tests/docs/test_site.py
 
-# independent implementations in PyTorch and JAX, checked with the verification kit
+# independent implementations in PyTorch and JAX, checked with the verification kit; and the kit's own numbers against
+# those of PyTorch's and ONNX's attention
 interop: .venv/installed-test .venv/installed-interop
-	$(BIN)/python -m pytest -q tests/verify/test_interop.py
+	$(BIN)/python -m pytest -q tests/verify/test_interop.py tests/verify/test_interop_attention.py
+
+# mutates the project's own engines: how many of the mutants do the tests and the verification kit find?
+mutation: .venv/installed-test .venv/installed-cuda
+	$(BIN)/python -m tests.mutation.run $(MUTATION_ARGS)
 
 # a setting that makes OpenBLAS take another CPU's kernel would be measured instead of the machine
 bench: .venv/installed-bench

@@ -18,8 +18,8 @@ app = typer.Typer(
 SuiteOption = Annotated[
     str,
     typer.Option(
-        help="Which cases: core (attention, layer and lm together), attention (the attention core), layer (attention "
-        "layers), lm (language models), large (a few large cases), or all."
+        help="Which cases: core (the default of verify), of these attention (the attention core), layer (attention "
+        "layers) or lm (language models); decode, tiles or layouts (all cases of that kind), large, or all."
     ),
 ]
 
@@ -29,7 +29,13 @@ SuiteOption = Annotated[
 def export(
     out: Annotated[Path, typer.Option(help="Folder for the files; one safetensors file is written per case.")],
     suite: SuiteOption = "core",
-    dtype: Annotated[str, typer.Option(help="Type of the inputs: float64, float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Type of the inputs: float64, float32, bfloat16 or float16. Of several, separated by commas, each has "
+            "a folder of its own below --out."
+        ),
+    ] = "float32",
 ) -> None:
     """Write the test vectors of a suite to files.
 
@@ -37,16 +43,36 @@ def export(
     budget of each array, which is the largest allowed error.
     """
     from gta_ref.verify import cases, vectors
+    from gta_ref.verify.select import dtypes_of
 
-    chosen = cases.suite(suite, dtype)
-    out.mkdir(parents=True, exist_ok=True)
+    dtypes = dtypes_of(dtype)
+    folders = {one: out / one if len(dtypes) > 1 else out for one in dtypes}
+    chosen = {one: cases.suite(suite, one) for one in dtypes}
+    for one, folder in folders.items():
+        for case in chosen[one]:
+            _check_dtype(folder / vectors.file_name(case), one)
     console = Console()
-    size = 0
-    for case in track(chosen, "cases", console=console, transient=True):
-        path = out / vectors.file_name(case)
-        vectors.write(vectors.make(case.name, dtype), path)
-        size += path.stat().st_size
-    console.print(f"{len(chosen)} cases in {dtype}, {size / 1e6:.1f} MB, in {out}", highlight=False, markup=False)
+    for one, folder in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        size = 0
+        for case in track(chosen[one], "cases", console=console, transient=True):
+            path = folder / vectors.file_name(case)
+            vectors.write(vectors.make(case.name, one), path)
+            size += path.stat().st_size
+        text = f"{len(chosen[one])} cases in {one}, {size / 1e6:.1f} MB, in {folder}"
+        console.print(text, highlight=False, markup=False)
+
+
+def _check_dtype(path: Path, dtype: str) -> None:
+    """Raise ValueError if a file is there that holds the same case in another dtype."""
+    from gta_ref.verify import vectors
+
+    try:
+        there = vectors.read(path).dtype
+    except (ValueError, FileNotFoundError):  # not there, or damaged: it is written anew
+        return
+    if there != dtype:
+        raise ValueError(f"{path} is in {there}; choose another --out for {dtype}, such as {path.parent / dtype}")
 
 
 @app.command("list")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gta_ref.commands.common import JsonOption, one_line_errors, table
-
-if TYPE_CHECKING:
-    from gta_ref.verify.report import Report
-
-COLOURS = {"pass": "green", "fail": "red", "error": "red", "missing": "yellow", "skip": "dim"}
+from gta_ref.commands.common import JsonOption, one_line_errors
 
 
 @one_line_errors
@@ -24,8 +18,9 @@ def verify(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folder of the safetensors files that an implementation has written (its dumps). Or: explain REPORT, "
-            "which shows every array of one case (--case) from a report that was written with --json.",
+            help="Folder or file that an implementation has written (its dumps). Or: model CHECKPOINT DUMP, which "
+            "compares the activations of a whole model with its checkpoint. Or: explain REPORT, which shows every "
+            "array of one case (--case) from a report that was written with --json.",
             metavar="[DIR]",
         ),
     ] = None,
@@ -35,157 +30,157 @@ def verify(
     ] = None,
     impl: Annotated[str | None, typer.Option(help="A Python implementation to check, as package.module:name.")] = None,
     suite: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="For --impl, which cases: core (attention, layer and lm together), attention (the attention core), "
-            "layer (attention layers), lm (language models), large (a few large cases), or all."
+            "layer (attention layers), lm (language models), decode, tiles, layouts, large (a few large cases), or "
+            "all. Default: core, or with --case all.",
         ),
-    ] = "core",
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="A case, or a pattern such as 'layer/gta-*'; may be given several times. For explain, one."),
+    ] = None,
     dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="For --impl, the type of the inputs: float64, float32, bfloat16 or float16, or several, separated by "
-            "commas."
+            "commas. Default: float32. For model, that of the program; default: that of its activations."
         ),
-    ] = "float32",
+    ] = None,
     capabilities: Annotated[
         str | None,
         typer.Option(
-            help="For --impl, what it supports, separated by commas: attention, layer, lm, backward, decode, padding, "
-            "lse, deterministic, dtypes, mechanisms. Cases that need more are skipped. Default: everything."
+            help="What the implementation supports, separated by commas: levels (attention, layer, lm), backward, "
+            "decode, padding, lse, lse-gradient, deterministic, dtypes, mechanisms, features (docs/verify.md). Cases "
+            "that need more are skipped. Default: everything."
+        ),
+    ] = None,
+    without: Annotated[str | None, typer.Option(help="Capabilities that it lacks, separated by commas.")] = None,
+    head_dim: Annotated[
+        str | None,
+        typer.Option(
+            help="The widths of a head that it supports, separated by commas: 64,128, or 192x128 if those "
+            "of keys and values differ. Other cases are skipped. Default: any."
         ),
     ] = None,
     arrays: Annotated[
         str, typer.Option(help="For --impl, the library of the arrays that it accepts: numpy, torch, jax or cupy.")
     ] = "numpy",
+    products: Annotated[
+        str | None,
+        typer.Option(help="For --impl, a lower precision of its matrix products than float32: tf32."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For --impl, draw fresh inputs. Default: 0, the standard inputs.")] = 0,
+    repeat: Annotated[
+        int | None,
+        typer.Option(help="For --impl, how often to run each case; all must agree. Default: 2 if deterministic."),
+    ] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate",
+            help="Run --impl in a process of its own: an exit, a crash or a time-out is an error of a case.",
+        ),
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option(help="With --isolate, the seconds that a case may take. Default: no limit.")
+    ] = None,
     wanted: Annotated[
         str,
         typer.Option(help="For dumps, the arrays that they must contain: all, or required (outputs and gradients)."),
     ] = "all",
+    prompt: Annotated[str | None, typer.Option(help="For model, a text in place of token ids.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="For model, write the activations of this library to a file.")
+    ] = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Print the whole traceback of each error.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print one line only, for a README or a badge.")] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Check the kit itself with implementations known to be wrong or right.")
     ] = False,
-    case: Annotated[str | None, typer.Option(help="For explain, the name of the case.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Check an implementation and name the first wrong array.
 
-    Exit status: 0 if all is right, 1 if something is wrong, 2 for wrong usage, 3 if only an array is missing.
+    Exit status: 0 if all is right, 1 if something is wrong, 2 for wrong usage or if no case ran, 3 if only an array is
+    missing.
     """
-    console = Console()
+    from gta_ref.commands import verify_output as output
+
+    console = output.console_beside(json)
     words = what or []
     if words[:1] == ["explain"]:
         _explain(console, words[1:], case)
         return
+    if words[:1] == ["model"]:
+        from gta_ref.commands import verify_model
+
+        verify_model.run(console, words[1:], prompt, dtype, export, json)
+        return
     if (len(words) == 1) + (impl is not None) + self_test != 1 or len(words) > 1:
-        raise ValueError("verify needs one of: a folder of dumps, --impl package.module:name, --self-test")
+        raise ValueError("verify needs one of: dumps, --impl package.module:name, model, --self-test")
     if self_test:
         _self_test(console, json)
         return
     from gta_ref.errors import check_choice
     from gta_ref.files import write_json
+    from gta_ref.verify.cases import DTYPE
     from gta_ref.verify.dumps import WANTED, verify_dumps
-    from gta_ref.verify.run import load
     from gta_ref.verify.run import verify as run
 
     check_choice("wanted", wanted, WANTED)
     if impl is None:
         folder = Path(words[0])
-        report = verify_dumps(folder, against or folder, wanted)
+        report = verify_dumps(
+            folder, against or folder, wanted, capabilities=capabilities, without=without or (), head_dim=head_dim
+        )
     else:
-        able = None if capabilities is None else [word.strip() for word in capabilities.split(",")]
-        with _progress(console) as bar:
-            task = bar.add_task("", total=None)
+        if not faulthandler.is_enabled():
+            faulthandler.enable(file=2)  # a crash of the implementation names its line
+        with output.progress() as progress, output.prints_to_stderr():
             report = run(
-                load(impl), suite, dtype.split(","), able, arrays, lambda name: bar.update(task, description=name)
-            )
-    _show(console, report)
+                impl, suite, dtype or DTYPE, capabilities, arrays, progress, cases=case or None, without=without or (),
+                head_dim=head_dim, products=products, seed=seed, repeat=repeat, isolate=isolate, timeout=timeout,
+            )  # fmt: skip
+    if summary:
+        console.print(report.summary, highlight=False, soft_wrap=True)
+    else:
+        output.show(console, report, traceback)
     if json is not None:
         write_json(json, report.to_dict())
     if report.exit_status:
         raise typer.Exit(report.exit_status)
 
 
-def _show(console: Console, report: Report) -> None:
-    rows = table("case", "dtype", "", "first wrong", "")
-    for result in report.results:
-        colour = COLOURS[result.status]
-        text = escape(result.text) + (f"\n[bold]likely cause: {escape(result.cause)}[/]" if result.cause else "")
-        rows.add_row(result.case, result.dtype, f"[{colour}]{result.status}[/]", result.stage or "", text)
-    console.print(rows)
-    counts = report.counts
-    console.print(", ".join(f"{n} {status}" for status, n in counts.items() if n) or "nothing ran", highlight=False)
-    for why, n in report.unchecked.items():
-        console.print(f"{n} gradients were not checked ({why})", highlight=False)
-    if report.blame is not None:
-        stage, cause = report.blame
-        console.print(
-            f"[bold]First wrong array in most cases: {stage}[/]" + (f"; likely cause: {escape(cause)}" if cause else "")
-        )
+def _explain(console: Console, words: list[str], cases: list[str] | None) -> None:
+    from gta_ref.commands.verify_output import explain
 
-
-def _explain(console: Console, words: list[str], case: str | None) -> None:
-    if len(words) != 1 or case is None:
+    if len(words) != 1 or cases is None or len(cases) != 1:
         raise ValueError("explain needs a report written by --json, and --case NAME")
+    (case,) = cases
     try:
-        content = json_module.loads(Path(words[0]).read_text(encoding="utf-8"))
+        content: Any = json_module.loads(Path(words[0]).read_text(encoding="utf-8"))
         results = [result for result in content["results"] if result["case"] == case]
         names = ", ".join(sorted({result["case"] for result in content["results"]}))
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{words[0]}: not a report written by gta-ref verify --json") from None
     if not results:
         raise ValueError(f"case={case!r} is not in {words[0]}; it has {names}")
-    for result in results:
-        console.print(f"[bold]{result['case']}[/] {result['dtype']}: {result['status']}", highlight=False)
-        console.print(f"  {escape(result['text'])}", highlight=False)
-        if result["cause"]:
-            console.print(f"  likely cause: {escape(result['cause'])}", highlight=False)
-        rows = table("array, in the order of computation", "", "error ÷ budget", "")
-        rows.columns[2].justify = "right"
-        for found in result["findings"]:
-            ratio = "" if found["ratio"] is None else f"{found['ratio']:.3g}"
-            colour = "green" if found["kind"] == "ok" else "red"
-            rows.add_row(
-                found["name"],
-                f"[{colour}]{found['kind']}[/]",
-                ratio,
-                "" if found["kind"] == "ok" else escape(found["text"]),
-            )
-        console.print(rows)
+    explain(console, results)
 
 
 def _self_test(console: Console, json: Path | None) -> None:
+    from gta_ref.commands import verify_output as output
     from gta_ref.files import write_json
     from gta_ref.verify.selftest import self_test
 
-    with _progress(console) as bar:
-        task = bar.add_task("", total=None)
-        found = self_test(lambda name: bar.update(task, description=name))
-    rows = table("wrong implementation", "caught", "first wrong array", "recognised as")
-    for mutant in found["mutants"].values():
-        caught = "[green]yes[/]" if mutant["caught"] else "[red]no[/]"
-        stage = str(mutant["stage"]) if mutant["located"] else f"[red]{mutant['stage']}[/]"
-        rows.add_row(
-            escape(mutant["wrong"]), caught, stage, "itself" if mutant["recognised"] else escape(str(mutant["cause"]))
-        )
-    console.print(rows)
-    right = table("right implementation", "pass", "skip", "false alarms", numbers_from=1)
-    for name, counts in found["right"].items():
-        alarms = sum(n for status, n in counts.items() if status not in ("pass", "skip"))
-        right.add_row(name, str(counts["pass"]), str(counts["skip"]), str(alarms))
-    console.print(right)
-    console.print(
-        f"{found['caught']} of {found['total']} wrong implementations caught, {found['located']} rightly located, "
-        f"{found['recognised']} recognised; {found['false_alarms']} false alarms",
-        highlight=False,
-    )
+    with output.progress() as progress:
+        found = self_test(progress)
+    output.show_self_test(console, found)
     if json is not None:
         write_json(json, found)
-    if found["caught"] < found["total"] or found["false_alarms"] or found["located"] < 0.95 * found["total"]:
+    total = found["total"]
+    enough = found["located"] >= 0.98 * total and found["recognised"] >= 0.95 * total
+    if found["caught"] < total or not enough or found["false_alarms"] or found["false_causes"]:
         raise typer.Exit(1)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
-    )

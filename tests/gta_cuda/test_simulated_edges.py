@@ -8,9 +8,10 @@ import pytest
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
-from gta_cuda import launch
+from gta_cuda import forward_bf16, ladder, launch
 from gta_cuda.tiles import Tile
-from gta_ref.core import Mask
+from gta_ref.core import Mask, attention_forward
+from tests.gta_cuda.test_simulated import BFLOAT16, assert_rounded, make
 from tests.gta_cuda.watched import Watch
 
 TILE = Tile(rows=8, columns=8, groups=4, height=4)
@@ -24,4 +25,25 @@ def test_a_block_that_sees_no_key_waits_for_its_queries(mask, monkeypatch, rng):
     z, lse = launch.forward(q, k, v, mask, 0.5, TILE)
     assert not z.any()
     assert np.isneginf(lse).all()
+    assert not watch.faults
+
+
+@pytest.mark.parametrize("step", ladder.FIRST)
+def test_first_steps_with_several_key_and_value_heads(step, rng):
+    """Each map reads its own key head and its own value head; the kernels' strides of both matter then."""
+    q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((2, 6, 3, 4), (2, 2, 5, 4), (2, 3, 5, 6)))
+    measures = {"threads": 4} if step == "naive" else {"threads": 4, "keys": 4}
+    z, lse = ladder.run_first(step, q, k, v, Mask(), 0.4, **measures)
+    want_z, want_lse, _ = attention_forward(*(x.astype(np.float64) for x in (q, k, v)), scale=0.4, engine="reference")
+    np.testing.assert_allclose(z, want_z, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(lse, want_lse, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [(16, 32), (16, 96, 1, 2)], ids=str)
+def test_tensor_cores_with_several_products_a_step(tile, monkeypatch, rng):
+    """A group of warps takes 32 or 48 keys per step, as on a GPU; a product has 16."""
+    watch = Watch(monkeypatch)
+    inputs, mask = make(((1, 1, 1, 1, 9, 75, 16, 16), Mask(q_start=60, k_start=1)), BFLOAT16, rng)
+    z, _ = launch.forward_bf16(*inputs, mask, 0.6, forward_bf16.Tile(*tile))
+    assert_rounded(z, inputs, mask, 0.6)
     assert not watch.faults

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from gta_ref import cli, files
 from gta_ref.verify import cases, vectors
+from gta_ref.verify.truth import draw
 
 
 def run(*arguments):
@@ -45,7 +46,8 @@ def test_round_trip(name, dtype, tmp_path):
     vectors.write(made, tmp_path / "v.safetensors")
     back = vectors.read(tmp_path / "v.safetensors")
     assert back.case.name == name
-    assert (back.dtype, back.required, back.budgets) == (dtype, made.required, made.budgets)
+    assert (back.dtype, back.required, back.limits) == (dtype, made.required, made.limits)
+    assert (back.seed, back.products, back.case.seed) == (0, None, made.case.seed)
     assert back.settings == json.loads(json.dumps(made.settings))
     assert list(back.expected) == list(made.expected)
     for got, want in ((back.inputs, made.inputs), (back.expected, made.expected)):
@@ -61,6 +63,48 @@ def test_a_seed_belongs_to_its_case():
     assert cases.find("attention/plain").seed == cases.seed_of("plain")
     q = vectors.make("attention/plain", "float64").inputs["q"]
     np.testing.assert_array_equal(q.ravel()[:1], np.random.default_rng(cases.seed_of("plain")).standard_normal(1))
+
+
+def test_another_seed_has_other_inputs_of_the_same_kind(tmp_path):
+    standard, fresh = (
+        vectors.make("layer/gta-far-positions", "float32"),
+        vectors.make("layer/gta-far-positions", "float32", seed=3),
+    )
+    assert vectors.make("layer/gta-far-positions", "float32", seed=3) is fresh
+    assert (fresh.seed, fresh.case) == (3, standard.case)
+    for name in ("x", "w_q", "d_out"):
+        assert not np.array_equal(fresh.inputs[name], standard.inputs[name])
+        assert fresh.inputs[name].shape == standard.inputs[name].shape
+    for name in ("positions", "k_start", "k_stop"):
+        np.testing.assert_array_equal(fresh.inputs[name], standard.inputs[name])
+    vectors.write(fresh, tmp_path / "v.safetensors")
+    assert vectors.read(tmp_path / "v.safetensors").seed == 3
+    with pytest.raises(ValueError, match="seed=-1 must be"):
+        vectors.make("attention/plain", "float32", seed=-1)
+
+
+def test_a_seed_that_draws_a_dull_case_draws_again(monkeypatch):
+    """Some seeds draw inputs for which a senseless result would nearly pass; the next ones are then taken."""
+    from gta_ref.verify import vector
+
+    tried = []
+    monkeypatch.setattr(
+        vector, "draw", lambda case, dtype, seed, attempt: tried.append(attempt) or draw(case, dtype, seed, attempt)
+    )
+    for seed in range(100, 110):
+        vectors.make("attention/gqa-scale", "bfloat16", seed=seed)
+    assert max(tried) > 0
+    assert tried.count(0) == 10
+
+
+def test_settings_are_a_new_copy_without_the_name():
+    vector = vectors.make("attention/right-padded", "float32")
+    assert "case" not in vector.settings
+    assert "right-padded" not in str(vector.settings)
+    vector.settings["mask"]["k_stop"][0] = 1
+    vector.settings["sizes"]["B"] = 9
+    assert vector.settings["mask"] == {"k_stop": [24, 9, 1]}
+    assert vector.settings["sizes"]["B"] == 3
 
 
 def test_inputs_are_rounded_before_the_truth_is_computed():
@@ -150,7 +194,14 @@ def test_dumps_with_plain_names(exported, tmp_path):
         (lambda path: path.write_bytes(b"PNG" * 100), "not a complete safetensors file"),
         (lambda path: files.write_tensors(path, {"z": np.zeros(2)}), "no entry gta_ref in its metadata"),
         (lambda path: files.write_tensors(path, {"z": np.zeros(2)}, {"gta_ref": "{"}), "is not what gta-ref writes"),
-        (lambda path: files.write_tensors(path, {}, {"gta_ref": '{"schema": 2}'}), "schema=2 must be 1"),
+        (
+            lambda path: files.write_tensors(path, {}, {"gta_ref": '{"schema": 3}'}),
+            "schema=3 must be 2; a newer gta_ref",
+        ),
+        (
+            lambda path: files.write_tensors(path, {}, {"gta_ref": '{"schema": 1}'}),
+            "schema=1 must be 2; gta-ref vectors export",
+        ),
     ],
 )
 def test_damaged_vectors_are_one_line_and_the_others_go_on(copy, damage, message):

@@ -1,5 +1,6 @@
 """Files of vectors with damaged tensors, headers or metadata: one line with the name, and no other exception."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -96,13 +97,15 @@ STRANGE: list[Any] = [
 
 @pytest.mark.parametrize(
     "entry",
-    ["schema", "case", "level", "dtype", "seed", "tags", "settings", "order", "required", "budgets", "sha256"],
+    [
+        *("schema", "case", "level", "dtype", "seed", "case_seed", "products", "tags", "settings", "order", "required"),
+        *("budgets", "rms", "slopes", "singles", "fine", "sha256"),
+    ],
 )
-@pytest.mark.parametrize("signed", [True, False], ids=["with-checksum", "without-checksum"])
+@pytest.mark.parametrize("signed", ["as it was", "anew", None])
 def test_every_entry_of_the_metadata(path, entry, signed):
     tensors, metadata = files.read_tensors(path)
     content = json.loads(metadata["gta_ref"])
-    kept = {"gta_ref_sha256": metadata["gta_ref_sha256"]} if signed else {}
     changes = [{name: x for name, x in content.items() if name != entry}]
     changes += [content | {entry: value} for value in STRANGE]
     # one more, one less and one other in everything that holds several things
@@ -115,13 +118,18 @@ def test_every_entry_of_the_metadata(path, entry, signed):
         changes += [content | {entry: content[entry] * 2}]
     harmless = 0
     for change in changes:
-        files.write_tensors(path, tensors, {"gta_ref": json.dumps(change), **kept})
+        if change == content:
+            continue
+        text = json.dumps(change)
+        checksum = vectors._header_digest(text, tensors) if signed == "anew" else metadata["gta_ref_sha256"]
+        files.write_tensors(path, tensors, {"gta_ref": text, **({"gta_ref_sha256": checksum} if signed else {})})
         line = refused(path)
         harmless += line is None
         assert verify_dumps(path.parent, path.parent).results[0].status in ("pass", "error", "missing", "fail")
-    # without the checksum, another seed, tag, setting, name or order cannot be noticed, only another type
-    free = {"case": 3, "seed": 3, "tags": 6, "settings": 3, "required": 3, "budgets": 1}
-    assert harmless <= (0 if signed else free.get(entry, 0))
+    # with a checksum made anew, another seed, tag, setting or name cannot be noticed, only another type
+    free = {"case": 3, "seed": 3, "case_seed": 3, "tags": 6, "settings": 3, "required": 3}
+    free |= {"budgets": 1, "rms": 3, "slopes": 3, "singles": 3, "fine": 3}
+    assert harmless <= (free.get(entry, 0) if signed == "anew" else 0)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +141,13 @@ def test_every_entry_of_the_metadata(path, entry, signed):
         "1",
         '"schema"',
         '{"schema": 1}',
-        '{"schema": [1]}',
-        '{"schema": "1"}',
+        '{"schema": 2}',
+        '{"schema": [2]}',
+        '{"schema": "2"}',
         '{"schema": true}',
-        '{"schema": 1, "schema": 1}',
+        '{"schema": 2, "schema": 2}',
         "[" * 10_000 + "]" * 10_000,
-        '{"schema":' * 10_000 + "1" + "}" * 10_000,
+        '{"schema":' * 10_000 + "2" + "}" * 10_000,
         '{"schema": "' + "\\n" * 5000 + '"}',
     ],
     ids=lambda text: text[:30],
@@ -163,10 +172,19 @@ def test_other_shapes_dtypes_and_tensors_are_noticed(path):
         assert refused(path), list(change)
 
 
-def test_files_of_earlier_versions_have_no_checksum_of_their_metadata(path):
+def test_the_checksum_of_the_metadata_is_needed(path):
     tensors, metadata = files.read_tensors(path)
     files.write_tensors(path, tensors, {"gta_ref": metadata["gta_ref"]})
-    assert vectors.read(path).case.name == "attention/plain"
+    assert "its metadata or the tensors' shapes are not as written (sha256)" in refused(path)
+
+
+@pytest.mark.parametrize("factor", [30.0, 1e30])
+def test_budgets_that_let_a_senseless_result_pass(path, factor):
+    """Even with a checksum of their own."""
+    vector = vectors.read(path)
+    budgets = {name: factor * budget for name, budget in vector.budgets.items()}
+    vectors.write(dataclasses.replace(vector, limits=dataclasses.replace(vector.limits, budgets=budgets)), path)
+    assert "its budgets are too large: zeros for z is only" in refused(path)
 
 
 def test_leftovers_in_a_folder_are_not_vectors(path, whole):

@@ -8,9 +8,10 @@ import pytest
 
 import gta_ref
 from gta_ref.core import engines
-from gta_ref.verify import cases, vectors, verify
+from gta_ref.verify import abilities, cases, vectors, verify
+from gta_ref.verify.candidate import load
 from gta_ref.verify.mutants.table import MUTANTS
-from gta_ref.verify.run import judge, load
+from gta_ref.verify.run import judge
 from gta_ref.verify.selftest import GTA, by_engine, in_float64
 from gta_ref.verify.stepwise.attention import AttentionSteps
 from gta_ref.verify.stepwise.dispatch import Stepwise
@@ -40,13 +41,15 @@ def core(arrays, settings):
 
 
 def only(name, impl, **options):
-    """The result of one case."""
-    report = verify(impl, "attention", capabilities={"attention", "backward", "deterministic"}, **options)
+    """The result of one case, and the report with another one."""
+    names = [f"attention/{name}", "attention/chunk"]
+    report = verify(impl, cases=names, capabilities={"attention", "backward", "deterministic"}, **options)
     return next(result for result in report.results if result.case == f"attention/{name}"), report
 
 
 def throws(arrays, settings):
-    if settings["case"] == "attention/plain":
+    assert "case" not in settings
+    if arrays["q"].shape == (2, 4, 33, 16):
         raise RuntimeError("out\nof   luck")
     return core(arrays, settings)
 
@@ -75,7 +78,8 @@ class Unsteady:
 
 def nan(arrays, settings):
     found = core(arrays, settings)
-    found["z"][0, 1, 2, 3] = np.nan
+    if found["z"].shape[2] == 33:
+        found["z"][0, 1, 2, 3] = np.nan
     return found
 
 
@@ -91,7 +95,7 @@ def nan(arrays, settings):
         (lambda a, s: 5, "error", "TypeError: returned a int; expected a mapping of names to arrays"),
         (lambda a, s: {**core(a, s), "z": "text"}, "error", "ValueError: z is a str; expected an array"),
         (lambda a, s: {**core(a, s), "z": core(a, s)["z"][:, :1]}, "fail", "z has shape (2, 1, 33, 32); expected (2, 4, 33, 32)"),
-        (lambda a, s: {**core(a, s), "d_k": core(a, s)["d_k"].astype("float64")}, "fail", "d_k has dtype float64; expected float32"),
+        (lambda a, s: {**core(a, s), "d_k": core(a, s)["d_k"].astype("float16")}, "fail", "d_k has dtype float16; expected float32"),
         (lambda a, s: {**core(a, s), "lse": np.zeros((2, 4, 33), int)}, "fail", "lse has dtype int64; expected a floating-point"),
         (lambda a, s: {k: x for k, x in core(a, s).items() if k != "d_v"}, "missing", "not given: d_v"),
         (lambda a, s: {**core(a, s), "z": core(a, s)["z"] * 1.001}, "fail", "times its budget"),
@@ -103,7 +107,7 @@ def test_misbehaviour_is_one_clear_line(impl, status, text):
     assert text in result.text
     assert "\n" not in result.text
     assert report.exit_status == (3 if status == "missing" else 1)
-    assert len(report.results) == len(cases.suite("attention", "float32"))
+    assert len(report.results) == 2
     if impl is throws:  # the other cases still ran
         assert report.counts["error"] == 1
 
@@ -116,23 +120,35 @@ def forward_only(arrays, settings):
 
 def test_without_a_backward_every_forward_is_checked():
     able = {"attention", "padding", "decode"}
-    report = verify(forward_only, "core", "float32", able)
+    few = [
+        "attention/plain",
+        "attention/*padded",
+        "attention/through-lse",
+        "attention/no-*",
+        "attention/length-*",
+        "lm/gta",
+    ]
+    report = verify(forward_only, "core", "float32", able, cases=few)
     ran = [result for result in report.results if result.status != "skip"]
-    assert {result.case for result in ran} == {case.name for case in cases.suite("attention", "float32")}
+    assert {result.case for result in report.results} - {result.case for result in ran} == {"lm/gta"}
     assert report.passed, str(report)
     assert report.counts["pass"] == len(ran)
     assert all(result.unchecked == ("d_q", "d_k", "d_v") for result in ran)
+    n_lse = 1
     assert report.unchecked == {
-        "needs backward, not declared": 3 * (len(ran) - 1),
-        "needs backward, lse, not declared": 3,
+        "needs backward, not declared": 3 * (len(ran) - n_lse),
+        "needs backward, lse-gradient, not declared": 3 * n_lse,
     }
     assert "3 gradients not checked" in ran[0].text
-    assert f"{3 * (len(ran) - 1)} gradients were not checked (needs backward, not declared)" in str(report)
+    assert f"{3 * (len(ran) - n_lse)} gradients were not checked (needs backward, not declared)" in str(report)
     assert json.loads(json.dumps(report.to_dict()))["unchecked"] == report.unchecked
-    # and a wrong forward is detected in each of these cases, except for the two whose z is 0
-    wrong = verify(lambda a, s: {**core(a, s), "z": core(a, s)["z"] * 2}, "core", "float32", able)
-    assert [result.stage for result in wrong.results if result.status == "fail"] == ["z"] * (len(ran) - 2)
-    assert wrong.unchecked == report.unchecked
+    # and a wrong forward is detected in each of these cases, except for those whose z is 0
+    few = ["attention/no-*", "attention/length-*", "attention/*padded"]
+    wrong = verify(lambda a, s: {**core(a, s), "z": core(a, s)["z"] * 2}, "attention", "float32", able, cases=few)
+    zero = {"attention/no-key", "attention/no-token"}
+    assert {result.case for result in wrong.results if result.status == "pass"} == zero
+    assert {result.stage for result in wrong.results if result.status == "fail"} == {"z"}
+    assert all(result.unchecked == ("d_q", "d_k", "d_v") for result in wrong.results)
 
 
 def test_without_lse_its_case_is_checked_but_for_the_gradients():
@@ -140,28 +156,32 @@ def test_without_lse_its_case_is_checked_but_for_the_gradients():
         assert "d_lse" not in arrays
         return core(arrays, settings)
 
-    report = verify(no_lse, "attention", "float32", {"attention", "backward"})
+    report = verify(
+        no_lse, "attention", "float32", {"attention", "backward"}, cases=["attention/plain", "attention/*-lse"]
+    )
     assert report.passed, str(report)
-    assert report.unchecked == {"needs lse, not declared": 3}
-    (result,) = (result for result in report.results if result.unchecked)
-    assert result.case == "attention/through-lse"
+    through = {case.name for case in cases.suite("attention", "float32") if case.settings.get("dlse")} & {
+        r.case for r in report.results
+    }
+    assert through
+    assert report.unchecked == {"needs lse-gradient, not declared": 3 * len(through)}
+    assert {result.case for result in report.results if result.unchecked} == through
+    result = next(result for result in report.results if result.case == "attention/through-lse")
     assert [finding.name for finding in result.findings] == ["z", "lse"]
 
 
 def test_capabilities_are_counted():
     report = verify(core, "core", "float32", {"attention", "gta", "float32"})
-    needs = [result.text for result in report.results if result.status == "skip"]
-    with_cases = {case.settings["mechanism"] for case in cases.suite("core", "float32") if case.level == "layer"} - {
-        "gta"
-    }
-    assert set(needs) == {
-        "needs padding, not declared",
-        "needs decode, not declared",
-        "needs decode, padding, not declared",
-        *(f"needs layer{more}, not declared" for more in ("", ", decode", ", padding", ", decode, padding")),
-        *(f"needs layer, {other}, not declared" for other in with_cases),
-        *(f"needs layer, {other}, decode, not declared" for other in ("gqa", "mla")),
-        *("needs lm, not declared", "needs lm, gqa, not declared"),
+    skipped = {result.case: result.text for result in report.results if result.status == "skip"}
+    assert skipped["attention/one-query"] == "needs decode, not declared"
+    assert skipped["attention/left-padded"] == "needs padding, not declared"
+    assert skipped["attention/decode-padded"] == "needs decode, padding, not declared"
+    assert skipped["layer/gta-paper"] == "needs layer, not declared"
+    assert skipped["layer/mla-decode"] == "needs layer, mla, decode, not declared"
+    assert skipped["lm/gqa-untied"] == "needs lm, gqa, not declared"
+    able = {"attention", "gta", "float32", *abilities.FEATURES}
+    assert skipped.keys() == {
+        c.name for c in cases.suite("core", "float32") if not able.issuperset(abilities.needs(c, "float32"))
     }
     assert verify(core, "lm", "float32", {"attention"}).exit_status == 2  # nothing ran
     with pytest.raises(ValueError, match="capabilities='telepathy' must be one of"):
@@ -192,25 +212,28 @@ def test_an_object_without_a_backward():
     class Forward:
         forward = Split.forward
 
-    report = verify(Forward(), "attention", "float32", {"attention", "padding"})
+    few = ["attention/plain", "attention/left-padded", "attention/through-lse"]
+    report = verify(Forward(), "attention", "float32", {"attention", "padding"}, cases=few)
     assert report.passed, str(report)
-    assert report.unchecked.keys() == {"needs backward, not declared", "needs backward, lse, not declared"}
+    assert report.unchecked.keys() == {"needs backward, not declared", "needs backward, lse-gradient, not declared"}
 
     class Unfinished(Split):
         def backward(self, cotangents, saved, settings):
             raise NotImplementedError
 
-    assert str(verify(Unfinished(), "attention", "float32", {"attention", "padding"})) == str(report)
-    report = verify(Forward(), "attention", "float32")  # it does not declare that it has no backward
+    assert str(verify(Unfinished(), "attention", "float32", {"attention", "padding"}, cases=few)) == str(report)
+    report = verify(Forward(), "attention", "float32", cases=few)  # it does not declare that it has no backward
     assert report.exit_status == 3
     assert {result.text for result in report.results} == {"not given: d_q, d_k, d_v"}
 
 
 def test_an_object_with_forward_and_backward():
-    report = verify(Split(), "attention", "float32")
+    report = verify(
+        Split(), "attention", "float32", cases=["attention/plain", "attention/*padded", "attention/through-lse"]
+    )
     assert report.passed, str(report)
     assert report.counts["pass"] == len(report.results)
-    with pytest.raises(ValueError, match="impl is a int; expected a function or an object with forward"):
+    with pytest.raises(ValueError, match=r"impl is a int; expected a function of \(arrays, settings\)"):
         verify(3)
 
 
@@ -232,23 +255,30 @@ def test_nan_of_unused_slots_is_named_where_it_is_seen():
     """An implementation that reads unused slots returns NaN if they hold NaN, and finite scores of them otherwise."""
 
     reads = Stepwise({"clean": lambda self, x, k_start, k_stop: x})
-    report = verify(in_float64(reads), "core", "float64", GTA)
-    poisoned = {case.name for case in cases.CASES if case.settings.get("poison")}
+    few = ["attention/*padded", "attention/nan-*", "layer/gta*padded"]
+    report = verify(in_float64(reads), "core", "float64", GTA, cases=few)
+    run = {result.case for result in report.results}
+    poisoned = {case.name for case in cases.suite("core", "float64") if case.settings.get("poison")} & run
+    assert len(poisoned) >= 2
     failed = {result.case: result for result in report.results if result.status == "fail"}
-    assert {name for name, result in failed.items() if result.cause == NAN_CAUSE} == poisoned
+    # in most of the failing cases it is not NaN that is seen, so that the run as a whole does not bear this cause out
+    assert {name for name, result in failed.items() if result.tried.get(NAN_CAUSE)} == poisoned
+    assert NAN_CAUSE not in {result.cause for result in report.results}
+    alone = verify(in_float64(reads), "core", "float64", GTA, cases=sorted(poisoned))
+    assert {result.cause for result in alone.results} == {NAN_CAUSE}
     for name in failed.keys() - poisoned:
         assert (failed[name].stage, failed[name].kind) == ("scores", "value")
         assert failed[name].cause == "content of unused slots in scores and d_map, where they count as 0"
     assert "attention/left-padded" in failed
-    assert "layer/gta-left-padded" in failed
+    assert "layer/gta-left-padded" not in failed  # what a layer shows for unused slots is not compared
 
     def results_alone(arrays, settings):
         found = in_float64(reads)(arrays, settings)
         return {name: x for name, x in found.items() if name in ("out", "z", "lse") or name.startswith("d_w_")}
 
-    report = verify(results_alone, "core", "float64", set(GTA) - {"backward"})
+    report = verify(results_alone, "core", "float64", set(GTA) - {"backward"}, cases=few)
     assert {result.case for result in report.results if result.status == "fail"} == poisoned
-    assert report.blame == ("z", NAN_CAUSE)
+    assert report.blame[:2] == ("z", NAN_CAUSE)
 
 
 @pytest.mark.parametrize("keep", ["keys", "values"])
@@ -260,7 +290,7 @@ def test_finite_wrong_numbers_are_not_blamed_on_nan(keep):
         mine = self.cleaned == (keep == "keys")
         return np.nan_to_num(x) if mine else AttentionSteps.clean(self, x, k_start, k_stop)
 
-    report = verify(in_float64(Stepwise({"clean": reads})), "attention", "float64", GTA)
+    report = verify(in_float64(Stepwise({"clean": reads})), "attention", "float64", GTA, cases="attention/*padded")
     failed = [result for result in report.results if result.status == "fail"]
     assert {result.case for result in failed} >= {"attention/left-padded", "attention/right-padded"}
     assert {result.stage for result in failed} == {"scores" if keep == "keys" else "d_map"}
@@ -281,7 +311,7 @@ def test_slots_without_nan_explain_no_nan():
 
 
 def test_report_as_json():
-    report = verify(nan, "attention", "float32")
+    report = verify(nan, "attention", "float32", cases=["attention/plain", "attention/chunk"])
     content = json.loads(json.dumps(report.to_dict()))
     assert content["exit_status"] == 1
     assert content["blame"]["stage"] == "z"
@@ -296,6 +326,6 @@ def test_what_cannot_be_loaded(text):
 
 def test_the_front_door_verifies():
     """`gta_ref.verify` is this package, and calls its function of the same name."""
-    report = gta_ref.verify(in_float64(Stepwise()), "attention", "float32", GTA)
+    report = gta_ref.verify(in_float64(Stepwise()), "attention", "float32", GTA, cases="attention/length-*")
     assert report.exit_status == 0
-    assert report.counts == verify(in_float64(Stepwise()), "attention", "float32", GTA).counts
+    assert report.counts["pass"] == len(report.results)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from gta_ref.errors import check_choice
-from gta_ref.verify.cases import attention, layer, lm
-from gta_ref.verify.cases.case import DTYPES, Case
+from gta_ref.verify.cases import attention, attention_long, layer, layer_others, lm
+from gta_ref.verify.cases.case import DTYPES, LEVELS, Case
 
-SUITES = ("core", "attention", "layer", "lm", "large", "all")
-CASES: tuple[Case, ...] = (*attention.CASES, *layer.CASES, *lm.CASES)
+SUITES = ("core", *LEVELS, "decode", "tiles", "layouts", "large", "all")
+CASES: tuple[Case, ...] = (
+    *attention.CASES,
+    *attention_long.CASES,
+    *layer.CASES,
+    *layer_others.CASES,
+    *lm.CASES,
+)
 
 
 def suite(name: str = "core", dtype: str | None = None) -> list[Case]:
-    """The cases of a suite: "core", one level of it, "large", or "all"; with `dtype`, only those made for it."""
+    """The cases of a suite; with `dtype`, only those made for it.
+
+    "core" is the default; "attention", "layer" and "lm" are one level of it. "decode", "tiles" and "layouts" are all
+    cases of that kind, those of "core" among them; "large" are the largest cases, and "all" is everything.
+    """
     check_choice("suite", name, SUITES)
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)

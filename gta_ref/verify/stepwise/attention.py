@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+Steps = TypeVar("Steps", bound="AttentionSteps")
 
 
 class AttentionSteps:
@@ -65,7 +66,7 @@ class AttentionSteps:
 
     def scores(self, q: np.ndarray, k: np.ndarray, scale: float) -> np.ndarray:
         """Scaled scores; k has one head for each map."""
-        return np.einsum("bmid,bmjd->bmij", q, k) * scale
+        return q @ k.swapaxes(-1, -2) * scale
 
     def softmax(self, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """The map; 0 in a row that sees nothing."""
@@ -85,7 +86,7 @@ class AttentionSteps:
 
     def context(self, p: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Z = A V; v has one head for each map."""
-        return np.einsum("bmij,bmjd->bmid", p, v)
+        return p @ v
 
     def attend(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, bounds: tuple[np.ndarray, ...]) -> Arrays:
         """Forward: scores, map, z, lse."""
@@ -102,7 +103,7 @@ class AttentionSteps:
 
     def d_map(self, d_z: np.ndarray, v: np.ndarray) -> np.ndarray:
         """dA = dZ Vᵀ."""
-        return np.einsum("bmid,bmjd->bmij", d_z, v)
+        return d_z @ v.swapaxes(-1, -2)
 
     def d_scores(self, p: np.ndarray, d_p: np.ndarray, d_lse: np.ndarray | None) -> np.ndarray:
         """dS = A (dA − rowsum(A dA) + d_lse)."""
@@ -115,15 +116,15 @@ class AttentionSteps:
 
     def d_q(self, d_s: np.ndarray) -> np.ndarray:
         """dQ = scale dS K."""
-        return np.einsum("bmij,bmjd->bmid", d_s, self.keys) * self.factor
+        return d_s @ self.keys * self.factor
 
     def d_k(self, d_s: np.ndarray, q: np.ndarray) -> np.ndarray:
         """dK of each map, before the maps of a key head are summed."""
-        return np.einsum("bmij,bmid->bmjd", d_s, q) * self.factor
+        return d_s.swapaxes(-1, -2) @ q * self.factor
 
     def d_v(self, p: np.ndarray, d_z: np.ndarray) -> np.ndarray:
         """dV of each map, before the maps of a value head are summed."""
-        return np.einsum("bmij,bmid->bmjd", p, d_z)
+        return p.swapaxes(-1, -2) @ d_z
 
     def gather_k(self, d: np.ndarray, n: int) -> np.ndarray:
         """Sum over the maps of each key head."""
@@ -157,3 +158,8 @@ class AttentionSteps:
         out = self.attend(a["q"], a["k"], a["v"], (a["q_start"], a["k_start"], a["k_stop"]))
         back = self.attend_backward(a["d_z"], a.get("d_lse"), a["q"], out["map"], a["k"].shape[1], a["v"].shape[1])
         return {**out, **back}
+
+
+def variant(kind: type[Steps], steps: Mapping[str, Callable[..., Any]]) -> type[Steps]:
+    """The class `kind` with some of its steps replaced; a step that it does not have is ignored."""
+    return type(kind.__name__, (kind,), {name: step for name, step in steps.items() if hasattr(kind, name)})

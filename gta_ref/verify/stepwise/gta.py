@@ -1,71 +1,38 @@
-"""The steps of the GTA layer: forward, backward, and decoding with a cache."""
+"""The steps of the GTA layer, forward and backward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from gta_ref.verify.stepwise.attention import Arrays, AttentionSteps
+from gta_ref.verify.stepwise.attention import Arrays
+from gta_ref.verify.stepwise.layer import LayerSteps
 
 
-class GtaSteps(AttentionSteps):
-    """The GTA layer in steps, on top of those of the attention core."""
+class GtaSteps(LayerSteps):
+    """The GTA layer in steps, on top of those that all layers share."""
 
-    a: np.ndarray  # the gate before its activation
+    gate_default = "sigmoid"
 
-    def case(self) -> Arrays:
-        """All arrays of the case."""
-        return self.decode_case() if self.settings.get("chunks") else self.layer_case()
+    def tokens(self) -> Arrays:
+        """q_proj, k_proj, c, q, k."""
+        c = self.settings["config"]
+        q, k = self.heads(self.project("q"), c["n_q"]), self.heads(self.project("k"), c["n_k"])
+        latent = self.latent(self.heads(self.project("c"), c["n_c"]))
+        return {"q_proj": q, "k_proj": k, "c": latent, "q": self.rotate_q(q), "k": self.rotate_k(k)}
 
-    def project(self, name: str) -> np.ndarray:
-        """x W + b, flat (B, N, width); name is q, k, c or g."""
-        return self.given["x"] @ self.given[f"w_{name}"] + self.given.get(f"b_{name}", 0.0)
+    def kept(self, s: Arrays) -> Arrays:
+        """Keys after RoPE, and the latent."""
+        return {"k": s["k"], "c": s["c"]}
 
-    def heads(self, flat: np.ndarray, n: int) -> np.ndarray:
-        """Split the heads: (B, N, n·d) → (B, n, N, d)."""
-        return flat.reshape(*flat.shape[:2], n, -1).transpose(0, 2, 1, 3)
+    def entries(self, s: Arrays) -> Arrays:
+        """What decoding writes into the cache."""
+        return {"k": self.cached_key(s["k_proj"]), "c": s["c"]}
 
-    def flat(self, heads: np.ndarray) -> np.ndarray:
-        """Merge the heads: (B, n, N, d) → (B, N, n·d)."""
-        return heads.transpose(0, 2, 1, 3).reshape(heads.shape[0], heads.shape[2], -1)
-
-    def positions(self) -> np.ndarray:
-        """Positions of the tokens, (B, N)."""
-        return self.given["positions"]
-
-    def theta(self) -> float:
-        """RoPE's base."""
-        return self.settings["config"].get("rope_theta", 10000.0)
-
-    def angles(self) -> np.ndarray:
-        """Angles of RoPE, (B, N, d_h/2)."""
-        d = self.settings["config"]["head_dim"]
-        return self.positions()[..., None] * self.theta() ** (-np.arange(0, d, 2) / d)
-
-    def pairing(self) -> str:
-        """The pairing of features in RoPE: half, interleaved or none."""
-        return self.settings["config"].get("rope_pairing", "half")
-
-    def rotate(self, x: np.ndarray, angle: np.ndarray) -> np.ndarray:
-        """Rotate every pair of features of x (B, n, N, d) by its angle (B, N, d/2)."""
-        pairing, half = self.pairing(), x.shape[-1] // 2
-        if pairing == "none":
-            return x
-        first = np.arange(half) if pairing == "half" else 2 * np.arange(half)
-        second = first + (half if pairing == "half" else 1)
-        turned = (x[..., first] + 1j * x[..., second]) * np.exp(1j * angle)[:, None]
-        y = np.empty_like(x)
-        y[..., first], y[..., second] = turned.real, turned.imag
-        return y
-
-    def rotate_q(self, q: np.ndarray) -> np.ndarray:
-        """Queries after RoPE."""
-        return self.rotate(q, self.angles())
-
-    def rotate_k(self, k: np.ndarray) -> np.ndarray:
-        """Keys after RoPE."""
-        return self.rotate(k, self.angles())
+    def mix(self, s: Arrays, held: Arrays, bounds: tuple[np.ndarray, ...]) -> Arrays:
+        """Scores, map, z, values."""
+        attended = self.attend(s["q"], held["k"], held["c"], bounds)
+        stages = {name: attended[name] for name in ("scores", "map", "z")}
+        return {**stages, "values": self.decode_values(stages["z"])}
 
     def latent(self, c: np.ndarray) -> np.ndarray:
         """Latent values, unchanged from their projection."""
@@ -94,68 +61,11 @@ class GtaSteps(AttentionSteps):
         """The decoded values of all maps, side by side."""
         return self.flat(u)
 
-    def gate_kind(self) -> str:
-        """The gate's activation."""
-        return self.settings["config"].get("gate", "sigmoid")
-
-    def activate(self, a: np.ndarray) -> np.ndarray:
-        """The gate: the activation of its projection."""
-        s = 1 / (1 + np.exp(-a))
-        return {"sigmoid": s, "silu": a * s, "relu2": np.maximum(a, 0) ** 2}[self.gate_kind()]
-
-    def slope(self, a: np.ndarray) -> np.ndarray:
-        """Derivative of the gate's activation."""
-        s = 1 / (1 + np.exp(-a))
-        return {"sigmoid": s * (1 - s), "silu": s + a * s * (1 - s), "relu2": 2 * np.maximum(a, 0)}[self.gate_kind()]
-
-    def combine(self, values: np.ndarray, gate: np.ndarray, stages: Arrays) -> np.ndarray:
-        """The heads: decoded values times gate."""
-        return values * gate
-
-    def output(self, heads: np.ndarray) -> np.ndarray:
-        """The output: heads times W_O."""
-        return heads @ self.given["w_o"]
-
-    def bounds(self) -> tuple[np.ndarray, ...]:
-        """q_start, k_start, k_stop of a layer over whole sequences."""
-        k_start = self.given["k_start"]
-        return np.zeros_like(k_start), k_start, self.given["k_stop"]
-
-    def layer_forward(self) -> Arrays:
-        """All stages of a forward pass."""
-        c = self.settings["config"]
-        s: Arrays = {}
-        if self.pairing() != "none":
-            s["cos"], s["sin"] = np.cos(self.angles()), np.sin(self.angles())
-        s["q_proj"], s["k_proj"] = self.heads(self.project("q"), c["n_q"]), self.heads(self.project("k"), c["n_k"])
-        s["c"] = self.latent(self.heads(self.project("c"), c["n_c"]))
-        s["q"], s["k"] = self.rotate_q(s["q_proj"]), self.rotate_k(s["k_proj"])
-        attended = self.attend(s["q"], s["k"], s["c"], self.bounds())
-        s |= {name: attended[name] for name in ("scores", "map", "z")}
-        s["values"] = s["heads"] = self.decode_values(s["z"])
-        if self.gate_kind() != "none":
-            self.a = self.project("g")
-            s["gate"] = self.activate(self.a)
-            s["heads"] = self.combine(s["values"], s["gate"], s)
-        s["out"] = self.output(s["heads"])
-        return s
-
-    def layer_case(self) -> Arrays:
-        """All arrays of a layer case."""
-        s = self.layer_forward()
-        return {**s, **self.layer_backward(s)}
-
     def layer_backward(self, s: Arrays) -> Arrays:
         """All gradients: of the stages of a forward pass, of x and of the parameters."""
-        c, a = self.settings["config"], self.given
+        c = self.settings["config"]
         g: Arrays = {}
-        d_x = np.zeros_like(a["x"])
-        g["d_heads"] = a["d_out"] @ a["w_o"].T
-        g["d_w_o"] = np.einsum("bni,bnj->ij", s["heads"], a["d_out"])
-        g["d_values"] = g["d_heads"]
-        if self.gate_kind() != "none":
-            g["d_gate"], g["d_values"] = g["d_heads"] * s["values"], g["d_heads"] * s["gate"]
-            d_x = d_x + self.into_gate(self.d_gate_input(g["d_gate"]), g)
+        d_x = self.finish_backward(s, g)
         d_u = self.heads(g["d_values"], c["n_q"])  # (B, n_q, N, width)
         g["d_z"] = self.d_latent_context(d_u)
         g["d_w_p"] = self.d_w_p(s["z"], d_u)
@@ -167,21 +77,6 @@ class GtaSteps(AttentionSteps):
             d_x = d_x + self.into_projection(name, self.flat(d), g)
         return {**g, "d_x": d_x}
 
-    def d_gate_input(self, d_gate: np.ndarray) -> np.ndarray:
-        """The gradient of the gate's projection, through its activation."""
-        return d_gate * self.slope(self.a)
-
-    def into_gate(self, d: np.ndarray, g: Arrays) -> np.ndarray:
-        """The gate's contribution to d_x."""
-        return self.into_projection("g", d, g)
-
-    def into_projection(self, name: str, d: np.ndarray, g: Arrays) -> np.ndarray:
-        """Store d_w and d_b of a projection in `g` and return its contribution to d_x."""
-        g[f"d_w_{name}"] = np.einsum("bni,bnj->ij", self.given["x"], d)
-        if f"b_{name}" in self.given:
-            g[f"d_b_{name}"] = d.sum((0, 1))
-        return d @ self.given[f"w_{name}"].T
-
     def d_latent_context(self, d_u: np.ndarray) -> np.ndarray:
         """d_z, the gradient of the latent context, through the decoder."""
         d_z = np.einsum("bmnw,mlw->bmnl", d_u, self.given["w_p"])
@@ -192,64 +87,3 @@ class GtaSteps(AttentionSteps):
     def d_w_p(self, z: np.ndarray, d_u: np.ndarray) -> np.ndarray:
         """Gradient of the decoder weights."""
         return np.einsum("bmnl,bmnw->mlw", z, d_u)
-
-    def rotate_back(self, d: np.ndarray) -> np.ndarray:
-        """The gradient through RoPE, which is a rotation by the opposite angle."""
-        return self.rotate(d, -self.angles())
-
-    # --- decoding -------------------------------------------------------------------------------------------
-
-    def decode_case(self) -> Arrays:
-        """A layer that decodes in chunks with a cache: the content of the cache at the end, and all outputs."""
-        whole, a = self.given, self.given
-        c, length = self.settings["config"], a["x"].shape[1]
-        stages: Arrays = {}
-        if self.pairing() != "none":
-            stages["cos"], stages["sin"] = np.cos(self.angles()), np.sin(self.angles())
-        cache_k = np.zeros((a["x"].shape[0], c["n_k"], length, c["head_dim"]))
-        cache_c = np.zeros((a["x"].shape[0], c["n_c"], length, c["latent_dim"]))
-        outs, start = [], 0
-        for n in self.settings["chunks"]:
-            stop = start + n
-            self.given = {**whole, "x": whole["x"][:, start:stop], "positions": self.step_positions(whole, start, stop)}
-            q = self.rotate_q(self.heads(self.project("q"), c["n_q"]))
-            k, latent = self.heads(self.project("k"), c["n_k"]), self.latent(self.heads(self.project("c"), c["n_c"]))
-            self.write(cache_k, cache_c, self.cached_key(k), latent, start)
-            q_start = np.full_like(whole["k_start"], start)
-            k_start, k_stop = self.step_bounds(whole, stop)
-            z = self.attend(
-                q, self.read_keys(cache_k[:, :, :stop], k), cache_c[:, :, :stop], (q_start, k_start, k_stop)
-            )
-            values = self.decode_values(z["z"])
-            if self.gate_kind() != "none":
-                self.a = self.project("g")
-                values = self.combine(values, self.activate(self.a), {})
-            outs.append(self.output(values))
-            start = stop
-        self.given = whole
-        return {**stages, **self.held(cache_k, cache_c), "out": np.concatenate(outs, axis=1)}
-
-    def step_positions(self, whole: Mapping[str, np.ndarray], start: int, stop: int) -> np.ndarray:
-        """Positions of the new tokens."""
-        return whole["positions"][:, start:stop]
-
-    def step_bounds(self, whole: Mapping[str, np.ndarray], stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """k_start and k_stop of a decoding step."""
-        return whole["k_start"], np.full_like(whole["k_start"], stop)
-
-    def cached_key(self, k: np.ndarray) -> np.ndarray:
-        """New keys in the form in which the cache holds them."""
-        return self.rotate_k(k)
-
-    def write(self, cache_k: np.ndarray, cache_c: np.ndarray, k: np.ndarray, c: np.ndarray, start: int) -> None:
-        """Write the new tokens into the cache, starting at slot `start`."""
-        cache_k[:, :, start : start + k.shape[2]] = k
-        cache_c[:, :, start : start + c.shape[2]] = c
-
-    def read_keys(self, held: np.ndarray, new: np.ndarray) -> np.ndarray:
-        """The keys to attend to; here, those that the cache holds."""
-        return held
-
-    def held(self, cache_k: np.ndarray, cache_c: np.ndarray) -> Arrays:
-        """The cache's content by name."""
-        return {"cache_k": cache_k, "cache_c": cache_c}
