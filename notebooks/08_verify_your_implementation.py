@@ -312,9 +312,9 @@ report = check("4 repaired")
 assert report.blame[0] == "q"
 
 # %% [markdown]
-# All cases pass except one. The figure shows the repairs so far, one row per version, with the arrays of one case from left to
-# right in the order in which they are computed. Every repair moves the first wrong array (framed) to the right, until
-# none is left.
+# All cases pass except one. The figure shows the repairs so far, one row per version, with the arrays of one case from
+# left to right in the order in which they are computed. Every repair moves the first wrong array (framed) to the right,
+# until none is left.
 
 # %%
 plots_verify.repairs(history, f"{CASE}, float32")

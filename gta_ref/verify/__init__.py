@@ -1,7 +1,6 @@
 """Check whether an implementation is right, and if it is not, find where it goes wrong.
 
-Start with ``gta_ref.verify.run.verify``, which can be imported with ``from gta_ref.verify import verify``, too;
-``docs/verify.md`` shows how.
+Start with ``from gta_ref.verify import verify``; ``docs/verify.md`` shows how.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def verify_dumps(
     wanted : {"all", "required"}
         Which arrays must be present: every named stage, or only outputs and gradients.
     capabilities, without, head_dim
-        What the program supports, as for :func:`gta_ref.verify.run.verify`. Cases that need more are skipped, whether
+        What the program supports, as for ``gta_ref.verify.verify``. Cases that need more are skipped, whether
         they have a dump or not; gradients that need more are not checked.
 
     Returns

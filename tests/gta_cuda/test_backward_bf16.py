@@ -30,6 +30,8 @@ CASES = {
     # several steps, blocks of keys and of queries; sequences that see everything, little and nothing
     "several tiles": ((3, 2, 1, 1, 35, 37, 16, 8), Mask(q_start=[19, -10, -35]), (2, 3)),
     "an odd width": ((1, 1, 1, 1, 2, 24, 4, 33), Mask(), (1, 1)),
+    # every number of every operand of a product matters
+    "full fragments": ((1, 1, 1, 1, 16, 16, 16, 16), Mask(causal=False), (1, 1)),
 }
 TALL = ("masked rows", "several tiles")  # with 32 queries per warp, too
 # norm of the error over norm of the result: the map, or its gradient, and the result are rounded to bfloat16, each by up

@@ -47,3 +47,14 @@ def test_tensor_cores_with_several_products_a_step(tile, monkeypatch, rng):
     z, _ = launch.forward_bf16(*inputs, mask, 0.6, forward_bf16.Tile(*tile))
     assert_rounded(z, inputs, mask, 0.6)
     assert not watch.faults
+
+
+def test_more_threads_than_numbers_in_a_tile(monkeypatch, rng):
+    """With heads of width 4 and 32 threads, a tile of 8 rows has one 16-byte copy for every fourth thread."""
+    watch = Watch(monkeypatch)
+    q, k, v = (rng.standard_normal(s).astype(np.float32) for s in ((1, 1, 9, 4), (1, 1, 11, 4), (1, 1, 11, 4)))
+    z, lse = launch.forward(q, k, v, Mask(), 0.5, Tile(rows=8, columns=8, groups=8, height=2))
+    want_z, want_lse, _ = attention_forward(*(x.astype(np.float64) for x in (q, k, v)), scale=0.5, engine="reference")
+    np.testing.assert_allclose(z, want_z, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(lse, want_lse, rtol=0, atol=1e-5)
+    assert not watch.faults

@@ -3,9 +3,11 @@
 It reads Hugging Face's names and layouts, has its heads token-major, and rounds every operation to its dtype.
 """
 
+from typing import Any
+
 import numpy as np
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 32,
     "num_attention_heads": 4,

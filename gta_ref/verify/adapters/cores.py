@@ -27,7 +27,7 @@ def torch_core(fn: Callable[..., Any], device: str | None = None, **options: Any
     Returns
     -------
     Core
-        An implementation for :func:`gta_ref.verify.run.verify`, with `capabilities` for it.
+        An implementation for ``gta_ref.verify.verify``, with `capabilities` for it.
 
     Examples
     --------

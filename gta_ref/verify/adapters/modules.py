@@ -52,7 +52,7 @@ def torch_module(
     Returns
     -------
     ModuleLayer
-        An implementation for :func:`gta_ref.verify.run.verify`, with `capabilities` for it. The gradients come by
+        An implementation for ``gta_ref.verify.verify``, with `capabilities` for it. The gradients come by
         autograd and in our names and shapes, since the module's parameters are computed from ours.
     """
     check_choice("mechanism", mechanism, MECHANISMS)
@@ -63,7 +63,7 @@ def torch_module(
 
 @dataclass(frozen=True)
 class ModuleLayer:
-    """An implementation of attention layers; :func:`torch_module` makes it and describes its parts."""
+    """An implementation of attention layers; ``torch_module`` makes it and describes its parts."""
 
     factory: Callable[[Mapping[str, Any]], Any]
     names: Mapping[str, Source]

@@ -9,7 +9,7 @@ _TILES: tuple[Case, ...] = (
     # B, n_q, n_k, n_v, N_q, N_k, d_k, d_v
     # what tells the widths of tiles from each other: a padding that ends in each, the diagonal in the first although the
     # mask is not causal, and a last tile that is not full of every width
-    attention("starts-in-tiles", (5, 2, 1, 1, 8, 300, 16, 16), "tiles", "padding", core=False, mask={"k_start": [20, 40, 70, 140, 270]}),
+    attention("starts-in-tiles", (5, 2, 1, 1, 8, 300, 16, 16), "tiles", "padding", core=False, mask={"q_start": [40, 60, 100, 200, 292], "k_start": [20, 40, 70, 140, 270]}),
     attention("not-causal-offsets", (2, 2, 1, 1, 8, 560, 16, 16), "tiles", core=False, mask={"causal": False, "q_start": [0, 100]}),
     attention("tail-450", (1, 2, 1, 1, 20, 450, 16, 24), "tiles", core=False),
     # windows of 256 keys; the last tile of 64 or 128 not full, full, and with one key

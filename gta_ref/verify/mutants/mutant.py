@@ -57,7 +57,7 @@ def wrong(kind: str, stage: str, cause: str, **steps: Callable[..., Any]) -> Mut
 
 
 def imprecise(kind: str, stage: str, cause: str, **steps: Callable[..., Any]) -> Mutant:
-    """A mutant whose numbers are only less precise than they should be; see :attr:`Mutant.noise`."""
+    """A mutant whose numbers are only less precise than they should be; see ``Mutant.noise``."""
     return replace(wrong(kind, stage, cause, **steps), noise=True)
 
 
