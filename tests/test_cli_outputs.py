@@ -153,14 +153,16 @@ def test_arrays_that_numpy_lacks(monkeypatch):
         def detach(self):
             return self
 
-        cpu = resolve_conj = detach
+        cpu = resolve_conj = resolve_neg = detach
 
     Tensor.__module__ = "torch"
     fake = ModuleType("torch")
-    fake.bfloat16 = "torch.bfloat16"
+    fake.bfloat16, fake.Tensor = "torch.bfloat16", Tensor
     monkeypatch.setitem(sys.modules, "torch", fake)
-    with pytest.raises(ValueError, match=r"z is a tensor of torch\.float8_e4m3fn, torch\.strided, which NumPy lacks"):
-        exchange.to_numpy(Tensor(dtype="torch.float8_e4m3fn", layout="torch.strided", numpy=numpy), "z")
+    with pytest.raises(
+        ValueError, match=r"z is a tensor of torch\.float8_e4m3fn, torch\.strided, on cpu, which NumPy cannot"
+    ):
+        exchange.to_numpy(Tensor(dtype="torch.float8_e4m3fn", layout="torch.strided", device="cpu", numpy=numpy), "z")
     with pytest.raises(ValueError, match="arrays='xla' must be one of"):
         exchange.from_numpy({"x": np.zeros(2)}, "xla")
 

@@ -20,7 +20,9 @@ def attention(q, k, v, seen, scale):
     scores = jnp.einsum("bgrid,bgjd->bgrij", grouped, k).reshape(batch, n_q, n, m) * scale
     # in a row that sees nothing, take the softmax over all keys and set it to 0 afterwards; else its gradient is NaN
     blind = ~seen.any(axis=-1, keepdims=True)
-    weights = jax.nn.softmax(jnp.where(seen | blind, scores, -jnp.inf), axis=-1) if m else scores
+    hidden = jnp.where(seen | blind, scores, -jnp.inf)
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)  # in 16 bits, the gradient of the softmax would be too coarse
+    weights = jax.nn.softmax(hidden.astype(wide), axis=-1).astype(hidden.dtype) if m else scores
     weights = jnp.where(blind, 0, weights)
     per_value = weights.reshape(batch, v.shape[1], n_q // v.shape[1], n, m)
     return jnp.einsum("bgrij,bgjd->bgrid", per_value, v).reshape(batch, n_q, n, v.shape[3])

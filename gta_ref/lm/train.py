@@ -97,7 +97,7 @@ def advance(
     ValueError
         If the source is not the one that the run began with.
     """
-    _check_run(run, source, engine)
+    _check_run(run, source, engine, gradient)
     for name, callback in (("on_step", on_step), ("on_validation", on_validation)):
         if callback is not None and not callable(callback):
             refuse(name, callback, "a function or None")
@@ -137,7 +137,7 @@ def take_step(
     DivergedError
         If the loss or the gradient's norm is not finite.
     """
-    _check_run(run, source, engine)
+    _check_run(run, source, engine, gradient)
     settings, (before, params, moments) = run.settings, run.state
     step = before + 1
     ids, targets = source.batch(np.random.default_rng([settings.seed, step]), settings.batch, settings.length)
@@ -166,10 +166,12 @@ def validation_loss(run: Run, source: Source, *, engine: str = "auto") -> float:
     return total / count
 
 
-def _check_run(run: Any, source: Any, engine: Any) -> None:
+def _check_run(run: Any, source: Any, engine: Any, gradient: Any = loss_and_gradient) -> None:
     check_type("run", run, Run, "a gta_ref.lm.train.Run")
     _check_source(source)
     check_choice("engine", engine, ENGINES)
+    if not callable(gradient):
+        refuse("gradient", gradient, "a function")
 
 
 def _check_source(source: Any) -> None:

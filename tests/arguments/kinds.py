@@ -167,6 +167,7 @@ ALLOWED = {
     "run": instance(train.Run),
     "settings": instance(train.Settings),
     **dict.fromkeys(("on_step", "on_validation"), optional(callable)),
+    "gradient": callable,
     "targets": optional(instance(np.ndarray)),
     "dlse": optional(floats),
     "hardware": instance(hardware.Hardware),

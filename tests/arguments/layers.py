@@ -78,7 +78,7 @@ def model_functions():
         ),
         "layer_traces": (lambda **arguments: list(model.layer_traces(**arguments)), lambda: forward),
         "backward": (model.backward, lambda: {"dlogits": LOGITS, "saved": LM_SAVED}),
-        "loss_forward": (model.loss_forward, lambda: {**forward, **options, "targets": IDS}),
+        "loss_forward": (model.loss_forward, lambda: {**forward, **options, "positions": None, "targets": IDS}),
         "loss_backward": (model.loss_backward, lambda: {"saved": LOSS_SAVED, "dloss": 1.0}),
         "new_caches": (
             model.new_caches,
@@ -115,10 +115,19 @@ def use_functions():
         "generate.check_sampling": (generate.check_sampling, lambda: sampling),
         "train.Settings": (train.Settings, lambda: dataclasses.asdict(SETTINGS)),
         "train.begin": (train.begin, lambda: {"config": LM, "settings": SETTINGS, "source": TEXT}),
-        "train.take_step": (train.take_step, lambda: of_run),
+        "train.take_step": (train.take_step, lambda: {**of_run, "gradient": train.loss_and_gradient}),
         "train.validation_loss": (train.validation_loss, lambda: of_run),
         "train.is_unvalidated": (train.is_unvalidated, lambda: {"run": RUN}),
-        "train.advance": (train.advance, lambda: {**of_run, "run": DONE, "on_step": None, "on_validation": None}),
+        "train.advance": (
+            train.advance,
+            lambda: {
+                **of_run,
+                "run": DONE,
+                "gradient": train.loss_and_gradient,
+                "on_step": None,
+                "on_validation": None,
+            },
+        ),
         "small.config": (
             small.config,
             lambda: (

@@ -53,9 +53,12 @@ class Plan:
     _dealt: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     def pieces_of(self, workers: int) -> list[np.ndarray]:
-        """For each worker, the indices of the pieces that it computes in a forward."""
+        """For each worker, the indices of the pieces that it computes in a forward.
+
+        Prepared calls keep their addresses, so the first arrays stay when two threads make some at the same time.
+        """
         if workers not in self._dealt:
-            self._dealt[workers] = share(costs(self.pieces), workers)
+            self._dealt.setdefault(workers, share(costs(self.pieces), workers))
         return self._dealt[workers]
 
 

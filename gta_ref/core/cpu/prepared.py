@@ -223,7 +223,7 @@ class Backward:
             alone = found is not None
             if found is None:
                 found = share(costs(self.cut.items), min(workers, SHARED_COPIES))
-            self._shares[workers] = [(address(x), len(x)) for x in found], alone, found
+            self._shares.setdefault(workers, ([(address(x), len(x)) for x in found], alone, found))
         return self._shares[workers]
 
     def fill(self, record: memoryview, arrays: tuple[Array, ...], m: Array, inverse: Array, dlse: Array | None) -> None:

@@ -13,6 +13,7 @@ import pytest
 from gta_ref import threads
 from gta_ref.core import Mask, attention_forward
 from gta_ref.core.cpu import engine as engine
+from gta_ref.core.cpu import plan as plans
 from tests.support import both_passes, random_inputs
 
 SIZES = (1, 5, 1, 1, 400, 400, 32, 64)  # enough work to be divided among threads
@@ -146,3 +147,21 @@ def test_masked_call_from_a_thread_that_was_never_seen(rng):
     thread.join()
     for x, y in zip(found[0], both_passes(arrays, Mask(k_start=[0, 3])), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_two_threads_that_prepare_a_call_share_its_arrays(monkeypatch):
+    """A prepared call keeps the addresses of the plan's arrays: those of the first thread must not be replaced."""
+    q = np.zeros((1, 2, 40, 8), np.float32)
+    cut = plans.plan(q, q[:, :1], q[:, :1], Mask(k_stop=39))
+    share, others = plans.share, []
+
+    def meanwhile(cost, workers):
+        found = share(cost, workers)
+        if not others:
+            others.append(None)
+            others[0] = cut.pieces_of(workers)  # as another thread would, before this one has finished
+        return found
+
+    monkeypatch.setattr(plans, "share", meanwhile)
+    mine = cut.pieces_of(5)
+    assert all(x is y for x, y in zip(mine, others[0], strict=True))
