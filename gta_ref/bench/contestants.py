@@ -10,6 +10,7 @@ import numpy as np
 
 from gta_ref.core import attention_backward, attention_forward
 from gta_ref.ops import as_dtype
+from gta_ref.verify.exchange import from_numpy
 
 Arrays = tuple[np.ndarray, ...]
 STREAM = 2**28  # fewest bytes of keys and values that one timing of a decoding step reads
@@ -81,8 +82,8 @@ class Case:
 Contestant = Callable[[Case, Arrays], Callable[[], Any]]
 
 
-def engine(name: str) -> Contestant:
-    """The contestant that is an engine of this package."""
+def engine(name: Any) -> Contestant:
+    """The contestant that is an engine of this package, or the engine itself."""
 
     def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
         q, k, v, dz = arrays
@@ -102,10 +103,7 @@ def torch_form(form: Callable[..., Any]) -> Contestant:
     def prepare(case: Case, arrays: Arrays) -> Callable[[], Any]:
         import torch
 
-        if case.dtype == "bfloat16":  # PyTorch does not know NumPy's bfloat16
-            q, k, v, dz = (torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) for x in arrays)
-        else:
-            q, k, v, dz = (torch.from_numpy(x) for x in arrays)
+        q, k, v, dz = from_numpy(dict(zip("qkvd", arrays, strict=True)), "torch").values()
         inputs = [x.requires_grad_(case.backward) for x in (q, k, v)]
 
         def compute() -> tuple[Any, ...]:

@@ -7,19 +7,17 @@ with one thread and with R threads, while the others wait; so the ring's speed-u
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gta_ref import threads
 from gta_ref.bench import machine
-from gta_ref.bench.contestants import Case
-from gta_ref.core import attention_backward, attention_forward
-from gta_ref.core.mask import Mask
+from gta_ref.bench.contestants import Case, engine
+from gta_ref.bench.memory import forward_growth, peak
+from gta_ref.core import attention_forward
 from gta_ref.costs.model import Model
 from gta_ref.distributed.costs import ring_bytes
 from gta_ref.distributed.messages import Passing
@@ -53,13 +51,13 @@ def run(comm: Any, quick: bool, progress: Callable[[str], None] = lambda name: N
     found: dict[str, Any] = {"machine": machine.describe(), "ranks": comm.Get_size()}
     progress("messages")
     found["link"] = link(comm)
+    progress("memory")  # first, because the most that a process has held so far cannot be forgotten
+    found["memory"] = None if quick else memory(comm, MEMORY_LENGTH)
     found["cases"] = []
     for length in (1024,) if quick else LENGTHS:
         for kind in ("forward", "forward+backward"):
             progress(f"{kind}, N {length}")
             found["cases"].append(measure(comm, kind, length, found["link"], 2 if quick else ROUNDS))
-    progress("memory")
-    found["memory"] = None if quick else memory(comm, MEMORY_LENGTH)
     return found
 
 
@@ -91,30 +89,28 @@ def measure(comm: Any, kind: str, length: int, between: dict[str, float], rounds
     from mpi4py import MPI
 
     case = Case("", kind, 1, 5, 1, 1, length, 64, 128)
-    ring, q, k, v, dz = Ring(comm, length, inner="numba"), *case.inputs()
-    mine = [ring.cut(x, 2) for x in (q, k, v, dz)]
+    ring, arrays = Ring(comm, length, inner="numba"), case.inputs()
+    mine = tuple(ring.cut(x, 2) for x in arrays)
     itself = Ring(MPI.COMM_SELF, length, inner="numba")
-    times: dict[str, list[float]] = {name: [] for name in ("ring", "alone", "threaded", "one_rank")}
+    works = {"ring": engine(ring)(case, mine)}
+    works |= {name: engine(one)(case, arrays) for name, one in (("alone", "numba"), ("one_rank", itself))}
+    works["threaded"] = works["alone"]
+    times: dict[str, list[float]] = {name: [] for name in works}
     before = threads.chosen()
-    results: Any = None
     try:
         for turn in range(rounds + 1):  # the first one warms up
             threads.set_threads(1)
             comm.Barrier()
             sent, start = ring.sent, time.perf_counter()
-            results = _passes(case, ring, *mine)
+            results = works["ring"]()
             taken = {"ring": max(comm.allgather(time.perf_counter() - start))}
             sent = ring.sent - sent
             whole = [ring.gather(x, 2) for x in results]
             if comm.Get_rank() == 0:
-                for name, engine, number in (
-                    ("alone", "numba", 1),
-                    ("one_rank", itself, 1),
-                    ("threaded", "numba", comm.Get_size()),
-                ):
+                for name, number in (("alone", 1), ("one_rank", 1), ("threaded", comm.Get_size())):
                     threads.set_threads(number)
                     start = time.perf_counter()
-                    exact = _passes(case, engine, q, k, v, dz)
+                    exact = works[name]()
                     taken[name] = time.perf_counter() - start
                 taken["error"] = max(float(np.abs(x - y).max()) for x, y in zip(whole, exact, strict=True))
             taken = _told(comm, taken)
@@ -132,18 +128,12 @@ def measure(comm: Any, kind: str, length: int, between: dict[str, float], rounds
         "name": f"{kind}, N {length}",
         **middle,
         "one_rank": statistics.median(a / b for a, b in zip(times["one_rank"], times["alone"], strict=True)),
-        "efficiency": (middle["alone"] / middle["ring"]) / (middle["alone"] / middle["threaded"]),
+        "efficiency": middle["threaded"] / middle["ring"],
         "sent": sent,
         "formula": formula,
         "sending": messages * between["latency"] + formula / between["bandwidth"],
         "error": taken["error"],
     }
-
-
-def _passes(case: Case, engine: Any, *arrays: np.ndarray) -> list[np.ndarray]:
-    q, k, v, dz = arrays
-    z, _, saved = attention_forward(q, k, v, engine=engine, need_saved=case.backward)
-    return [z, *attention_backward(dz, saved)] if case.backward else [z]
 
 
 def _told(comm: Any, taken: dict[str, float]) -> dict[str, float]:
@@ -160,25 +150,19 @@ def _told(comm: Any, taken: dict[str, float]) -> dict[str, float]:
 
 def memory(comm: Any, length: int) -> dict[str, int]:
     """Bytes by which a rank grows in a forward of its part, inputs and outputs included; and one process, by itself."""
-    ring = Ring(comm, length, inner="numba", mask=Mask())
-    rng, local = np.random.default_rng(0), ring.shards.local
-    before = peak()
-    q, k, v = (
-        rng.standard_normal((1, heads, local, width), np.float32) for heads, width in ((5, 64), (1, 64), (1, 128))
-    )
-    attention_forward(q, k, v, engine=ring, need_saved=False)
-    grown = max(comm.allgather(peak() - before))
-    from gta_ref.bench.memory import forward_growth
+    rng = np.random.default_rng(0)
 
+    def call(n: int) -> None:
+        ring = Ring(comm, n, inner="numba")
+        q, k, v = (
+            rng.standard_normal((1, heads, ring.shards.local, width), np.float32)
+            for heads, width in ((5, 64), (1, 64), (1, 128))
+        )
+        attention_forward(q, k, v, engine=ring, need_saved=False)
+
+    call(512 * comm.Get_size())  # allocates what is needed only once
+    before = peak()
+    call(length)
+    grown = max(comm.allgather(peak() - before))
     alone = _told(comm, {"growth": forward_growth(length)["growth"]} if comm.Get_rank() == 0 else {})
     return {"length": length, "rank": grown, "alone": int(alone["growth"])}
-
-
-def peak() -> int:
-    """Most bytes that this process has held in memory so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 _CODE = """
 import json, sys
-from pathlib import Path
 import numpy as np
+from gta_ref.bench.memory import peak
 from gta_ref.core import attention_forward
-
-def peak():
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage returns the parent's peak if that is higher, because fork and exec pass it on
-        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 def call(n):
     rng = np.random.default_rng(0)
@@ -31,6 +25,16 @@ before = peak()
 inputs, outputs = call(int(sys.argv[1]))
 print(json.dumps({"inputs": inputs, "outputs": outputs, "growth": peak() - before}))
 """
+
+
+def peak() -> int:
+    """Most bytes that this process has held in memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage returns the parent's peak if that is higher, because fork and exec pass it on
+        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def forward_growth(length: int) -> dict[str, Any]:

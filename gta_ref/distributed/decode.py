@@ -15,8 +15,8 @@ import numpy as np
 from gta_ref.cache import KVCache
 from gta_ref.core import EngineError, Mask, attention_forward
 from gta_ref.core.engines import check_engine
-from gta_ref.distributed.merging import merge_all
-from gta_ref.distributed.messages import as_bytes
+from gta_ref.distributed.merging import merge_all, of_no_keys
+from gta_ref.distributed.messages import as_bytes, check_arrays
 from gta_ref.errors import as_size
 from gta_ref.lm import model
 from gta_ref.ops import Array
@@ -112,9 +112,7 @@ class SplitKeys:
 
     def check(self, q: Array, k: Array, v: Array) -> None:
         """Raise EngineError unless these are NumPy arrays."""
-        for name, x in (("q", q), ("k", k), ("v", v)):
-            if not isinstance(x, np.ndarray):
-                raise EngineError(f"{name} is a {type(x).__name__}; a SpreadCache takes numpy.ndarray")
+        check_arrays("a SpreadCache", q=q, k=k, v=v)
 
     def forward(
         self,
@@ -133,7 +131,7 @@ class SplitKeys:
         """
         if need_saved:
             raise EngineError("decoding with a SpreadCache has no backward; expected need_saved=False")
-        batch, n_q, n_queries, _ = q.shape
+        batch, _, n_queries, _ = q.shape
         n_keys = k.shape[2]
         q_start, k_start, k_stop = mask.resolve(batch, n_queries, int(np.max(mask.q_start, initial=0)) + n_queries)
         if n_keys:
@@ -141,9 +139,7 @@ class SplitKeys:
             own = Mask(mask.causal, q_start - self.first, own_start, own_stop)
             z, lse, _ = attention_forward(q, k, v, mask=own, scale=scale, engine=self.inner, need_saved=False)
         else:
-            real = widen(q[:0]).dtype
-            z = np.zeros((batch, n_q, n_queries, v.shape[3]), q.dtype)
-            lse = np.full((batch, n_q, n_queries), -np.inf, real)
+            z, lse = of_no_keys(q, v.shape[3])
         packed = np.concatenate([widen(z), lse[..., None]], axis=3)  # one message instead of two
         every = np.empty((self.comm.Get_size(), *packed.shape), packed.dtype)
         self.comm.Allgather(as_bytes(packed), as_bytes(every))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gta_ref.ops import Array
+from gta_ref.ops.arrays import widen
 
 
 def merge(z: Array, lse: Array, z_part: Array, lse_part: Array) -> tuple[Array, Array]:
@@ -23,6 +24,11 @@ def merge(z: Array, lse: Array, z_part: Array, lse_part: Array) -> tuple[Array, 
     merged = z * (a / safe)[..., None]
     merged += z_part * (b / safe)[..., None]
     return merged, np.where(blind, -np.inf, finite + np.log(safe)).astype(lse.dtype, copy=False)
+
+
+def of_no_keys(q: Array, d_v: int) -> tuple[Array, Array]:
+    """z and lse of queries that see nothing; lse in the dtype of q, or float32 if that has 16 bits."""
+    return np.zeros((*q.shape[:3], d_v), q.dtype), np.full(q.shape[:3], -np.inf, widen(q[:0]).dtype)
 
 
 def merge_all(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref.core import EngineError
 from gta_ref.ops import Array
 
 
@@ -24,6 +25,13 @@ def world() -> Any:
         reason = " ".join(str(error).split())
         raise ValueError(f"this needs mpi4py and an MPI library ({reason}); install gta-ref[mpi]") from None
     return MPI.COMM_WORLD
+
+
+def check_arrays(who: str, **arrays: Any) -> None:
+    """Raise EngineError unless all are NumPy arrays, which MPI can send."""
+    for name, x in arrays.items():
+        if not isinstance(x, np.ndarray):
+            raise EngineError(f"{name} is a {type(x).__name__}; {who} takes numpy.ndarray")
 
 
 def as_bytes(x: Array) -> Array:

@@ -23,8 +23,8 @@ import numpy as np
 from gta_ref.core import EngineError, Mask, attention_backward, attention_forward
 from gta_ref.core.engines import AttentionSaved, attention_backward_part, check_engine
 from gta_ref.core.mask import as_mask
-from gta_ref.distributed.merging import merge_all
-from gta_ref.distributed.messages import Passing, as_bytes
+from gta_ref.distributed.merging import merge, of_no_keys
+from gta_ref.distributed.messages import Passing, as_bytes, check_arrays
 from gta_ref.distributed.shards import Shards, mask_of_pieces
 from gta_ref.errors import check_choice
 from gta_ref.ops import Array
@@ -104,9 +104,8 @@ class Ring:
 
     def check(self, q: Array, k: Array, v: Array) -> None:
         """Raise EngineError unless these are NumPy arrays of this rank's tokens."""
+        check_arrays("a Ring", q=q, k=k, v=v)
         for name, x in (("q", q), ("k", k), ("v", v)):
-            if not isinstance(x, np.ndarray):
-                raise EngineError(f"{name} is a {type(x).__name__}; a Ring takes numpy.ndarray")
             if x.shape[2] != self.shards.local:
                 raise EngineError(
                     f"{name} has shape {x.shape}; expected {self.shards.local} tokens, this rank's part of "
@@ -136,7 +135,7 @@ class Ring:
             return z, lse, RingSaved(q, k, v, z, lse, scale, alone) if need_saved else None
         wide_q = widen(q)
         pieces = self.shards.pieces(self.rank)
-        found: list[list[tuple[Array, Array]]] = [[] for _ in pieces]
+        found: dict[int, tuple[Array, Array]] = {}  # for each piece of the queries, over the keys so far
         for owner, (k_held, v_held) in self._held(k, v):
             k_wide, v_wide = widen(k_held), widen(v_held)
             for n, keys, queries, own in self._pairs(owner, q.shape[0]):
@@ -144,10 +143,10 @@ class Ring:
                     wide_q[:, :, queries], k_wide[:, :, keys], v_wide[:, :, keys],
                     mask=own, scale=scale, engine=self.inner, need_saved=False,
                 )  # fmt: skip
-                found[n] = [merge_all([*found[n], (z, lse)])]
+                found[n] = merge(*found[n], z, lse) if n in found else (z, lse)
         parts = [
-            one[0] if one else self._nothing(wide_q, v, stop - start)
-            for one, (start, stop) in zip(found, pieces, strict=True)
+            found[n] if n in found else of_no_keys(wide_q[:, :, : stop - start], v.shape[3])
+            for n, (start, stop) in enumerate(pieces)
         ]
         z, lse = (np.concatenate([part[i] for part in parts], axis=2) for i in (0, 1))
         saved = RingSaved(q, k, v, z, lse, scale, None) if need_saved else None
@@ -193,11 +192,6 @@ class Ring:
     def _check_mask(self, mask: Mask) -> None:
         if not (mask.causal and mask.q_start is mask.k_start is mask.k_stop is None):
             raise EngineError("a mask of the whole sequences belongs to the Ring; expected none in the call")
-
-    def _nothing(self, q: Array, v: Array, rows: int) -> tuple[Array, Array]:
-        """z and lse of rows that see nothing."""
-        shape = (*q.shape[:2], rows)
-        return np.zeros((*shape, v.shape[3]), q.dtype), np.full(shape, -np.inf, q.dtype)
 
     def _pairs(self, owner: int, batch: int) -> Iterator[tuple[int, slice, slice, Mask]]:
         """The pieces of this rank's queries and of the owner's keys between which something is visible.

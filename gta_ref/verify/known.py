@@ -18,6 +18,7 @@ import numpy as np
 from gta_ref.verify.compare import as_compared
 from gta_ref.verify.mutants.mutant import Mutant
 from gta_ref.verify.stepwise.dispatch import Stepwise
+from gta_ref.verify.terms import largest
 from gta_ref.verify.truth import wide
 from gta_ref.verify.vector import Vector
 
@@ -131,11 +132,6 @@ def tolerance(name: str, x: np.ndarray, vector: Vector) -> float:
     """How far another program may be off from a mutant's array; more if its numbers are larger than the truth."""
     size, right = largest(x), largest(vector.expected[name])
     return SLACK * vector.budgets[name] * (max(1.0, size / right) if right else 1.0)
-
-
-def largest(x: np.ndarray) -> float:
-    """The largest finite magnitude; 0 if there is none."""
-    return float(np.abs(x).max(initial=0.0, where=np.isfinite(x)))
 
 
 def close(a: np.ndarray, b: np.ndarray, allowed: float) -> np.ndarray:

@@ -85,8 +85,8 @@ def scale_of(problem: Problem) -> float:
 
 
 def largest(x: np.ndarray) -> float:
-    """Largest |x|; 0 for empty arrays."""
-    return float(np.abs(x).max(initial=0.0))
+    """The largest finite magnitude; 0 if there is none."""
+    return float(np.abs(x).max(initial=0.0, where=np.isfinite(x)))
 
 
 def _largest_term(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,24 +1,17 @@
 """gta-ref bench distributed, with few rounds of a short sequence."""
 
-import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
+from tests.distributed.support import needs_mpi, run
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("mpi4py") is None or not MPIEXEC.exists(), reason="mpi4py or mpiexec is not installed"
-)
+@needs_mpi
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_it_runs_and_the_result_is_that_of_one_process(ranks, tmp_path):
     path = tmp_path / "found.json"
-    command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "gta_ref", "bench", "distributed", "--quick"]
-    done = subprocess.run([*command, "--json", str(path)], capture_output=True, text=True, timeout=200)
+    done = run(ranks, "-m", "gta_ref", "bench", "distributed", "--quick", "--json", str(path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("with one thread each") == 1
     found = json.loads(path.read_text())

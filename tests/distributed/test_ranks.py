@@ -1,39 +1,21 @@
 """Attention, layers, training and decoding over 1 to 4 ranks, which are more than this machine may have cores."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.distributed.support import ONE_THREAD, needs_mpi, run
+
 ROOT = Path(__file__).parents[2]
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("mpi4py") is None or not MPIEXEC.exists(), reason="mpi4py or mpiexec is not installed"
-)
-
-
-def run(ranks, *command, check=True):
-    """Run a Python program in this many ranks; what it printed."""
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [MPIEXEC, "-n", str(ranks), sys.executable, *command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+pytestmark = needs_mpi
 
 
 def found_by(ranks, name):
-    return json.loads(run(ranks, "-m", "tests.distributed.ranks", name).stdout)
+    done = run(ranks, "-m", "tests.distributed.ranks", name, cwd=ROOT, env=ONE_THREAD)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(done.stdout)
 
 
 RANKS = pytest.mark.parametrize("ranks", [1, 2, 3, 4])

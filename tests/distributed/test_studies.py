@@ -1,11 +1,8 @@
 """Studies on processes of MPI, and on processes of this machine of which one is lost."""
 
-import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,23 +11,16 @@ import numpy as np
 import pytest
 
 from gta_ref.lab import runner, studies
-
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
-HAS_MPI = importlib.util.find_spec("mpi4py") is not None and MPIEXEC.exists()
+from tests.distributed.support import ONE_THREAD, needs_mpi, run
 
 
-@pytest.mark.skipif(not HAS_MPI, reason="mpi4py or mpiexec is not installed")
+@needs_mpi
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_study_on_mpi_finds_what_it_finds_here(ranks, tmp_path):
-    quick = [sys.executable, "-m", "gta_ref", "study", "gate", "--quick"]
-    environment = os.environ | {"NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     shown, losses = [], []
-    for name, start, more in (
-        ("here", [], ["--jobs", "1"]),
-        ("mpi", [MPIEXEC, "-n", str(ranks)], ["--executor", "mpi"]),
-    ):
-        words = [*start, *quick, *more, "--out", str(tmp_path / name), "--json", str(tmp_path / f"{name}.json")]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=280)
+    for name, number, more in (("here", 0, ["--jobs", "1"]), ("mpi", ranks, ["--executor", "mpi"])):
+        words = ["study", "gate", "--quick", *more, "--out", str(tmp_path / name)]
+        done = run(number, "-m", "gta_ref", *words, "--json", str(tmp_path / f"{name}.json"), env=ONE_THREAD)
         assert done.returncode == 0, done.stderr
         shown.append(done.stdout)
         losses.append({path.name: json.loads(path.read_text())["losses"] for path in (tmp_path / name).glob("*.json")})
@@ -44,8 +34,7 @@ def test_a_study_on_mpi_finds_what_it_finds_here(ranks, tmp_path):
 
 
 def test_an_unknown_executor_is_one_line(tmp_path):
-    words = [sys.executable, "-m", "gta_ref", "study", "gate", "--quick", "--executor", "slurm", "--out", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = run(0, "-m", "gta_ref", "study", "gate", "--quick", "--executor", "slurm", "--out", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.strip() == "gta-ref: executor='slurm' must be one of 'local', 'mpi'"
 

@@ -1,6 +1,5 @@
 """gta-ref train in several processes: the losses of one process, runs that change their number, and ranks that fail."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -13,23 +12,12 @@ import numpy as np
 import pytest
 
 from gta_ref.lm import train as training
+from tests.distributed.support import command, needs_mpi, run
 
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SMALL = ("--batch", "5", "--length", "32", "--hidden-size", "32", "--n-heads", "4", "--n-layers", "1")
 OPTIONS = (*SMALL, "--validate-every", "2", "--engine", "reference")
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("mpi4py") is None or not MPIEXEC.exists(), reason="mpi4py or mpiexec is not installed"
-)
-
-
-def command(ranks, *words):
-    start = [MPIEXEC, "-n", str(ranks)] if ranks else []
-    return [*start, sys.executable, *words]
-
-
-def run(ranks, *words, cwd):
-    return subprocess.run(command(ranks, *words), cwd=cwd, capture_output=True, text=True, timeout=200)
+pytestmark = needs_mpi
 
 
 def train(ranks, *words, cwd):

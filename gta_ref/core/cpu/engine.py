@@ -8,12 +8,14 @@ give each worker some of its own also needs a dk and a dv per worker.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gta_ref.core.cpu import matrix_units
 from gta_ref.core.cpu.memory import address
+from gta_ref.core.cpu.plan import FEW
 from gta_ref.core.cpu.prepared import Forward
 from gta_ref.core.engines import EngineError
 from gta_ref.core.mask import Mask
@@ -178,15 +180,17 @@ def _unit(q: Array, k: Array, v: Array, scale: float) -> str | None:
     """The form of the matrix unit that computes this forward; None for float32 arithmetic.
 
     A unit takes bfloat16 numbers, and scores before they are scaled. The arithmetic is float32 if a number is infinite
-    or NaN, or if a score could be very large.
+    or NaN, or if a score could be very large. With few rows, as in decoding, no unit is used and nothing is read here.
     """
-    if q.dtype.name != "bfloat16" or matrix_units.form() is None or scale < SMALLEST_SCALE:
+    form = matrix_units.form() if q.dtype.name == "bfloat16" else None
+    rows = q.shape[2] * math.gcd(q.shape[1] // k.shape[1], q.shape[1] // v.shape[1])
+    if form is None or rows <= FEW or scale < SMALLEST_SCALE:
         return None
     codes = [_largest_code(x) for x in (q, k, v)]
     largest_q, largest_k = (2.0 ** ((code >> 7) - 126) for code in codes[:2])  # a power of two above every number
     unscaled = largest_q * largest_k * q.shape[3]
     fits = max(codes) < INFINITE and unscaled <= LARGEST_UNSCALED and unscaled * scale <= LARGEST_SCORE
-    return matrix_units.form() if fits else None
+    return form if fits else None
 
 
 def _largest_code(x: Array) -> int:

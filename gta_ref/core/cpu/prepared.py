@@ -98,24 +98,25 @@ class Forward:
         self.slots = cut.slots * rows  # rows of all slots; each has O, m and l
         self.few = rows <= FEW
         self.work = cut.cost * cut.sizes.maps * (d_k + d_v)
-        unit = None if self.few else unit
-        name = "decode" if self.few else "forward" if unit is None else f"forward_bf16_{unit}"
-        self.kernel = kernel(name, q.dtype)
         # the kernel's arguments between its call and a worker's own
         self.scalars: tuple[Any, ...] = (of.stored, of.one)
-        if unit is not None:
-            self.scalars = (_FORM[unit], of.one, address(_CONFIGURATION))
+        module: Any
+        if self.few:  # numbers are widened as they are loaded
+            name, module = "decode", decode
+            direct = [x.strides[3] == x.itemsize or x.shape[3] <= 1 for x in (k, v)]
+        elif unit is None:
+            name, module = "forward", forward
+            direct = [of.in_place(k), of.in_place(v) and d_v % ROWS == 0]
+        else:  # V is turned, and rows of K that are not whole tiles are copied
+            name, module = f"forward_bf16_{unit}", forward_bf16
+            direct = [k.strides[3] == k.itemsize and d_k % NUMBERS == 0, False]
+            stored = np.dtype(matrix_units.FORMS[unit].name).type(0)
+            self.scalars = (stored, of.one, address(_CONFIGURATION))
+        self.kernel = kernel(name, q.dtype)
         self.merge = kernel("merge", of.dtype) if cut.slots else None
-        module: Any = decode if self.few else forward if unit is None else forward_bf16
         places, self.scratch = offsets(module.scratch(rows, KEYS, d_k, d_v, size))
         self.scratch = max(self.scratch, -(-(d_v + cut.slots + 1) * size // 128) * 128)  # merging needs the second
         self.numbers = numbers(scale, of.dtype)
-        if self.few:  # numbers are widened as they are loaded
-            direct = [x.strides[3] == x.itemsize or x.shape[3] <= 1 for x in (k, v)]
-        elif unit is not None:  # V is turned, and rows of K that are not whole tiles are copied
-            direct = [k.strides[3] == k.itemsize and d_k % NUMBERS == 0, False]
-        else:
-            direct = [of.in_place(k), of.in_place(v) and d_v % ROWS == 0]
         call = forward.Call(
             items=address(cut.pieces),
             q_start=address(cut.q_start),
@@ -240,7 +241,6 @@ class Backward:
 
 
 _CONFIGURATION = matrix_units.configuration()
-_FORM = {"amx": np.int16(0), "emulated": np.int8(0)}
 _LSE, _M = forward.Call._fields.index("lse"), backward.Call._fields.index("m")
 
 

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gta_ref.core import Mask
-from gta_ref.ops import Array, as_dtype, linear_forward, rmsnorm_forward, swiglu_forward
+from gta_ref.lm.block import select
+from gta_ref.ops import Array, as_dtype, linear_forward, rmsnorm_forward, softmax_lse_forward, swiglu_forward
 from gta_ref.ops.arrays import STORAGE_DTYPES, Params, add, narrow, widen
 from gta_ref.ops.gate import sigmoid
 from gta_ref.ops.products import Product, products_by, watched
@@ -66,7 +67,7 @@ class Block:
         p, stages = self.params, {"input": x}
         normed = stages["norm_1"] = self.norm_1(x)
         trace: Stages = {}
-        layer = {name.removeprefix("attention."): w for name, w in p.items() if name.startswith("attention.")}
+        layer = select(p, "attention.")
         out, _ = self.mechanism.forward(
             layer,
             normed,
@@ -86,7 +87,7 @@ class Block:
                 stages["attention.gate_proj"] = linear_forward(normed, layer["w_g"], layer.get("b_g"))[0]
             stages[f"attention.{name}"] = value
             if name == "map":
-                stages["attention.lse"] = self._lse(trace["scores"])
+                _, stages["attention.lse"], _ = softmax_lse_forward(trace["scores"], self.visible(trace["scores"]))
         h = stages["residual"] = self.residual_1(x, normed, out)
         u = stages["norm_2"] = self.norm_2(h)
         if "mlp.w_down" in p:
@@ -96,13 +97,6 @@ class Block:
             out = stages["mlp.out"] = linear_forward(product, p["mlp.w_down"])[0]
             stages["output"] = self.residual_2(h, u, out)
         return stages
-
-    def _lse(self, scores: Array) -> Array:
-        seen = np.where(self.visible(scores), scores, -np.inf)
-        top = seen.max(axis=-1, keepdims=True)
-        top = np.where(np.isneginf(top), 0, top)
-        with np.errstate(divide="ignore"):  # of a row that sees nothing: −inf
-            return narrow((top + np.log(np.exp(seen - top).sum(axis=-1, keepdims=True)))[..., 0], scores.dtype)
 
     def visible(self, scores: Array) -> Array:
         """Which keys each query sees: bool, broadcast to (B, n_q, N, N)."""
@@ -206,7 +200,7 @@ class Computer:
 def run(part: Block | Head, x: Array, way: Way = EXACT) -> Stages:
     """The stages of a block or a head for x (B, N, H), in a way's dtype and order of summation."""
     x = x.astype(as_dtype(way.dtype))
-    if way.product is np.matmul:
+    if way.product is by_blas:
         return part.run(x)
     with products_by(way.product), np.errstate(over="ignore", invalid="ignore"):
         return {name: np.asarray(value) for name, value in part.run(watched(x)).items()}

@@ -23,10 +23,12 @@ from copy import copy
 import numpy as np
 
 from gta_ref.ops import Array
+from gta_ref.verify.cases import DTYPES
+from gta_ref.verify.tolerance import MANTISSA
 
 WORST, RMS = 4.0, 2.0
 NARROW = 32  # elements of a row below which one row says little about the size of its terms
-BITS = {"float64": 52, "float32": 23, "bfloat16": 7, "float16": 10}  # of the mantissa
+BITS = {dtype: MANTISSA[dtype] for dtype in DTYPES}
 _TINY = {"float64": 2.0**-1074, "float32": 2.0**-149, "bfloat16": 2.0**-133, "float16": 2.0**-24}
 
 

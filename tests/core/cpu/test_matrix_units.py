@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gta_ref.core import Mask, attention_backward, attention_forward
-from gta_ref.core.cpu import matrix_units
+from gta_ref.core.cpu import engine, matrix_units
 from gta_ref.threads import get_threads, set_threads
 from tests.core.cpu.test_engine import CASES
 from tests.support import random_inputs
@@ -110,6 +110,12 @@ def test_any_strides_and_threads_give_the_same_bits(emulated):
                 assert [x.tobytes() for x in forward(given, mask)] == want, (number, name)
     finally:
         set_threads(threads)
+
+
+def test_decoding_reads_no_cache_to_choose(emulated, monkeypatch):
+    """A call with few rows has no unit, so nothing has to be known about its numbers."""
+    monkeypatch.setattr(engine, "_largest_code", lambda x: pytest.fail("an array was read"))
+    assert_right(random_inputs(np.random.default_rng(8), (1, 5, 1, 1, 1, 300, 64, 128), BFLOAT16))
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v"])
