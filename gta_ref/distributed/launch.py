@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from gta_ref.errors import printable
 # Variables in which the programs that start ranks say how many they have started
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 FIRST_WORD = 0.5  # seconds
+LAST_WORD = 5.0  # seconds
 
 
 def launched() -> int:
@@ -50,9 +52,25 @@ def together() -> Iterator[Any]:
             text = process.STOPPED.removeprefix("gta-ref: ")
         where = f"rank {rank} of {ranks}: " if rank else ""
         print(f"gta-ref: {where}{printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
+        _until_read()
         status = process.INTERRUPTED if stopped else 2 if expected else 1
         comm.Abort(status)
         os._exit(status)  # MPICH's Abort may return
+
+
+def _until_read() -> None:
+    """Wait until mpiexec has taken the last line from stderr; Abort could overtake it, and the line would be lost."""
+    if not stat.S_ISFIFO(os.fstat(2).st_mode):
+        return
+    import fcntl  # not on Windows, where stderr is no FIFO
+    import termios
+
+    until = time.monotonic() + LAST_WORD
+    while time.monotonic() < until:
+        waiting = fcntl.ioctl(2, termios.FIONREAD, bytes(4))
+        if not int.from_bytes(waiting, sys.byteorder):
+            return
+        time.sleep(0.01)
 
 
 def _divide_cores(comm: Any) -> None:
