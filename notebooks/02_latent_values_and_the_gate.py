@@ -24,7 +24,7 @@
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
 # ten minutes to read, a few seconds to run.
 #
-# [previous: shared attention maps](01_shared_attention_maps.ipynb) | [next: cache
+# [previous: how alike are real maps?](01b_how_alike_are_real_maps.ipynb) | [next: cache
 # accounting](03_cache_accounting.ipynb)
 #
 # Exercises to go with it: [4, the gate](exercises/ex04_gate.ipynb) and
@@ -301,7 +301,7 @@ assert linear_gate > config.latent_dim
 # %% [markdown]
 # **These are random weights.** The paper prefers the sigmoid because sparse gates (ReLU², partly SiLU) would lower the
 # effective rank. Here the sigmoid has the *lowest* of the three. What training changes has to be measured after
-# training: `gta-ref study activations` does that, and [notebook 7](07_training_and_choosing.ipynb) looks at such
+# training: `gta-ref study activations` does that, and [notebook 7b](07b_reading_a_study.ipynb) looks at such
 # results.
 #
 # ## What the released code adds
@@ -391,5 +391,5 @@ else:
 # * Without the gate a map's heads fold into one $d_l \times H$ matrix; the query's gate raises their rank above $d_l$.
 #   Whether this helps can only be seen by training.
 #
-# [previous: shared attention maps](01_shared_attention_maps.ipynb) | [next: cache
+# [previous: how alike are real maps?](01b_how_alike_are_real_maps.ipynb) | [next: cache
 # accounting](03_cache_accounting.ipynb)

@@ -23,7 +23,7 @@
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network;
 # about ten minutes to read, half a minute to run.
 #
-# [previous: backward by hand](04_backward_by_hand.ipynb) |
+# [previous: backward of the whole layer](04b_backward_of_the_whole_layer.ipynb) |
 # [next: Numba CUDA kernels](06_numba_cuda_kernels.ipynb)
 #
 # Exercises to go with it: [10, merging two partial results](exercises/ex10_merge.ipynb) and
@@ -447,5 +447,5 @@ for engine in ("reference", "numba"):
 # - The results equal those of the definition, up to rounding, provided that −∞, huge scores and unused slots are
 #   handled; memory grows in proportion to N.
 #
-# [previous: backward by hand](04_backward_by_hand.ipynb) |
+# [previous: backward of the whole layer](04b_backward_of_the_whole_layer.ipynb) |
 # [next: Numba CUDA kernels](06_numba_cuda_kernels.ipynb)

@@ -23,8 +23,7 @@
 # ten minutes to read, half a minute to run. Numba's simulator is part of the package numba-cuda, which this command
 # installs except on macOS, where the package does not exist; there, the cells that need it say so and the rest runs.
 #
-# [previous: online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [next: training and
-# choosing](07_training_and_choosing.ipynb)
+# [previous: online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [next: training](07_training.ipynb)
 #
 # Exercises to go with it: [11, tiles](exercises/ex11_tiles.ipynb) and
 # [12, a CUDA tile](exercises/ex12_cuda_tile.ipynb).
@@ -474,5 +473,4 @@ assert int(cells["forward_bf16"][-1]) == mma
 #   unused slots.
 # - Machine code (registers, spills, HMMA) can be judged without a GPU, but speed cannot: it was measured on one.
 #
-# [← 5. Online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [7. Training and
-# choosing →](07_training_and_choosing.ipynb)
+# [← 5. Online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [7. Training →](07_training.ipynb)

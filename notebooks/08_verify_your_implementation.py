@@ -22,7 +22,7 @@
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
 # ten minutes to read, half a minute to run.
 #
-# [previous: training and choosing](07_training_and_choosing.ipynb) | [back to the first: shared attention
+# [previous: choosing sizes](07c_choosing_sizes.ipynb) | [back to the first: shared attention
 # maps](01_shared_attention_maps.ipynb)
 #
 # Exercises to go with it: [13, a whole layer](exercises/ex13_whole_layer.ipynb), which is checked by this kit, and
@@ -30,8 +30,11 @@
 
 # %%
 # %matplotlib inline
+import inspect
+
 import numpy as np
 
+from gta_ref.exercises import bug_hunt as layer
 from gta_ref.plots import verify as plots_verify
 from gta_ref.verify import tolerance, verify
 from gta_ref.verify.cases import suite
@@ -41,180 +44,34 @@ from gta_ref.verify.truth import draw
 from gta_ref.verify.vectors import make
 
 # %% [markdown]
-# ## A GTA layer with bugs
+# ## A GTA layer with faults
 #
-# Below is a GTA layer in plain NumPy, such as you might come across. It is short, its forward and backward are written
-# by hand, and it runs without an error. **It contains five bugs.** You may look for them while you read; each is of a
-# kind that occurs in practice.
+# `gta_ref/exercises/bug_hunt.py` holds a GTA layer in plain NumPy, such as you might come across: 130 lines, forward
+# and backward by hand, and it runs without an error. **Four of its lines are wrong, and a fifth is right only by
+# convention.** Do not read all of it. The verification kit tells where to look, and then a few lines are enough.
 #
-# An implementation under test is a function `(arrays, settings) → named arrays`. In the code, `a` is the dict of
-# arrays: x, the parameters, the mask's bounds, and the gradient of the loss with respect to the output; `c` is the
-# configuration. First come the small parts: heads are split and merged, RoPE rotates pairs of features, and the mask
-# says which query sees which key.
-
-
-# %%
-def split(flat, heads):  # (B, N, heads·d) → (B, heads, N, d)
-    return flat.reshape(*flat.shape[:2], heads, -1).swapaxes(1, 2)
-
-
-def merge(x):  # (B, heads, N, d) → (B, N, heads·d)
-    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
-
-
-def linear(a, name):
-    return a["x"] @ a[f"w_{name}"] + a.get(f"b_{name}", 0)
-
-
-def repeat(x, a, c):  # (B, n, N, d) → (B, n_q, N, d): a head for each map
-    return np.repeat(x, c["n_q"] // x.shape[1], axis=1)
-
-
-def visible(a):  # (B, 1, N, N)
-    i, j = np.arange(a["x"].shape[1])[:, None], np.arange(a["x"].shape[1])
-    start, stop = a["k_start"][:, None, None, None], a["k_stop"][:, None, None, None]
-    return (j <= i) & (start <= j) & (j < stop)
-
-
-# %%
-def rotate(x, a, c, sign=1):
-    pairing, d = c.get("rope_pairing", "half"), x.shape[-1]
-    if pairing == "none":
-        return x
-    angle = sign * a["positions"][:, None, :, None] * 10000.0 ** (-np.arange(0, d, 2) / d)
-    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
-    first, second = (np.s_[..., : d // 2], np.s_[..., d // 2 :])
-    if pairing == "interleaved":
-        first, second = np.s_[..., 0::2], np.s_[..., 1::2]
-    y = np.empty_like(x)
-    y[first] = x[first] * cos - x[second] * sin
-    y[second] = x[second] * cos + x[first] * sin
-    return y
-
-
-# %%
-def softmax(s, seen):
-    weights = np.exp(s - s.max(-1, keepdims=True)) * seen
-    total = weights.sum(-1, keepdims=True)
-    return weights / np.where(total > 0, total, 1)  # a row that sees nothing: zeros
-
-
-# %% [markdown]
-# Next come the gate with its derivative, the decoder with the released code's residual folded into its weight, and four
-# small decisions: what is done to the latent, the scale, which map a head uses, and the softmax's backward.
-
-
-# %%
-def gate_and_slope(a, c):  # the gate, and its derivative
-    s = 1 / (1 + np.exp(-a))
-    return {
-        "sigmoid": (s, s * (1 - s)),
-        "silu": (a * s, s * (1 + a * (1 - s))),
-        "relu2": (np.maximum(a, 0) ** 2, 2 * np.maximum(a, 0)),
-        "none": (np.ones_like(a), np.zeros_like(a)),
-    }[c.get("gate", "sigmoid")]
-
-
-def gate_input(a, c):
-    return linear(a, "g") if "w_g" in a else np.zeros((*a["x"].shape[:2], len(a["w_o"])), a["x"].dtype)
-
-
-def decoder(a, c):
-    n_q, d_l, width = a["w_p"].shape
-    copies = np.tile(np.eye(d_l, dtype=a["w_p"].dtype), width // d_l)  # [I I … I]
-    return a["w_p"] + copies if c.get("decoder_residual") else a["w_p"]
-
-
-# %%
-def latents(a, c):
-    return rotate(split(linear(a, "c"), c["n_c"]), a, c)
-
-
-def scale(c):
-    return c["latent_dim"] ** -0.5
-
-
-def to_heads(u, c):  # (B, n_q, N, width) → (B, N, n_h·d_h)
-    u = u.reshape(*u.shape[:3], -1, c["head_dim"])  # (B, n_q, N, n_h/n_q, d_h)
-    return u.transpose(0, 2, 3, 1, 4).reshape(u.shape[0], u.shape[2], -1)
-
-
-def softmax_backward(d_map, p):
-    return p * d_map
-
-
-# %% [markdown]
-# Then the forward, stage by stage, with the names of [docs/notation.md](../docs/notation.md):
+# An implementation under test is a function `(arrays, settings) → named arrays`. Here is the forward, with the names of
+# [docs/notation.md](../docs/notation.md); `a` is the dict of arrays (x, the parameters, the mask's bounds, …) and `c`
+# the configuration. Every small function that it calls is a suspect.
 #
 # $$A_m = \mathrm{softmax}\!\left(\frac{Q_m K_{k(m)}^\top}{\sqrt{d_h}} + \text{mask}\right),\quad Z_m = A_m C_{c(m)},
 # \quad O_i = (Z_{q(i)} W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i}),\quad Y = [O_0 \dots O_{n_h-1}]\, W_O$$
 
 
 # %%
-def forward(a, c):
-    s = {f"{name}_proj": split(linear(a, name), c[f"n_{name}"]) for name in "qk"}
-    s["c"] = latents(a, c)
-    s["q"], s["k"] = rotate(s["q_proj"], a, c), rotate(s["k_proj"], a, c)
-    s["scores"] = scale(c) * s["q"] @ repeat(s["k"], a, c).swapaxes(-1, -2)  # (B, n_q, N, N)
-    s["map"] = softmax(s["scores"], visible(a))
-    s["z"] = s["map"] @ repeat(s["c"], a, c)  # (B, n_q, N, d_l)
-    s["values"] = to_heads(s["z"] @ decoder(a, c), c)  # (B, N, n_h·d_h)
-    s["gate"] = gate_and_slope(gate_input(a, c), c)[0]
-    s["heads"] = s["values"] * s["gate"]
-    s["out"] = s["heads"] @ a["w_o"]
-    return s
+def show(*functions):
+    """Print the source of functions."""
+    print("\n\n".join(inspect.getsource(function).rstrip() for function in functions))
 
 
-# %% [markdown]
-# And finally the backward, in reverse order. `d_name` is the gradient of the loss with respect to `name`; where several
-# maps share a head, the head's gradient is the sum over these maps.
-
-
-# %%
-def backward(a, c, s):
-    def shared(d, heads):  # sum over the maps of a head
-        return d.reshape(d.shape[0], heads, -1, *d.shape[2:]).sum(2)
-
-    g = {"d_heads": a["d_out"] @ a["w_o"].T}
-    g["d_gate"], g["d_values"] = g["d_heads"] * s["values"], g["d_heads"] * s["gate"]
-    d_u = split(g["d_values"], c["n_q"])  # (B, n_q, N, width)
-    g["d_z"] = d_u @ decoder(a, c).swapaxes(-1, -2)
-    g["d_map"] = g["d_z"] @ repeat(s["c"], a, c).swapaxes(-1, -2)
-    g["d_scores"] = softmax_backward(g["d_map"], s["map"])
-    g["d_q"] = scale(c) * g["d_scores"] @ repeat(s["k"], a, c)
-    g["d_k"] = shared(scale(c) * g["d_scores"].swapaxes(-1, -2) @ s["q"], c["n_k"])
-    g["d_c"] = shared(s["map"].swapaxes(-1, -2) @ g["d_z"], c["n_c"])
-    g["d_q_proj"], g["d_k_proj"] = rotate(g["d_q"], a, c, -1), rotate(g["d_k"], a, c, -1)
-    g["d_w_p"] = (s["z"].swapaxes(-1, -2) @ d_u).sum(0)
-    g["d_w_o"] = s["heads"].reshape(-1, len(a["w_o"])).T @ a["d_out"].reshape(-1, a["d_out"].shape[-1])
-    return g
-
-
-# %%
-def parameters_backward(a, c, g):
-    slope = gate_and_slope(gate_input(a, c), c)[1]
-    into = {"q": merge(g["d_q_proj"]), "k": merge(g["d_k_proj"]), "c": merge(g["d_c"]), "g": g["d_gate"] * slope}
-    g["d_x"] = np.zeros_like(a["x"])
-    for name, d in into.items():
-        if f"w_{name}" in a:
-            g[f"d_w_{name}"] = np.einsum("bni,bnj->ij", a["x"], d)
-            g[f"d_b_{name}"] = d.sum((0, 1))
-            g["d_x"] += d @ a[f"w_{name}"].T
-    return g
-
-
-def my_layer(arrays, settings):
-    c = settings["config"]
-    stages = forward(arrays, c)
-    return {**stages, **parameters_backward(arrays, c, backward(arrays, c, stages))}
-
+show(layer.forward)
 
 # %% [markdown]
 # ## The first report
 #
 # `capabilities` says what this code can do: a GTA layer over whole sequences with padding, forward and backward. Cases
-# that need more (decoding, other mechanisms) are skipped and counted. Look at the counts, then at the line about one
-# case.
+# that need more (decoding, other mechanisms) are skipped and counted. `check` prints the counts and the first wrong
+# stage. Often the kit also names the likely cause; `reveal` prints that, so that you can look for it first.
 
 # %%
 CAN = {"layer", "gta", "backward", "padding", "deterministic"}
@@ -223,91 +80,113 @@ history = {}
 
 
 def check(version):
-    report = verify(my_layer, suite="layer", dtype="float32", capabilities=CAN)
+    """Run all cases, and say which array is the first that is wrong."""
+    report = verify(layer.run, suite="layer", dtype="float32", capabilities=CAN)
     history[version] = next(result for result in report.results if result.case == CASE)
     print(version, "→", ", ".join(f"{n} {status}" for status, n in report.counts.items() if n))
-    stage, cause = report.blame[:2] if report.blame else ("nothing", None)
-    print("first wrong:", stage + (f"; likely cause: {cause}" if cause else ""))
+    print("first wrong:", report.blame[0] if report.blame else "nothing")
     return report
+
+
+def reveal(report):
+    """Print the cause that the kit names."""
+    print("likely cause:", report.blame[1])
 
 
 report = check("as found")
 assert report.exit_status == 1  # a check failed; `gta-ref verify` exits with this status
-print(f"\n{history['as found'].case}: {history['as found'].text}")
+assert report.blame[0] == "c"
 
 # %% [markdown]
 # Nearly everything is wrong, because an error in one array spoils everything that is computed from it. What helps is
-# the *order*: the kit compares every array that we return, in the order of computation, and reports the first one that
-# is wrong. Here that is `c`, and the kit names a cause: the latent is rotated. (RoPE belongs on Q and K, whose scores
-# depend on the distance between tokens. C holds values and is not rotated.)
+# the *order*: the kit compares every array that is returned, in the order of computation, and reports the first one
+# that is wrong. Here that is `c`, the latent, which one function makes.
 #
-# How does the kit find the cause? It contains wrong implementations, and one of them produces the same wrong numbers
-# for `c`.
+# ## The hunt
+#
+# **1.** What is wrong here? Decide before you run the cell after the next.
 
 # %%
-from gta_ref.verify.mutants.table import MUTANTS
-
-print(len(MUTANTS), "wrong implementations are known, for instance:")
-for mutant in MUTANTS[4:60:11]:
-    print(f"- {mutant.cause} (first wrong: {', '.join(mutant.stage)})")
-
-# %% [markdown]
-# ## Repair, and check again
-#
-# **1.** The latent has to stay as it is projected.
-
+show(layer.latents, layer.linear)
 
 # %%
+reveal(report)
+
+
 def latents(a, c):
-    return split(linear(a, "c"), c["n_c"])
+    return layer.split(layer.linear(a, "c"), c["n_c"])
 
 
+layer.latents = latents
 report = check("1 repaired")
 assert report.blame[0] == "scores"
 
 # %% [markdown]
-# The next bug appears. It was there all the time, hidden by the first one.
+# RoPE belongs on Q and K, whose scores depend on the distance between tokens. C holds values and is not rotated. (How
+# does the kit know? It contains wrong implementations, and one of them produces the same wrong numbers for `c`.)
 #
-# **2.** Queries and keys are d_h wide, so their product is divided by √d_h. The latent's width d_l has nothing to do
-# with it. With d_l = 2 d_h, as in GTA-1B, this bug makes the maps too flat, and no error is raised.
-
+# The next fault appears. It was there all the time, hidden by the first one. `q` and `k` are right, so only three
+# functions are left between them and the scores.
+#
+# **2.** Which of the three, and why?
 
 # %%
+show(layer.scale, layer.repeat, layer.visible)
+
+# %%
+reveal(report)
+
+
 def scale(c):
     return c["head_dim"] ** -0.5
 
 
+layer.scale = scale
 report = check("2 repaired")
 assert report.blame[0] == "values"
 
 # %% [markdown]
-# **3.** Output heads are assigned to maps in runs: head i uses map i // (n_h/n_q). This code interleaves them: head i
-# uses map i % n_q. No shape reveals this. It is a permutation of the heads, which training from scratch would
-# compensate for (in W_G and W_O), but published weights give wrong results with it.
-
+# Queries and keys are $d_h$ wide, so their product is divided by $\sqrt{d_h}$. The latent's width $d_l$ has nothing to
+# do with it. With $d_l = 2 d_h$, as in GTA-1B, this fault makes the maps too flat, and no error is raised.
+#
+# **3.** Scores, map and Z are right now; the values of the heads are not. What do these lines do to head 1, if there
+# are 2 maps and 8 heads?
 
 # %%
+show(layer.decoder, layer.to_heads)
+
+# %%
+reveal(report)
+
+
 def to_heads(u, c):  # (B, n_q, N, width) → (B, N, n_h·d_h)
-    return merge(u)
+    return layer.merge(u)
 
 
+layer.to_heads = to_heads
 report = check("3 repaired")
 assert report.blame[0] == "d_scores"
 
 # %% [markdown]
-# The forward is right now. In the backward, dA is right too. The first wrong array is dS, which the softmax's backward
-# computes:
+# Output heads are assigned to maps in runs: head $i$ uses map $i \mathbin{/\!/} (n_h/n_q)$. The code interleaved them:
+# head $i$ used map $i \bmod n_q$. No shape reveals this. It is a permutation of the heads, which training from scratch
+# would compensate for (in $W_G$ and $W_O$), but published weights give wrong results with it.
 #
-# $$dS = A \odot (dA - \mathrm{rowsum}(A \odot dA))$$
-#
-# **4.** The row sum is missing.
-
+# **4.** The forward is right. In the backward, the gradient of the map is right too, and that of the scores is wrong.
+# ([Notebook 4](04_backward_by_hand.ipynb) derives it.)
 
 # %%
+show(layer.softmax_backward)
+
+# %%
+reveal(report)
+
+
 def softmax_backward(d_map, p):
     return p * (d_map - (p * d_map).sum(-1, keepdims=True))
 
 
+layer.softmax_backward = softmax_backward
 report = check("4 repaired")
 assert report.blame[0] == "q"
 
@@ -329,29 +208,19 @@ for result in failed:
 assert [result.case for result in failed] == ["layer/gta-theta"]
 
 # %% [markdown]
-# **5.** θ, the base of RoPE's frequencies, is a field of the configuration. This code has the usual 10000 written into
-# it, and nearly every test uses just that. A model for long contexts often has another one, and then this code gives
-# wrong results without an error. No cause is named, because no wrong implementation of the kit ignores θ in this way;
-# the first wrong array, `q`, says enough.
-
+# **5.** This is the convention. θ, the base of RoPE's frequencies, is a field of the configuration; find the line that
+# does not read it. With the usual value the line is right, and nearly every test uses just that. A model for long
+# contexts often has another one, and then this code gives wrong results without an error.
 
 # %%
-def rotate(x, a, c, sign=1):
-    pairing, d = c.get("rope_pairing", "half"), x.shape[-1]
-    if pairing == "none":
-        return x
-    theta = c.get("rope_theta", 10000.0)
-    angle = sign * a["positions"][:, None, :, None] * theta ** (-np.arange(0, d, 2) / d)
-    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
-    first, second = (np.s_[..., : d // 2], np.s_[..., d // 2 :])
-    if pairing == "interleaved":
-        first, second = np.s_[..., 0::2], np.s_[..., 1::2]
-    y = np.empty_like(x)
-    y[first] = x[first] * cos - x[second] * sin
-    y[second] = x[second] * cos + x[first] * sin
-    return y
+show(layer.rotate)
 
+# %% [markdown]
+# The repair is one word, so we make it in the text of the function.
 
+# %%
+repaired = inspect.getsource(layer.rotate).replace("10000.0", 'c.get("rope_theta", 10000.0)')
+exec(repaired, vars(layer))
 report = check("5 repaired")
 assert report.passed
 assert report.counts["fail"] == 0
@@ -359,13 +228,13 @@ assert report.counts["fail"] == 0
 # %% [markdown]
 # All cases pass.
 #
-# **Try it.** Which array do you expect to be wrong first if the gate comes from the *previous* token? Apply `np.roll(…,
-# 1, axis=1)` to the gate in `forward` and call `check("rolled")`.
+# **Try it.** Which array do you expect to be wrong first if the gate comes from the *previous* token? Set
+# `layer.gate_input = lambda a: np.roll(layer.linear(a, "g"), 1, axis=1)` and call `check("rolled")`.
 #
 # <details><summary>Answer</summary>
 # <code>gate</code> itself, not <code>heads</code>: the stage <code>gate</code> is compared after its activation, and
-# rows that are shifted by one are far outside any budget. The kit also names the cause. Two cases pass: the one without
-# a gate, and the one with a single token, where there is nothing to roll.
+# rows that are shifted by one are far outside any budget. <code>reveal</code> names the cause. The case without a gate
+# now raises an error, because this line does not ask whether there is one.
 # </details>
 #
 # **Try it.** Multiply the scale by 1.0001. Is the error found, and is its cause recognised?
@@ -432,7 +301,7 @@ def in_low_precision(arrays, settings):
     wide = {name: x if x.dtype.kind == "i" else x.astype(np.float32) for name, x in arrays.items()}
     required = {"out", "d_x", *(f"d_{name}" for name in arrays)}
     low = arrays["x"].dtype
-    return {name: x.astype(low) if name in required else x for name, x in my_layer(wide, settings).items()}
+    return {name: x.astype(low) if name in required else x for name, x in layer.run(wide, settings).items()}
 
 
 report = verify(in_low_precision, suite="layer", dtype=["bfloat16", "float16"], capabilities=CAN)
@@ -448,7 +317,7 @@ assert report.passed
 
 # %%
 CASE_16 = "layer/gta-grouped"  # gta-paper is not sharp enough in bfloat16, so it does not exist there
-runs = [(make(CASE_16, "float32"), my_layer), (make(CASE_16, "bfloat16"), in_low_precision)]
+runs = [(make(CASE_16, "float32"), layer.run), (make(CASE_16, "bfloat16"), in_low_precision)]
 answers = [(v, run_case(f, v)) for v, f in runs]
 assert all(result.status == "pass" for _, result in answers)
 plots_verify.errors_and_budgets(answers)
@@ -523,7 +392,7 @@ from safetensors.numpy import save_file
 for name in ("layer-gta-paper", "layer-gta-released", "layer-gta-grouped"):
     tensors, about = read_by_hand(folder / f"vectors/{name}.safetensors")
     inputs = {key.removeprefix("input."): x for key, x in tensors.items() if key.startswith("input.")}
-    answer = my_layer(inputs, about["settings"])
+    answer = layer.run(inputs, about["settings"])
     if name == "layer-gta-grouped":
         answer["d_w_o"] = answer["d_w_o"].T.reshape(answer["d_w_o"].shape)
     required = {key: np.ascontiguousarray(answer[key]) for key in about["required"]}
@@ -548,21 +417,19 @@ assert shell("gta-ref verify explain report.json --case layer/gta-grouped") == 0
 # ## Inside a test suite: the pytest plugin
 #
 # The plugin comes with the package: its fixture `gta_case` and its marker `gta_suite` turn the cases into tests in your
-# own suite. Here we write the functions of this notebook into a module, with a short test file next to it.
+# own suite. Here we write the repaired layer into a module, with a short test file next to it.
 
 # %%
-import inspect
-
-parts = (split, merge, linear, repeat, visible, rotate, softmax, gate_and_slope, gate_input, decoder, latents)
-parts += (scale, to_heads, softmax_backward, forward, backward, parameters_backward, my_layer)
-source = "import numpy as np\n\n" + "\n\n".join(inspect.getsource(part) for part in parts)
+repairs = (latents, scale, to_heads, softmax_backward)  # a later definition of a name replaces an earlier one
+source = Path(layer.__file__).read_text().replace("10000.0", 'c.get("rope_theta", 10000.0)')
+source += "\n\n".join(inspect.getsource(repair).replace("layer.", "") for repair in repairs)
 TEST = """
 import pytest
-from mine import my_layer
+from mine import run
 
 @pytest.mark.gta_suite("layer", capabilities={"layer", "gta", "backward", "padding"})
 def test_my_layer(gta_case):
-    gta_case.run(my_layer)
+    gta_case.run(run)
 """
 
 # %%
@@ -590,7 +457,7 @@ print(run_pytest(broken, "-k", "gta-paper"))
 place.cleanup()
 
 # %% [markdown]
-# **Try it.** Make `my_layer` decode: when `settings` has `chunks`, a list of numbers of tokens, the tokens arrive in
+# **Try it.** Make `layer.run` decode: when `settings` has `chunks`, a list of numbers of tokens, the tokens arrive in
 # chunks of these sizes, and K and C come from a cache. Return `out`, and the final `cache_k` and `cache_c`; add
 # `"decode"` to `CAN`. What do you expect to be wrong first if you cache the keys before RoPE?
 #
@@ -610,5 +477,5 @@ place.cleanup()
 # - The same cases serve a Python function (`verify`), a program in any language (`gta-ref vectors`, `gta-ref verify`)
 #   and a test suite (pytest). More in [docs/verify.md](../docs/verify.md).
 #
-# [← 7. Training and choosing](07_training_and_choosing.ipynb) | [1. Shared attention
+# [← 7c. Choosing sizes](07c_choosing_sizes.ipynb) | [1. Shared attention
 # maps →](01_shared_attention_maps.ipynb)

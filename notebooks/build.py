@@ -17,7 +17,7 @@ import jupytext
 import nbformat
 
 HERE = Path(__file__).parent
-COURSE = sorted(HERE.glob("[0-9][0-9]_*.py"))
+COURSE = sorted(HERE.glob("[0-9][0-9]*_*.py"))
 EXERCISES = sorted((HERE / "exercises").rglob("*.py"))
 LIMIT = 300  # most seconds that one cell may take
 NOTICE = "gta_ref: compiling the CPU kernels"
