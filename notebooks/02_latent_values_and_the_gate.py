@@ -46,6 +46,10 @@ from gta_ref.plots import values as plots_values
 rng = np.random.default_rng(2)
 
 # %% [markdown]
+# A *gate* is a factor between 0 and 1 for each number in a head's output: the layer computes it from the token that is
+# asking, and with it the token can let a number pass or shut it out. Why GTA needs one becomes clear in this notebook;
+# until then, keep in mind that it depends on the query's token and on nothing else.
+#
 # Here is one GTA layer to work with. It is small, but it keeps GTA-1B's proportions: four output heads share a map, and
 # the latent is twice as wide as a head. A dictionary passed as `trace` receives every intermediate stage under its
 # name.
@@ -117,7 +121,7 @@ print(eq7[:4].round(6), "…")
 # Neither $g$ nor $W_{P,i}$ depends on $s$. So both can be taken out of the sum, one after the other; what remains
 # inside is the latent context $Z_m(t) = \sum_s A_m(t, s)\,C_s$:
 #
-# $$O_i(t) = \big(\textstyle\sum_s A(t, s)\, C_s W_{P,i}\big) \odot g
+# $$O_i(t) = \big(\textstyle\sum_s A_{q(i)}(t, s)\, C_s W_{P,i}\big) \odot g
 #          = \big(Z_{q(i)}(t)\, W_{P,i}\big) \odot g \tag{8}$$
 #
 # Each step is one line. Compare the last digits with Eq. 7 and with what the library computed.

@@ -40,10 +40,13 @@ from gta_ref.costs.flops import forward_macs
 from gta_ref.costs.frontier import speed_ups
 from gta_ref.costs.memory import cache_bytes, weight_bytes
 from gta_ref.costs.model import Model
+from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import check_fits, estimate
 from gta_ref.mechanisms import gta, mla
 from gta_ref.plots import cache as plots_cache
+from gta_ref.plots import cache_steps as plots_cache_steps
 from gta_ref.plots import costs as plots_costs
+from gta_ref.plots import roofline as plots_roofline
 
 rng = np.random.default_rng(3)
 gta_1b, gqa_1b = Model.preset("gta-1b"), Model.preset("gqa-1b")
@@ -62,6 +65,14 @@ for model in (gta_1b, gqa_1b):
 ratio = gta_1b.structure.cache_elements / gqa_1b.structure.cache_elements
 print("ratio", ratio)
 assert ratio == 0.3
+
+# %% [markdown]
+# The figure shows one layer's cache of both models after a prompt of four tokens, and after each of two decoding steps.
+# Every step *writes* one column, for the new token, and *reads* all columns. So the height of a column sets the memory
+# that a text needs, and also the bytes that have to be read for each further token.
+
+# %%
+plots_cache_steps.cache_steps({"GTA-1B": gta_1b.structure, "GQA-1B": gqa_1b.structure})
 
 # %% [markdown]
 # This is the paper's first claim, a cache 70 % smaller. It is exact, and does not depend on the length, the batch or
@@ -162,7 +173,7 @@ plots_cache.family(family)
 # Read it row by row. GQA and MQA make the cache smaller, but compute all 20 maps. GVA and GHA compute five, but GVA's
 # cache stays large. MLA's cache is small, but its attention is expensive: in the absorbed form a key is 288 wide and a
 # value 256, in each of 20 heads. GTA is low in both. (MQA's cache is smaller still, and so is its layer; how well each
-# of these learns is a question that no count can answer: see [notebook 7](07_training_and_choosing.ipynb).)
+# of these learns is a question that no count can answer: see [notebook 7b](07b_reading_a_study.ipynb).)
 #
 # ## What fits
 #
@@ -246,13 +257,38 @@ for n in (1024, 2048, 4096, 32768, 131072):
 #
 # ## When "2×" is true
 #
-# The paper's "2×" is neither measured nor one of the two ratios above. It comes from a *roofline*, a model of time in
-# which an operator takes $\max(\text{operations} / \text{peak}, \text{bytes} / \text{bandwidth})$. The authors used the
-# tool LLM-Viewer; its convention is available here under that name. It assumes *unfused* attention, which writes its
-# maps to memory and reads them back. The second column is the same with a *fused* kernel, which never writes them.
+# The paper's "2×" is neither measured nor one of the two ratios above. It comes from a *roofline*, a model of time. A
+# machine has a peak, the operations per second that it can do, and a bandwidth, the bytes per second that it can move.
+# An operator takes as long as the slower of the two needs:
+#
+# $$\text{time} = \max\!\left(\frac{\text{operations}}{\text{peak}},\;
+#   \frac{\text{bytes}}{\text{bandwidth}}\right)$$
+#
+# Divide an operator's operations by its bytes, and you know which of the two it is. Where that quotient is below
+# peak / bandwidth (the dotted line), the operator waits for memory; above, it waits for arithmetic. The circles are the
+# operators of the two models on an H100, with an area that grows with their time. Which circles are large, and on which
+# side of the line are they?
 
 # %%
 h100 = hardware.get("h100")
+passes = {
+    "prefill of 4096 tokens": (1, 4096, 0),  # sequences, new tokens, tokens in the cache
+    "decoding step after 4096 tokens, batch 32": (32, 1, 4096),
+}
+plots_roofline.roofline(
+    {title: {m.name: operators(m, *sizes, fused=True) for m in (gta_1b, gqa_1b)} for title, sizes in passes.items()},
+    h100,
+)
+
+# %% [markdown]
+# In the prefill nearly everything is arithmetic, and most of it is the MLP, which both models share. In decoding
+# everything waits for memory, and GQA-1B's attention is the largest circle: it reads the larger cache.
+#
+# The authors used the tool LLM-Viewer, which computes with such a roofline; its convention is available here under that
+# name. It assumes *unfused* attention, which writes its maps to memory and reads them back. The second column is the
+# same with a *fused* kernel, which never writes them.
+
+# %%
 print("GQA-1B's time over GTA-1B's, H100, convention of LLM-Viewer")
 print(f"{'':24}{'unfused':>9}{'fused':>9}")
 for stage in ("prefill", "decode"):
