@@ -14,13 +14,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gta_ref.errors import shown
 from gta_ref.verify.attempt import Job, Outcome, attempt
@@ -29,6 +29,12 @@ from gta_ref.verify.candidate import describe, load, place, to_function
 START = 600.0  # seconds for importing an implementation
 _LOOK = 0.1  # seconds between two looks at whether the process is still there
 _GUARD = "; a script that calls verify(…, isolate=True) needs `if __name__ == '__main__':` around it"
+
+
+class _Ready(NamedTuple):
+    """The first message of a process that has loaded its implementation."""
+
+    capabilities: Any
 
 
 class Worker:
@@ -41,11 +47,18 @@ class Worker:
     timeout : float or None
         Seconds that one case may take.
 
+    Attributes
+    ----------
+    capabilities : list of str, str or None
+        What the implementation says of itself by an attribute of that name.
+
     Raises
     ------
     ValueError
         If the implementation cannot be sent to the process, or cannot be imported there.
     """
+
+    capabilities: Any = None
 
     def __init__(self, impl: Any, timeout: float | None = None) -> None:
         self._timeout = timeout
@@ -106,7 +119,8 @@ class Worker:
         theirs.close()
         crash.close()
         found = self._answer(START)
-        if found == "ready":
+        if isinstance(found, _Ready):
+            self.capabilities = found.capabilities
             return None
         if isinstance(found, str):
             return found
@@ -165,11 +179,11 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-@contextmanager
-def isolated(impl: Any, timeout: float | None = None) -> Iterator[Callable[[Job], Outcome]]:
-    """Yield the function that runs a job in a process of its own; the process ends with the block."""
-    with Worker(impl, timeout) as worker:
-        yield worker.run
+def _plain(capabilities: Any) -> Any:
+    """Capabilities in a form that can be sent, without the implementation's own types."""
+    if isinstance(capabilities, Iterable) and not isinstance(capabilities, str):
+        return [str(name) for name in capabilities]
+    return None if capabilities is None else str(capabilities)
 
 
 def _ended(code: int | None) -> str:
@@ -197,7 +211,7 @@ def _serve(channel: Connection, crash: Connection, pickled: bytes) -> None:
     except Exception as error:
         channel.send(f"impl cannot be loaded in a process of its own: {describe(error)}{_GUARD}")
         return
-    channel.send("ready")
+    channel.send(_Ready(_plain(getattr(impl, "capabilities", None))))
     while True:
         try:
             job = channel.recv()

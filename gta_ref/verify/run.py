@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -100,25 +100,18 @@ def verify(
         timeout = as_positive_float("timeout", timeout)
         if not isolate:
             raise ValueError("timeout needs isolate: only a process of its own can be stopped")
-    if capabilities is None:
-        # an adapter says what it can be asked for; under isolate the module is imported in the other process alone
-        named = load(impl) if isinstance(impl, str) and not isolate else impl
-        capabilities = getattr(named, "capabilities", None)
-    able = abilities.abilities(capabilities, without)
+    abilities.abilities(capabilities, without)  # a wrong name is an error before anything is started
     pairs = abilities.head_dims(head_dim)
-    steady = "deterministic" in able
-    repeats = (2 if steady else 1) if repeat is None else as_size("repeat", repeat)
+    repeat = None if repeat is None else as_size("repeat", repeat)
     seed = as_size("seed", seed, at_least=0)
     dtypes, patterns = dtypes_of(dtype), names_of(cases, "cases")
     selected = select(suite, patterns, dtypes)
-    run = {
-        "impl": name_of(impl), "suite": suite or (None if patterns else "core"), "cases": patterns, "dtype": dtypes,
-        "arrays": arrays, "capabilities": _listed(capabilities), "without": _listed(without) or [],
-        "head_dim": None if pairs is None else [f"{d_k}x{d_v}" for d_k, d_v in sorted(pairs)],
-        "products": products, "seed": seed, "repeat": repeat, "isolate": isolate, "timeout": timeout,
-    }  # fmt: skip
     results = []
-    with _caller(impl, isolate, timeout) as call:
+    with _caller(impl, isolate, timeout) as (call, own):
+        capabilities = own if capabilities is None else capabilities
+        able = abilities.abilities(capabilities, without)
+        steady = "deterministic" in able
+        repeats = repeat or (2 if steady else 1)
         for number, (case, one) in enumerate(selected, start=1):
             if progress is not None:
                 progress(f"{number} of {len(selected)} {case.name}")
@@ -134,6 +127,12 @@ def verify(
             behind = lacking(abilities.gradient_needs(case), able)
             promised = promises(case, able)
             results.append(_run_case(call, vector, arrays, steady, behind, repeats, promised))
+    run = {
+        "impl": name_of(impl), "suite": suite or (None if patterns else "core"), "cases": patterns, "dtype": dtypes,
+        "arrays": arrays, "capabilities": _listed(capabilities), "without": _listed(without) or [],
+        "head_dim": None if pairs is None else [f"{d_k}x{d_v}" for d_k, d_v in sorted(pairs)],
+        "products": products, "seed": seed, "repeat": repeat, "isolate": isolate, "timeout": timeout,
+    }  # fmt: skip
     return Report(settled(results), run, count_absent(suite, patterns, dtypes))
 
 
@@ -154,15 +153,21 @@ def _listed(names: Collection[str] | None) -> list[str] | None:
     return [word.strip() for word in names.split(",")] if isinstance(names, str) else sorted(names)
 
 
-def _caller(impl: Any, isolate: bool, timeout: float | None) -> Any:
-    """A context that yields the function which runs a job: in this process, or in one of its own."""
-    if isolate:
-        from gta_ref.verify.isolate import isolated
+@contextmanager
+def _caller(impl: Any, isolate: bool, timeout: float | None) -> Iterator[tuple[Caller, Any]]:
+    """Yield the function that runs a job, in this process or in one of its own; and the capabilities of `impl`, if any.
 
-        return isolated(impl, timeout)
+    An adapter says by an attribute what it can be asked for.
+    """
+    if isolate:
+        from gta_ref.verify.isolate import Worker
+
+        with Worker(impl, timeout) as worker:
+            yield worker.run, worker.capabilities
+        return
     impl = load(impl) if isinstance(impl, str) else impl
     to_function(impl)  # checks it
-    return nullcontext(lambda job: attempt(impl, job))
+    yield lambda job: attempt(impl, job), getattr(impl, "capabilities", None)
 
 
 def run_case(

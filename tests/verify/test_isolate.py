@@ -52,6 +52,11 @@ class Kernel:
         return {{**found, "z": found["z"] * (1 if self.calls < 5 else 2)}}
 
 kernel = Kernel()
+
+def forward_alone(arrays, settings):
+    return {{name: x for name, x in right(arrays, settings).items() if not name.startswith("d_")}}
+
+forward_alone.capabilities = {{"attention", "lse"}}
 """
 
 
@@ -115,6 +120,16 @@ def test_what_cannot_be_imported(code, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         verify("bad_import:x", "attention", isolate=True)
+
+
+def test_an_implementation_says_what_it_can_do(module):
+    cases = ["attention/plain", "attention/chunk"]
+    assert verify(f"{module}:right", cases=cases, isolate=True).run["capabilities"] is None
+    report = verify(f"{module}:forward_alone", cases=cases, isolate=True)
+    assert report.counts["pass"] == 2
+    assert sorted(report.run["capabilities"]) == ["attention", "lse"]
+    told = verify(f"{module}:forward_alone", cases=cases, isolate=True, capabilities="attention,backward")
+    assert told.counts["missing"] == 2
 
 
 def test_what_cannot_be_sent():
