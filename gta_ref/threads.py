@@ -17,8 +17,6 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gta_ref.errors import as_int
 
 _local = threading.local()
@@ -151,16 +149,6 @@ def _work(work: Callable[[int], None], i: int) -> None:
 
 
 _workers = _Workers()
-
-
-def workspace(n: int, dtype: Any) -> np.ndarray:
-    """Scratch memory of this thread for n numbers, aligned to a cache line, not cleared, and kept for the next call."""
-    size = n * np.dtype(dtype).itemsize + 64
-    held = getattr(_local, "memory", None)
-    if held is None or held.size < size:
-        held = _local.memory = np.empty(size, np.uint8)
-    skip = -held.ctypes.data % 64
-    return held[skip : skip + size - 64].view(dtype)
 
 
 class BlasGuard:

@@ -2,6 +2,9 @@
 
 Both use all threads of the engine "numba", so a share of them is comparable at any number of threads. They are measured
 between the contestants, so that all have the same conditions.
+
+A ceiling that is too low makes every share too high. The loop of multiply–adds therefore runs so long that the start of
+the threads does not count, and several times: after a pause, a core needs a millisecond or two to reach its clock.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from gta_ref.threads import get_threads, run
 
 # A multiply–add takes 4 cycles or so, and a CPU starts one or two per cycle: more sums than that wait for one another.
 SUMS = 24 if MANY_REGISTERS else 12
-TURNS = 150_000
+MULTIPLIED = 2**25  # multiply–adds of vectors per thread: 5 to 10 ms
+REPEATS = 4  # the fastest counts
 READ_BYTES = 2**29
 LINES = 8  # vectors per step of the read
 
@@ -83,14 +87,14 @@ class Ceilings:
 
     def multiply(self) -> float:
         """Operations per second, two per multiply–add."""
-        threads = get_threads()
+        threads, turns = get_threads(), MULTIPLIED // SUMS
         out = np.full((threads, 16), 0.999, np.float32)
 
         def work(i: int) -> None:
-            self._multiply(TURNS, address(out[i]), self._one)
+            self._multiply(turns, address(out[i]), self._one)
 
-        operations = 2 * threads * TURNS * SUMS * REALS[types.float32].lanes
-        return operations / self._seconds(lambda: run(threads, work))
+        operations = 2 * threads * turns * SUMS * REALS[types.float32].lanes
+        return operations / min(self._seconds(lambda: run(threads, work)) for _ in range(REPEATS))
 
     def read(self) -> float:
         """Bytes per second of an array that is larger than any cache."""

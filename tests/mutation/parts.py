@@ -26,6 +26,11 @@ CPU = (
 )  # fmt: skip
 SIMULATED, BF16, WGMMA = (f"tests/gta_cuda/test_{name}.py" for name in ("simulated", "backward_bf16", "wgmma"))
 EDGES = "tests/gta_cuda/test_simulated_edges.py"
+UNITS = (
+    "tests/core/cpu/test_matrix_units.py",
+    "tests/core/cpu/test_bounds.py::test_kernels_stay_within_their_arrays[bfloat16-emulated]",
+)
+LADDER = "tests/gta_cuda/test_ladder.py"
 
 
 def simulated(*names: str) -> tuple[str, ...]:
@@ -90,6 +95,9 @@ PARTS = {
          "gta_ref/mechanisms/*.py": FAMILY},
         240, {},
     ),
+    "CPU matrix units, emulated": Part(
+        "", (), {f"gta_ref/core/cpu/{name}.py": UNITS for name in ("forward_bf16", "matrix_units", "pairs")}, 250, {}
+    ),
     "CPU kernels": Part(
         "numba", KIT,
         {"gta_ref/core/cpu/compiling.py": (), "gta_ref/core/cpu/llvm.py": ("tests/lm/test_compiled.py",),
@@ -105,7 +113,8 @@ PARTS = {
          "cuda/groups_bf16.py": TENSOR_CORES, "cuda/tiles_bf16.py": (*TENSOR_CORES, *simulated("decode_on_tensor_cores")),
          "cuda/backward_bf16.py": (BF16,), "cuda/backward_bf16_queries.py": (BF16,), "cuda/backward_tiles.py": (BF16,),
          "cuda/forward_wgmma.py": (WGMMA,), "cuda/tiles_wgmma.py": (WGMMA,), "cuda/arrays.py": (*simulated("what_counts_as_wide", "bounds_fit_into_32_bits"), *LAUNCHES),
-         "cuda/step[123]_*.py": (*simulated("first_steps_of_the_ladder"), EDGES), "cuda/launch_forward.py": (*LAUNCHES, WGMMA),
+         "cuda/step[123]_*.py": (*simulated("first_steps_of_the_ladder"), EDGES), "cuda/step5_*.py": (LADDER,),
+         "cuda/decode_step*.py": (LADDER,), "cuda/ladder_steps.py": (LADDER, *simulated("first_steps_of_the_ladder")), "cuda/launch_forward.py": (*LAUNCHES, WGMMA),
          "cuda/launch_backward.py": (*LAUNCHES, BF16), "cuda/launch_backward_bf16.py": (*LAUNCHES, BF16),
          "cuda/launch_decode.py": (*LAUNCHES, *simulated("decode_on_tensor_cores"))},
         250, SIMULATOR,
@@ -146,6 +155,7 @@ LEFT_OUT = (
     ("gta_ref/core/cpu/lanes.py", "MANY_REGISTERS", "the size of a register tile"),
     ("gta_ref/core/cpu/lanes.py", "[A-Z]*[A-Z]", "the sizes of vectors and tiles"),
     ("gta_ref/core/cpu/lanes.py", "_has", "which instructions the machine has"),
+    ("gta_ref/core/cpu/matrix_units.py", "_granted", "whether the machine has the unit"),
     ("gta_ref/core/cpu/plan.py", "[A-Z]*[A-Z]", "the sizes of tiles and chunks"),
     *(("gta_ref/core/cpu/*.py", name, "the sizes of tiles") for name in ("KEYS", "GROUP", "BLOCK", "(SUM_ROWS*")),
     ("gta_ref/core/cpu/plan.py", "costs", "how evenly the threads are loaded"),
@@ -184,7 +194,9 @@ def left_out(file: str, function: str) -> str | None:
 
 
 def files(root: Path) -> Iterator[tuple[str, str]]:
-    """The part and path of each file that is mutated, in the order of the parts."""
+    """The part and path of each file that is mutated, in the order of the parts; a file is in the first that fits."""
     paths = [str(p.relative_to(root)) for room in ("gta_ref", "cuda") for p in sorted((root / room).rglob("*.py"))]
     for name, part in PARTS.items():
-        yield from ((name, path) for path in paths if part.tests_of(path) is not None)
+        mine = [path for path in paths if part.tests_of(path) is not None]
+        yield from ((name, path) for path in mine)
+        paths = [path for path in paths if path not in mine]

@@ -191,8 +191,8 @@ def by_row(c, first, stop, keys, k_at, k_step, k_whole, s, work, one):
     size, whole, k_line = c.size, min(keys, k_whole), round_up(c.d_k, ROWS) * c.size
     for r in range(first, stop):
         q_r, s_r = work + c.q_few + r * c.d_k * size, s + (r - first) * size
-        dots(q_r, 1, c.d_k, k_at, k_step, whole, s_r, 0, LINE, one, one)
-        dots(q_r, 1, c.d_k, work + c.k_tile, k_line, keys - whole, s_r + whole * LINE, 0, LINE, one, one)
+        dots(q_r, 1, c.d_k, k_at, k_step, whole, s_r, 0, LINE, k_at, 0, 0, one, one)
+        dots(q_r, 1, c.d_k, work + c.k_tile, k_line, keys - whole, s_r + whole * LINE, 0, LINE, k_at, 0, 0, one, one)
 
 
 @inlined

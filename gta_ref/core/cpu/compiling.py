@@ -60,6 +60,16 @@ def compiled(kernel: Callable[..., Any], signature: Any, *, strict: bool = False
     return found  # type: ignore[no-any-return]
 
 
+def entry(found: Any) -> Callable[..., None]:
+    """The machine code of a kernel that was compiled for one signature, as a function of numbers of any type.
+
+    Numba's own call first compares the arguments' types with the signature, which takes as long as all the rest of a
+    small call's way to the machine code if the caches hold other data.
+    """
+    (only,) = found.overloads.values()
+    return only.entry_point  # type: ignore[no-any-return]
+
+
 class _Cache:
     """Numba's cache of one kernel, where no file can do harm: one that cannot be read or written counts as missing.
 

@@ -38,6 +38,7 @@ def decode(call, stored, one, mine, count, work):
     factor, unit, slack = get(c.numbers, one), get(c.numbers + size, one), get(c.numbers + 2 * size, one)
     lowest, zero = get(c.numbers + 4 * size, one), one - one
     k_line, v_line, s_line = d_k * size, d_v * size, c.keys * size
+    v_lines = d_v * v.number // 64 if c.v_direct != 0 else 0
     q_tile, o_tile, s_tile = work + c.q_tile, work + c.o_tile, work + c.s_tile
     k_tile, v_tile, m_tile, l_tile = work + c.k_tile, work + c.v_tile, work + c.m_tile, work + c.l_tile
     for n in range(count):
@@ -60,10 +61,14 @@ def decode(call, stored, one, mine, count, work):
                 copy(v_at, 0, v.position, v.number, width, 1, d_v, v_tile, v_line, one, stored, one)
             for first in range(0, rows, MOST_ROWS):
                 some, q_some, s_some = min(MOST_ROWS, rows - first), q_tile + first * k_line, s_tile + first * s_line
+                lines = v_lines if first == 0 else 0
                 if c.k_direct != 0:
-                    dots(q_some, some, d_k, k_at, k.position, width, s_some, s_line, size, stored, one)
+                    dots(
+                        q_some, some, d_k, k_at, k.position, width, s_some, s_line, size, v_at, v.position, lines,
+                        stored, one,
+                    )  # fmt: skip
                 else:
-                    dots(q_some, some, d_k, k_tile, k_line, width, s_some, s_line, size, one, one)
+                    dots(q_some, some, d_k, k_tile, k_line, width, s_some, s_line, size, v_at, 0, 0, one, one)
             for r in range(rows):
                 seen = max(min(width, stands - key + 1 + r // maps), 0)
                 s_r, o_r, m_r, l_r = s_tile + r * s_line, o_tile + r * v_line, m_tile + r * size, l_tile + r * size

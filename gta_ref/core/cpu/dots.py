@@ -48,15 +48,16 @@ def sums_of(x: Lanes, vectors: list[Any]) -> Any:
     return vectors[0] if n > 1 else b.extract_element(vectors[0], I32(0))
 
 
-@micro_kernel("q* rows width k* k_step keys s* s_row s_key", stored=True)
+@micro_kernel("q* rows width k* k_step keys s* s_row s_key then* then_step then_lines", stored=True)
 def dots(
     x: Lanes, q: Any, rows: Any, width: Any, k: Any, k_step: Any, keys: Any, s: Any, s_row: Any, s_key: Any,
-    storage: Any,
+    then: Any, then_step: Any, then_lines: Any, storage: Any,
 ) -> None:  # fmt: skip
     """s[r, j] = Σ_i q[r, i] k[j, i] for up to MOST_ROWS rows of q, which lie side by side.
 
     s_row and s_key are the bytes from one row and from one key to the next. A sum does not depend on the other rows and
-    keys of the call.
+    keys of the call. These products wait for arithmetic and the following ones for memory, so a row of then_lines cache
+    lines at `then`, where those will read, is prefetched after each block of keys.
     """
     b, lanes, size, stored = x.b, x.real.lanes, x.real.bytes, stored_bytes(x, storage)
     vectors = b.sdiv(width, I64(lanes))
@@ -102,7 +103,13 @@ def dots(
 
     whole = b.sdiv(keys, I64(BLOCK))
     done_keys = x.times(whole, BLOCK)
-    x.switch(rows, MOST_ROWS, lambda n: x.for_(whole, lambda i: block(n, BLOCK, I64(0), x.times(i, BLOCK))))
+
+    def block_of(n: int, i: Any) -> None:
+        block(n, BLOCK, I64(0), x.times(i, BLOCK))
+        row = x.at(then, x.times(i, then_step))
+        x.for_(then_lines, lambda line: prefetch(x, x.at(row, x.times(line, 64))))
+
+    x.switch(rows, MOST_ROWS, lambda n: x.for_(whole, lambda i: block_of(n, i)))
     rest = b.sub(keys, done_keys)
     x.for_(rows, lambda r: x.for_(rest, lambda i: block(1, 1, r, b.add(i, done_keys))))
 

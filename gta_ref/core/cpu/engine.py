@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gta_ref.core.cpu import matrix_units
-from gta_ref.core.cpu.memory import address
+from gta_ref.core.cpu.memory import address, scratch
 from gta_ref.core.cpu.plan import FEW
-from gta_ref.core.cpu.prepared import Forward
+from gta_ref.core.cpu.prepared import SCALARS, Forward
 from gta_ref.core.engines import EngineError
 from gta_ref.core.mask import Mask
 from gta_ref.ops.arrays import FLOAT_DTYPES, Array, narrow
-from gta_ref.threads import get_threads, run, workspace
+from gta_ref.threads import get_threads, run
 
 ALONE = 2**22  # multiply–adds per worker from which waking one more is worthwhile
 INFINITE = 0x7F80  # the bits of bfloat16's infinity
@@ -50,6 +50,8 @@ def why_not() -> str | None:
 
 def check(q: Array, k: Array, v: Array) -> None:
     """Raise EngineError unless the arrays are NumPy arrays."""
+    if type(q) is type(k) is type(v) is np.ndarray:
+        return
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, np.ndarray):
             kind = f"{type(x).__module__}.{type(x).__name__}"
@@ -76,25 +78,25 @@ def forward(
     q, k, v = _readable(q), _readable(k), _readable(v)
     ready = _forward(q, k, v, mask, scale)
     of = ready.of
-    z, by_row = np.empty(ready.z_shape, of.dtype), np.empty(ready.lse_shape, of.dtype)
+    z, lse = np.empty(ready.z_shape, of.dtype), np.empty(ready.lse_shape, of.dtype)
+    saved = np.empty((2, *ready.lse_shape), of.dtype)
     parts = np.empty(ready.slots * (ready.z_shape[3] + 2), of.dtype) if ready.slots else None
     shares = ready.shares(_workers(ready.work, len(ready.cut.pieces)))
     record = ready.records.take()
     numbers, at = record
-    ready.fill(numbers, (q, k, v, z), by_row, parts)
+    ready.fill(numbers, (q, k, v, z), lse, saved, parts)
 
     def work(worker: int) -> None:
         mine, count = shares[worker]
-        memory = workspace(ready.scratch, np.uint8)
-        ready.kernel(at, *ready.scalars, mine, count, address(memory))
+        held, memory = scratch(ready.scratch)
+        ready.kernel(at, *ready.scalars, mine, count, memory)
 
     run(len(shares), work)
     if ready.merge is not None:
-        memory = workspace(ready.scratch, np.uint8)
-        ready.merge(at, of.one, *ready.merges, address(memory))
+        held, memory = scratch(ready.scratch)
+        ready.merge(at, 1, *ready.merges, memory)
     ready.records.give_back(record)
-    lse, m, inverse = by_row
-    state = State(q, k, v, z, m, inverse, ready) if need_saved else None
+    state = State(q, k, v, z, saved[0], saved[1], ready) if need_saved else None
     return narrow(z, dtype), lse, state
 
 
@@ -123,8 +125,8 @@ def backward(
 
     def work(worker: int) -> None:
         (mine, count), (dk, dv) = shares[worker], sums[0 if alone else worker]
-        memory = workspace(ready.scratch, np.uint8)
-        ready.kernel(at, of.stored, of.one, mine, count, address(memory), address(dk), address(dv))
+        held, memory = scratch(ready.scratch)
+        ready.kernel(at, *SCALARS, mine, count, memory, address(dk), address(dv))
 
     run(len(shares), work)
     ready.records.give_back(record)
@@ -182,7 +184,8 @@ def _unit(q: Array, k: Array, v: Array, scale: float) -> str | None:
     A unit takes bfloat16 numbers, and scores before they are scaled. The arithmetic is float32 if a number is infinite
     or NaN, or if a score could be very large. With few rows, as in decoding, no unit is used and nothing is read here.
     """
-    form = matrix_units.form() if q.dtype.name == "bfloat16" else None
+    # the size first, because NumPy builds a dtype's name anew at every access
+    form = matrix_units.form() if q.dtype.itemsize == 2 and q.dtype.name == "bfloat16" else None
     rows = q.shape[2] * math.gcd(q.shape[1] // k.shape[1], q.shape[1] // v.shape[1])
     if form is None or rows <= FEW or scale < SMALLEST_SCALE:
         return None

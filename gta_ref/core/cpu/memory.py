@@ -1,8 +1,9 @@
-"""Memory by its address: where an array lies, and how a kernel reads the record of a call, and single numbers."""
+"""Memory by its address: where an array lies, scratch memory, and how a kernel reads a call's record and numbers."""
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,43 @@ from numba.extending import intrinsic
 from gta_ref.core.cpu.lanes import I64
 
 _HEAD = object.__basicsize__  # bytes of a Python object before its own fields
-
-
-def _first_field(x: Any) -> int:
-    """The first field of NumPy's array object, which is the address of its numbers."""
-    return ctypes.c_int64.from_address(id(x) + _HEAD).value
+_int64_at = ctypes.c_int64.from_address
 
 
 def address(x: Any) -> int:
-    """The address of an array's first number. Reading the field takes 0.1 µs, and ``x.ctypes.data`` 1 µs."""
-    return _first_field(x) if _FIELD_IS_FIRST else int(x.ctypes.data)
+    """The address of an array's first number, which is the first field of NumPy's array object.
+
+    Reading the field takes 0.1 µs, and ``x.ctypes.data`` 1 µs.
+    """
+    return _int64_at(id(x) + _HEAD).value
 
 
 _sample = np.arange(3)[1:]
-_FIELD_IS_FIRST = _first_field(_sample) == _sample.ctypes.data
+if address(_sample) != _sample.ctypes.data:  # this NumPy, or this Python, has another layout
+
+    def address(x: Any) -> int:
+        """The address of an array's first number."""
+        return int(x.ctypes.data)
+
+
+def scratch(size: int) -> tuple[np.ndarray, int]:
+    """Scratch memory of this thread for `size` bytes, kept for the next call and not cleared.
+
+    Returns
+    -------
+    memory : (at least size + 64,), uint8
+        To be held while the address is used, because a signal handler may replace it by a larger one.
+    at : int
+        An address in it, at a multiple of 64, from which on there are `size` bytes.
+    """
+    found: tuple[np.ndarray, int] | None = getattr(_local, "scratch", None)
+    if found is None or len(found[0]) < size + 64:
+        memory = np.empty(size + 64, np.uint8)
+        found = _local.scratch = memory, -(-address(memory) // 64) * 64
+    return found
+
+
+_local = threading.local()
 
 
 def reader(record: Any) -> Any:

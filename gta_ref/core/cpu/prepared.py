@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from gta_ref.core.cpu import backward, decode, forward, forward_bf16, matrix_units, merging
-from gta_ref.core.cpu.compiling import compiled, once
+from gta_ref.core.cpu.compiling import compiled, entry, once
 from gta_ref.core.cpu.lanes import ROWS, VECTOR_BYTES
 from gta_ref.core.cpu.llvm import LOG2E
 from gta_ref.core.cpu.memory import address
@@ -35,18 +35,17 @@ STORAGE = {
 }
 
 
+SCALARS = 0, 1  # a kernel's arguments `stored` and `one`, whose types in its signature say how it computes
 SHARED_COPIES = 16  # most workers that each hold a dk and dv of their own
 
 
 class Arithmetic:
-    """How a dtype is computed: the precision, and scalars whose types tell kernels the storage and the precision."""
+    """How a dtype is computed: the types in which kernels take its numbers and compute, and the precision."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.storage, self.real = STORAGE[dtype.name]
         self.dtype = np.dtype(np.float64 if self.real == types.float64 else np.float32)
         self.size = self.dtype.itemsize
-        self.stored: Any = {types.uint16: np.uint16, types.int16: np.int16}.get(self.storage, self.dtype.type)(0)
-        self.one = self.dtype.type(1)
 
     def in_place(self, x: Array) -> bool:
         """Whether the numbers of a row are adjacent and need not be widened."""
@@ -93,13 +92,13 @@ class Forward:
         self.scale = scale
         batch, n_q, n_queries, d_k = q.shape
         d_v, size, rows = v.shape[3], of.size, cut.sizes.rows
-        self.z_shape, self.lse_shape = (batch, n_q, n_queries, d_v), (3, batch, n_q, n_queries)
-        self.by_row = batch * n_q * n_queries * size  # bytes of lse, of m and of 1/l
+        self.z_shape, self.lse_shape = (batch, n_q, n_queries, d_v), (batch, n_q, n_queries)
+        self.by_row = batch * n_q * n_queries * size  # bytes of m and of 1/l
         self.slots = cut.slots * rows  # rows of all slots; each has O, m and l
         self.few = rows <= FEW
         self.work = cut.cost * cut.sizes.maps * (d_k + d_v)
         # the kernel's arguments between its call and a worker's own
-        self.scalars: tuple[Any, ...] = (of.stored, of.one)
+        self.scalars: tuple[int, ...] = SCALARS
         module: Any
         if self.few:  # numbers are widened as they are loaded
             name, module = "decode", decode
@@ -110,10 +109,9 @@ class Forward:
         else:  # V is turned, and rows of K that are not whole tiles are copied
             name, module = f"forward_bf16_{unit}", forward_bf16
             direct = [k.strides[3] == k.itemsize and d_k % NUMBERS == 0, False]
-            stored = np.dtype(matrix_units.FORMS[unit].name).type(0)
-            self.scalars = (stored, of.one, address(_CONFIGURATION))
-        self.kernel = kernel(name, q.dtype)
-        self.merge = kernel("merge", of.dtype) if cut.slots else None
+            self.scalars = (*SCALARS, address(_CONFIGURATION))
+        self.kernel = entry(kernel(name, q.dtype))
+        self.merge = entry(kernel("merge", of.dtype)) if cut.slots else None
         places, self.scratch = offsets(module.scratch(rows, KEYS, d_k, d_v, size))
         self.scratch = max(self.scratch, -(-(d_v + cut.slots + 1) * size // 128) * 128)  # merging needs the second
         self.numbers = numbers(scale, of.dtype)
@@ -153,14 +151,13 @@ class Forward:
             self._shares[workers] = [(address(x), len(x)) for x in self.cut.pieces_of(workers)]
         return self._shares[workers]
 
-    def fill(self, record: memoryview, arrays: tuple[Array, ...], by_row: Array, parts: Array | None) -> None:
-        """Enter the addresses of q, k, v and z, of lse, m and 1/l (3, …), and of the slots' O, m and l."""
-        place = len(forward.Call._fields)
-        for x in arrays:
-            record[place] = address(x)
-            place += len(Rows._fields)
-        at = address(by_row)
-        record[_LSE], record[_LSE + 1], record[_LSE + 2] = at, at + self.by_row, at + 2 * self.by_row
+    def fill(
+        self, record: memoryview, arrays: tuple[Array, ...], lse: Array, saved: Array, parts: Array | None
+    ) -> None:
+        """Enter the addresses of q, k, v and z, of lse, of m and 1/l (2, …), and of the slots' O, m and l."""
+        record[_Q], record[_K], record[_V], record[_Z] = map(address, arrays)
+        at = address(saved)
+        record[_LSE], record[_LSE + 1], record[_LSE + 2] = address(lse), at, at + self.by_row
         if parts is not None:
             at, step = address(parts), self.slots * self.of.size
             width = self.z_shape[3]
@@ -180,7 +177,7 @@ class Backward:
         (q_dtype, q_shape, q_strides), (_, k_shape, k_strides), (_, v_shape, v_strides) = ready.like
         (_, n_q, n_queries, d_k), (_, n_k, n_keys, _), (_, n_v, _, d_v) = q_shape, k_shape, v_shape
         of, cut, size = self.of, self.cut, self.of.size
-        self.kernel = kernel("backward", q_dtype)
+        self.kernel = entry(kernel("backward", q_dtype))
         places, self.scratch = offsets(backward.scratch(cut.sizes.rows, d_k, d_v, size))
         self.k_shape, self.v_shape = ((*shape[:3], padded(shape[3], size)) for shape in (k_shape, v_shape))
         self.work = cut.cost * cut.sizes.maps * (3 * d_k + 2 * d_v)
@@ -241,6 +238,7 @@ class Backward:
 
 
 _CONFIGURATION = matrix_units.configuration()
+_Q, _K, _V, _Z = (place // 8 for place in (forward.Q, forward.K, forward.V, forward.Z))
 _LSE, _M = forward.Call._fields.index("lse"), backward.Call._fields.index("m")
 
 

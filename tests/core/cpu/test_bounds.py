@@ -41,12 +41,12 @@ def moved(x, at_end):
     found[...] = x
     return found
 
-def workspace(n, dtype):
-    n *= np.dtype(dtype).itemsize
+def scratch(n):
     assert n % 64 == 0
-    return guarded(n, at_end)
+    memory = guarded(n, at_end)
+    return memory, memory.ctypes.data
 
-engine.workspace = workspace
+engine.scratch = scratch
 threads.set_threads(1)
 dtype = np.dtype(ml_dtypes.bfloat16 if sys.argv[1] == "bfloat16" else sys.argv[1])
 rng = np.random.default_rng(0)
@@ -54,6 +54,7 @@ for sizes, mask in (
     ((1, 5, 1, 1, 20, 37, 7, 9), None),
     ((2, 4, 2, 1, 13, 24, 24, 33), Mask(k_start=[3, 0], k_stop=[24, 21])),
     ((1, 2, 1, 2, 70, 70, 16, 32), None),
+    ((1, 2, 1, 1, 70, 89, 32, 24), None),
     ((1, 3, 1, 1, 130, 131, 64, 40), Mask(causal=False)),
     ((1, 5, 1, 1, 1, 67, 64, 128), None),
     ((2, 7, 7, 1, 1, 130, 17, 35), None),

@@ -12,9 +12,14 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from numba import types
 
 from gta_ref.core import Mask, attention_backward, attention_forward
 from gta_ref.core.cpu import engine, matrix_units
+from gta_ref.core.cpu.compiling import compiled
+from gta_ref.core.cpu.lanes import LINE, VECTOR_BYTES
+from gta_ref.core.cpu.memory import address
+from gta_ref.core.cpu.pairs import multiply
 from gta_ref.threads import get_threads, set_threads
 from tests.core.cpu.test_engine import CASES
 from tests.support import random_inputs
@@ -74,6 +79,37 @@ def test_lengths(keys, emulated):
     rng = np.random.default_rng(keys)
     for queries, mask in ((20, None), (20, Mask(causal=False)), (keys, None)):
         assert_right(random_inputs(rng, (1, 4, 2, 2, queries, keys, 32, 24), BFLOAT16), mask)
+
+
+def test_the_last_row_of_full_panels_sees_one_key_more_than_a_tile_holds(emulated):
+    assert_right(random_inputs(np.random.default_rng(9), (1, 2, 2, 2, 48, 65, 32, 24), BFLOAT16))
+
+
+def product(a, pairs, one):
+    """C = A · B in the emulated unit, for A (16, 32) and 16 lines of pairs, as uint16 (16, 2, lanes)."""
+    lanes = pairs.shape[2]
+    b = np.zeros((16, LINE // 4, 2), np.uint16)
+    b[:, :lanes] = pairs.swapaxes(1, 2)
+    c = np.zeros((16, LINE // 4), np.float32)
+    signature = types.void(types.intp, types.intp, types.intp, matrix_units.FORMS["emulated"], types.float32)
+
+    def one_tile(a, b, c, stored, one):
+        multiply(a, 64, b, 1, c, 1, 1, 1, stored, one)
+
+    compiled(one_tile, signature, strict=True)(address(a), address(b), address(c), np.int8(0), one)
+    return c[:, :lanes]
+
+
+def test_products_of_tiles_are_exact(rng):
+    """Each row of A and each column of B has few numbers, so that no bit of a product is lost in the sum."""
+    lanes = VECTOR_BYTES // 4
+    a, b = (rng.integers(-255, 256, shape).astype(BFLOAT16) for shape in ((16, 32), (32, lanes)))
+    a[rng.random(a.shape) < 0.8] = 0
+    b[rng.random(b.shape) < 0.5] = 0
+    a[0, :2], b[:2, 0] = (129, 129), (0, 255)
+    a[0, 2:] = 0
+    got = product(a.view(np.uint16), b.view(np.uint16).reshape(16, 2, lanes), np.float32(1))
+    np.testing.assert_array_equal(got, a.astype(np.float64) @ b.astype(np.float64))
 
 
 def test_is_what_runs(emulated, monkeypatch):

@@ -14,6 +14,7 @@ from gta_ref import threads
 from gta_ref.core import Mask, attention_forward
 from gta_ref.core.cpu import engine as engine
 from gta_ref.core.cpu import plan as plans
+from gta_ref.core.cpu.memory import address, scratch
 from tests.support import both_passes, random_inputs
 
 SIZES = (1, 5, 1, 1, 400, 400, 32, 64)  # enough work to be divided among threads
@@ -103,7 +104,7 @@ def test_an_error_of_a_worker_is_passed_on(rng, monkeypatch):
     def fail(*args):
         raise MemoryError("no memory for tiles")
 
-    monkeypatch.setattr(engine, "workspace", fail)
+    monkeypatch.setattr(engine, "scratch", fail)
     threads.set_threads(2)
     with pytest.raises(MemoryError, match="no memory for tiles"):
         attention_forward(*arrays[:3], engine="numba")
@@ -130,13 +131,16 @@ def test_run_waits_for_everybody_and_passes_the_error_on():
         threads.run(3, late)
 
 
-def test_workspace_is_kept_and_on_a_line():
-    first = threads.workspace(1000, np.float32)
-    assert first.size == 1000
-    assert first.ctypes.data % 64 == 0
-    assert threads.workspace(500, np.float64).ctypes.data == first.ctypes.data
+def test_scratch_memory_is_kept_and_on_a_line():
+    first, at = scratch(100_000)
+    assert at % 64 == 0
+    assert address(first) <= at <= address(first) + first.size - 100_000
+    assert scratch(50_000)[1] == at
+    larger, at_larger = scratch(2 * first.size)
+    assert larger is not first
+    assert at_larger <= address(larger) + larger.size - 2 * first.size
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(threads.workspace, 10, np.float32).result().ctypes.data != first.ctypes.data
+        assert pool.submit(scratch, 10).result()[0] is not larger
 
 
 def test_masked_call_from_a_thread_that_was_never_seen(rng):
