@@ -4,11 +4,12 @@ BIN := .venv/bin
 TOUR_ARGS ?=
 BENCH_ARGS ?=
 MUTATION_ARGS ?=
+CONFORMANCE_ARGS ?=
 # what test-oldest and test-newest run, and the Python of test-newest: the newest that uv finds on this machine
 TESTS ?= tests
 NEWEST ?= $(shell $(BIN)/uv python list --only-installed 2> /dev/null | awk '$$1 ~ /^cpython-3\.[0-9.]+-/ { print $$2; exit }')
 
-.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop mutation bench notebooks docs lint format clean
+.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop mutation conformance bench notebooks course-check docs lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -41,7 +42,7 @@ test: .venv/installed-test .venv/installed-cuda .venv/installed-pretrained test-
 test-cudasim: .venv/installed-test .venv/installed-cuda
 	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q -n 2 tests/gta_cuda/test_simulated.py tests/gta_cuda/test_wgmma.py \
 	  tests/gta_cuda/test_backward_bf16.py tests/gta_cuda/test_ladder.py tests/gta_cuda/test_puzzles.py \
-	  tests/gta_cuda/test_simulated_edges.py
+	  tests/gta_cuda/test_simulated_edges.py tests/gta_cuda/test_backward_part.py
 
 # needs a CUDA GPU, and the extra cuda13: .venv/bin/python -m pip install --editable '.[cuda13]'
 test-gpu: .venv/installed-test
@@ -76,6 +77,10 @@ test-newest: .venv/installed-resolve
 notebooks: .venv/installed-notebooks .venv/installed-cuda .venv/installed-pretrained
 	$(BIN)/python notebooks/build.py --run docs/notebooks
 
+# the course as a student gets it: from a wheel, in an environment of its own, outside the clone
+course-check: .venv/installed-resolve
+	$(BIN)/python tests/course/check.py
+
 # the site, in docs/_build/html; no network is needed, neither to build it nor to read it
 docs: .venv/installed-docs .venv/installed-test notebooks
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
@@ -90,6 +95,17 @@ interop: .venv/installed-test .venv/installed-interop
 # mutates the project's own engines: how many of the mutants do the tests and the verification kit find?
 mutation: .venv/installed-test .venv/installed-cuda
 	$(BIN)/python -m tests.mutation.run $(MUTATION_ARGS)
+
+# what public implementations of attention do: docs/conformance/results.json, from which the page is made. They are in an
+# environment of their own; a run that was stopped goes on where it was.
+.venv-conformance/installed: docs/examples/adapters/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-conformance
+	.venv-conformance/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-conformance/bin/python -m pip install --quiet --requirement docs/examples/adapters/requirements.txt --editable .
+	@touch $@
+
+conformance: .venv-conformance/installed
+	.venv-conformance/bin/python -m docs.conformance.run $(CONFORMANCE_ARGS)
 
 # a setting that makes OpenBLAS take another CPU's kernel would be measured instead of the machine
 bench: .venv/installed-bench
@@ -107,4 +123,4 @@ format: .venv/installed-lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest build docs/_build docs/notebooks *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest .venv-newest .venv-conformance build docs/_build docs/notebooks *.egg-info .pytest_cache .ruff_cache .mypy_cache

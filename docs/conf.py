@@ -25,9 +25,12 @@ extensions = [
     "mathml",
     "modules",
     "commands",
+    "conformance",
     "notebooks",
+    "exercises",
     "alt",
     "tables",
+    "explorer",
 ]
 exclude_patterns = ["_build", "_ext", "examples", "**/.ipynb_checkpoints"]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import time
+from pathlib import Path
 from typing import Any
 
 from gta_ref import __version__
@@ -54,3 +57,73 @@ def kernels() -> list[dict[str, Any]]:
         raise ValueError(f"the kernels cannot be compiled here: {reason}")
     found: list[dict[str, Any]] = resources.table()
     return found
+
+
+NEEDED = 500  # MB that should be free for compiled kernels and what the notebooks write
+
+
+def course() -> list[dict[str, Any]]:
+    """Try everything that the notebooks and exercises need: packages, files, simulator, first compilation and disk.
+
+    Returns
+    -------
+    findings : list of dict
+        Keys: what, ready (bool), text.
+    """
+    checks = {
+        "Jupyter": _jupyter, "course": _files, "CUDA simulator": _simulator, "CPU kernels": _compiles, "disk": _disk,
+    }  # fmt: skip
+    findings = []
+    for what, check in checks.items():
+        try:
+            findings.append({"what": what, "ready": True, "text": check()})
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            findings.append({"what": what, "ready": False, "text": " ".join(str(error).split())})
+    return findings
+
+
+def _jupyter() -> str:
+    versions = {name: version(name) for name in ("jupyterlab", "ipykernel")}
+    missing = [name for name, found in versions.items() if found is None]
+    if missing:
+        raise ImportError(f"{' and '.join(missing)} not installed: python -m pip install jupyterlab ipykernel")
+    return ", ".join(f"{name} {found}" for name, found in versions.items())
+
+
+def _files() -> str:
+    from gta_ref.course.contents import contents
+    from gta_ref.course.place import root
+
+    return f"{len(contents(root()))} files, for: gta-ref course DIR"
+
+
+def _simulator() -> str:
+    import numpy as np
+
+    from gta_ref.exercises import simulate
+
+    if simulate(_twice, np.ones((1, 1)), np.ones((1, 1)), 2.0)[0, 0] != 2.0:
+        raise RuntimeError("it runs, but a kernel's result is wrong")
+    return "runs a kernel"
+
+
+def _twice(q: Any, k: Any, out: Any, scale: Any) -> None:
+    out[0, 0] = q[0, 0] * k[0, 0] * scale
+
+
+def _compiles() -> str:
+    import numpy as np
+
+    from gta_ref.core import attention_forward
+
+    x = np.ones((1, 1, 4, 8), np.float32)
+    start = time.perf_counter()
+    attention_forward(x, x, x, engine="numba")
+    return f"ready after {time.perf_counter() - start:.1f} s"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(Path.cwd()).free / 1e6
+    if free < NEEDED:
+        raise OSError(f"{free:,.0f} MB are free here; {NEEDED} MB are needed")
+    return f"{free / 1000:,.0f} GB are free here"

@@ -21,8 +21,8 @@
 # * why the decoder has a gate, what the gate does to the rank of the heads, and what the authors' code adds to the
 #   paper.
 #
-# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
-# ten minutes to read, a few seconds to run.
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; it
+# takes a few seconds to run.
 #
 # [previous: how alike are real maps?](01b_how_alike_are_real_maps.ipynb) | [next: cache
 # accounting](03_cache_accounting.ipynb)

@@ -19,8 +19,8 @@
 # * how many sequences of a given length fit into a GPU's memory, and how many operations attention still needs;
 # * when "GTA is twice as fast" is true, and when it is not.
 #
-# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
-# ten minutes to read, a few seconds to run.
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; it
+# takes a few seconds to run.
 #
 # [previous: latent values and the gate](02_latent_values_and_the_gate.ipynb) |
 # [next: backward by hand](04_backward_by_hand.ipynb)

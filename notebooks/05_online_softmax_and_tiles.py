@@ -21,7 +21,7 @@
 # - which inputs break a careless version: rows that see nothing, huge scores, and NaN in unused slots.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network;
-# about ten minutes to read, half a minute to run.
+# it takes half a minute to run.
 #
 # [previous: backward of the whole layer](04b_backward_of_the_whole_layer.ipynb) |
 # [next: Numba CUDA kernels](06_numba_cuda_kernels.ipynb)

@@ -19,8 +19,8 @@
 # * what the threads read from where in each step: drawn, counted by a formula, and counted again in Numba's simulator;
 # * what the compiler's table of registers, spills and tensor-core instructions says about the kernels.
 #
-# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
-# ten minutes to read, half a minute to run. Numba's simulator is part of the package numba-cuda, which this command
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; it
+# takes half a minute to run. Numba's simulator is part of the package numba-cuda, which this command
 # installs except on macOS, where the package does not exist; there, the cells that need it say so and the rest runs.
 #
 # [previous: online softmax and tiles](05_online_softmax_and_tiles.ipynb) | [next: training](07_training.ipynb)
@@ -415,11 +415,9 @@ plots_cuda.reads_by_step(asked, loads, floor=4 * 4096 * (64 + 64 + 128))
 # about the ladder are below. Where a cell has two values, they are for sm_80 and sm_90.
 
 # %%
-from pathlib import Path
+from gta_ref import course
 
-import gta_ref
-
-page = (Path(gta_ref.__file__).parents[1] / "docs" / "cuda.md").read_text(encoding="utf-8")
+page = course.path("docs/cuda.md").read_text(encoding="utf-8")
 table = page[page.index("| kernel | threads | registers") :].split("\n\n")[0].splitlines()
 table = [line for line in table if line.startswith(("| kernel", "| ---", "| step", "| forward"))]
 display(Markdown("\n".join(table)))

@@ -30,13 +30,12 @@
 # %matplotlib inline
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 from IPython.display import display
 from scipy.stats import t as student
 
-import gta_ref
+from gta_ref import course
 from gta_ref.lab import studies
 from gta_ref.lab.summary import compare, loss_rows, measured_rows
 from gta_ref.lm import small
@@ -81,7 +80,7 @@ for name in small.NAMES:
 # uses are in `docs/studies/`. These are the ones found there:
 
 # %%
-folder = Path(gta_ref.__file__).parents[1] / "docs" / "studies"
+folder = course.path("docs/studies")
 found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 for name, study in found.items():
     runs = len(study["arms"]) * len(study["seeds"])

@@ -31,11 +31,10 @@
 # %matplotlib inline
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-import gta_ref
+from gta_ref import course
 from gta_ref.costs.frontier import choices
 from gta_ref.costs.hardware import PRESETS
 from gta_ref.costs.model import Model
@@ -131,7 +130,7 @@ plots_costs.design_space(every, enough)
 # here is what each arm costs, with its loss:
 
 # %%
-path = Path(gta_ref.__file__).parents[1] / "docs" / "studies" / "sizes.json"
+path = course.path("docs/studies/sizes.json")
 plan, measured = studies.load("sizes"), json.loads(path.read_text(encoding="utf-8"))
 for name, config in plan.arms.items():
     structure = config.module.structure(config.attention)

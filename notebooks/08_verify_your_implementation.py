@@ -19,11 +19,11 @@
 # * how far from the truth a correct implementation may be, in float32 and in bfloat16, and where that bound comes from;
 # * how to check a program in another language, or run your own test suite, with the same cases.
 #
-# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; about
-# ten minutes to read, half a minute to run.
+# Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; it
+# takes half a minute to run.
 #
-# [previous: choosing sizes](07c_choosing_sizes.ipynb) | [back to the first: shared attention
-# maps](01_shared_attention_maps.ipynb)
+# [previous: choosing sizes](07c_choosing_sizes.ipynb) |
+# [next: a context that no machine holds](09_a_context_that_no_machine_holds.ipynb)
 #
 # Exercises to go with it: [13, a whole layer](exercises/ex13_whole_layer.ipynb), which is checked by this kit, and
 # [7, a decoding step](exercises/ex07_decode_step.ipynb).
@@ -477,5 +477,5 @@ place.cleanup()
 # - The same cases serve a Python function (`verify`), a program in any language (`gta-ref vectors`, `gta-ref verify`)
 #   and a test suite (pytest). More in [docs/verify.md](../docs/verify.md).
 #
-# [← 7c. Choosing sizes](07c_choosing_sizes.ipynb) | [1. Shared attention
-# maps →](01_shared_attention_maps.ipynb)
+# [← 7c. Choosing sizes](07c_choosing_sizes.ipynb) | [9. A context that no machine
+# holds →](09_a_context_that_no_machine_holds.ipynb)

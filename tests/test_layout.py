@@ -32,6 +32,7 @@ ROOMS = [
     "verify",
     "plots",
     "exercises",
+    "course",
     "tour",
     "commands",
     "cli",

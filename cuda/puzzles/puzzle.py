@@ -20,7 +20,8 @@ import numpy as np
 from numba import cuda, float32, int32, uint16
 
 from gta_cuda.intrinsics import SIMULATED, ldmatrix4
-from gta_ref.exercises.cuda_process import Watch, watching
+from gta_ref.exercises.cuda_memory import GlobalArray, Watch
+from gta_ref.exercises.cuda_process import watching
 from gta_ref.exercises.starters import SOLUTION
 from gta_ref.ops.arrays import Array
 
@@ -110,11 +111,14 @@ class Puzzle:
 
     def _run(self, kernel: Any, case: Case, file: str) -> str | None:
         watch, out = Watch(), np.array(case.arguments[-1])
-        given = [x.copy() if isinstance(x, np.ndarray) else x for x in case.arguments[:-1]]
+        given = [
+            GlobalArray(str(i), x.copy(), watch) if isinstance(x, np.ndarray) else x
+            for i, x in enumerate(case.arguments[:-1])
+        ]
         try:
             with warnings.catch_warnings(), watching(watch, file):
                 warnings.simplefilter("ignore")  # an overflow shows in the numbers
-                kernel[1, case.threads](*given, out)
+                kernel[1, case.threads](*given, GlobalArray("out", out, watch))
         except Exception as error:
             return f"{type(error).__name__}: {error}".partition("\n")[0]
         uneven = watch.uneven(case.threads)

@@ -16,7 +16,7 @@ import numpy as np
 from gta_ref import threads
 from gta_ref.bench import machine
 from gta_ref.bench.contestants import Case, engine
-from gta_ref.bench.memory import forward_growth, peak
+from gta_ref.bench.memory import begin, forward_growth, peak
 from gta_ref.core import attention_forward
 from gta_ref.costs.model import Model
 from gta_ref.distributed.costs import ring_bytes
@@ -45,13 +45,13 @@ def run(comm: Any, quick: bool, progress: Callable[[str], None] = lambda name: N
     Returns
     -------
     found : dict
-        machine, ranks, link (latency in seconds, bandwidth in bytes per second), cases, and memory (bytes by which a
-        rank and a process alone grow; None with `quick`).
+        machine, ranks, link (latency in seconds, bandwidth in bytes per second), cases, and memory (as :func:`memory`
+        returns it; None with `quick`).
     """
     found: dict[str, Any] = {"machine": machine.describe(), "ranks": comm.Get_size()}
     progress("messages")
     found["link"] = link(comm)
-    progress("memory")  # first, because the most that a process has held so far cannot be forgotten
+    progress("memory")  # first, because memory that a process has freed may still be its own
     found["memory"] = None if quick else memory(comm, MEMORY_LENGTH)
     found["cases"] = []
     for length in (1024,) if quick else LENGTHS:
@@ -65,11 +65,11 @@ def link(comm: Any) -> dict[str, float]:
     """Latency and bandwidth of messages that all ranks pass on at the same time, as in a ring."""
     taken = {}
     for size in (SMALL, LARGE):
-        x, times = np.zeros(size, np.uint8), []
+        x, into, times = np.zeros(size, np.uint8), np.zeros(size, np.uint8), []
         for _ in range(TURNS):
             comm.Barrier()
             start = time.perf_counter()
-            Passing(comm, [x], tag=9).wait()
+            Passing(comm, [x], [into], tag=9).wait()
             times.append(time.perf_counter() - start)
         taken[size] = max(comm.allgather(statistics.median(times)))
     return {"latency": taken[SMALL], "bandwidth": LARGE / max(taken[LARGE] - taken[SMALL], 1e-9)}
@@ -84,7 +84,8 @@ def measure(comm: Any, kind: str, length: int, between: dict[str, float], rounds
         name; ring, alone and threaded: seconds (median over rounds) of the ring with one thread per rank, of one
         process with one thread, and with as many threads as ranks; one_rank: time of a ring of one rank ÷ that of the
         engine; efficiency: speed-up of the ring ÷ speed-up of the threads; sent and formula: bytes that a rank sends;
-        sending: seconds for these by latency and bandwidth; error: largest difference from one process.
+        sending: seconds for these by latency and bandwidth; predicted: seconds of the ring by :func:`predicted`;
+        error: largest difference from one process.
     """
     from mpi4py import MPI
 
@@ -123,7 +124,9 @@ def measure(comm: Any, kind: str, length: int, between: dict[str, float], rounds
     formula = ring_bytes(layer, length, comm.Get_size(), itemsize=4)
     if case.backward:
         formula += ring_bytes(layer, length, comm.Get_size(), itemsize=4, backward=True)
-    messages = (comm.Get_size() - 1) * (3 if case.backward else 1)
+    ranks = comm.Get_size()
+    messages = (ranks - 1) * (3 if case.backward else 1)
+    sending = messages * between["latency"] + formula / between["bandwidth"]
     return {
         "name": f"{kind}, N {length}",
         **middle,
@@ -131,9 +134,20 @@ def measure(comm: Any, kind: str, length: int, between: dict[str, float], rounds
         "efficiency": middle["threaded"] / middle["ring"],
         "sent": sent,
         "formula": formula,
-        "sending": messages * between["latency"] + formula / between["bandwidth"],
+        "sending": sending,
+        "predicted": predicted(middle["alone"], sending, ranks),
         "error": taken["error"],
     }
+
+
+def predicted(alone: float, sending: float, ranks: int) -> float:
+    """Seconds of a ring whose ranks share the work of one process equally and send while they compute.
+
+    In all steps but the last, the longer of computing and sending counts, as in
+    :func:`gta_ref.distributed.costs.ring_seconds`.
+    """
+    step = alone / ranks**2
+    return step + max((ranks - 1) * step, sending)
 
 
 def _told(comm: Any, taken: dict[str, float]) -> dict[str, float]:
@@ -149,7 +163,17 @@ def _told(comm: Any, taken: dict[str, float]) -> dict[str, float]:
 
 
 def memory(comm: Any, length: int) -> dict[str, int]:
-    """Bytes by which a rank grows in a forward of its part, inputs and outputs included; and one process, by itself."""
+    """The most memory that a forward of GTA-1B's core takes, in a rank with its part and in one process with the whole.
+
+    Counted is everything beyond what the process holds just before: the inputs, the results, what arrives from other
+    ranks, MPI's own memory for it, and scratch. Python, its modules and compiled kernels are not counted; a call with a
+    short sequence has loaded them.
+
+    Returns
+    -------
+    found : dict
+        length in tokens; rank (of the rank that takes most) and alone, in bytes.
+    """
     rng = np.random.default_rng(0)
 
     def call(n: int) -> None:
@@ -161,7 +185,7 @@ def memory(comm: Any, length: int) -> dict[str, int]:
         attention_forward(q, k, v, engine=ring, need_saved=False)
 
     call(512 * comm.Get_size())  # allocates what is needed only once
-    before = peak()
+    before = begin()
     call(length)
     grown = max(comm.allgather(peak() - before))
     alone = _told(comm, {"growth": forward_growth(length)["growth"]} if comm.Get_rank() == 0 else {})

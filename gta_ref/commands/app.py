@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gta_ref import __version__
-from gta_ref.commands import bench, costs, doctor, generate, maps, study, tour, train, vectors, verify
+from gta_ref.commands import bench, costs, course, doctor, generate, grade, maps, study, tour, train, vectors, verify
 
 app = typer.Typer(
     help="The reference implementation of GTA, Grouped-head latenT Attention (arXiv 2506.17286).",
@@ -44,4 +44,6 @@ app.command()(study.study)
 app.add_typer(bench.app, name="bench")
 app.command()(verify.verify)
 app.add_typer(vectors.app, name="vectors")
+app.command()(course.course)
+app.command()(grade.grade)
 app.command()(doctor.doctor)

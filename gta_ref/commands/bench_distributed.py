@@ -39,16 +39,15 @@ def distributed(
         )
         threads = f"{found['ranks']} threads"
         rows = table(
-            "ms", "1 thread", threads, "ring", f"÷ {threads}", "1 rank ÷ none", "sent, MB", "sending", numbers_from=1
+            "ms", "1 thread", threads, "ring", "predicted", f"÷ {threads}", "1 rank ÷ none", "sent, MB", numbers_from=1
         )
         for case in found["cases"]:
             rows.add_row(
                 case["name"],
-                *(f"{case[name] * 1e3:.0f}" for name in ("alone", "threaded", "ring")),
+                *(f"{case[name] * 1e3:.0f}" for name in ("alone", "threaded", "ring", "predicted")),
                 f"{case['efficiency']:.2f}",
                 f"{case['one_rank']:.3f}",
                 f"{case['sent'] / 1e6:.1f}",
-                f"{case['sending'] * 1e3:.1f}",
             )
         console.print(rows)
         if found["memory"] is not None:

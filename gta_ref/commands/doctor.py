@@ -21,6 +21,14 @@ def doctor(
             "shared memory. No GPU is needed.",
         ),
     ] = False,
+    course: Annotated[
+        bool,
+        typer.Option(
+            "--course",
+            help="Instead, try what the notebooks and exercises need: Jupyter, the course's files, the CUDA simulator, "
+            "the first compilation, and the disk. Exit status 1 if something is missing.",
+        ),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Say what is installed and which engines can run here.
@@ -32,6 +40,17 @@ def doctor(
     from gta_ref.packages import OPTIONAL, REQUIRED
 
     console = Console()
+    if kernels and course:
+        raise ValueError("kernels and course are two questions; ask one of them")
+    if course:
+        findings = facts.course()
+        ready = table("for the course", "ready", "")
+        for one in findings:
+            ready.add_row(one["what"], "[green]yes[/]" if one["ready"] else "[red]no[/]", escape(one["text"]))
+        console.print(ready)
+        if json is not None:
+            write_json(json, {"course": findings})
+        raise typer.Exit(0 if all(one["ready"] for one in findings) else 1)
     if kernels:
         found: dict[str, Any] = {"kernels": facts.kernels()}
         _show_kernels(console, found["kernels"])

@@ -65,7 +65,7 @@ def verify(
         ),
     ] = None,
     arrays: Annotated[
-        str, typer.Option(help="For --impl, the library of the arrays that it accepts: numpy, torch, jax or cupy.")
+        str, typer.Option(help="For --impl, the library of the arrays that it accepts: numpy, torch, jax, mlx or cupy.")
     ] = "numpy",
     products: Annotated[
         str | None,

@@ -45,15 +45,15 @@ class Passing:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-    outgoing : sequence of arrays without gaps
-        They must not change before :meth:`wait` returns.
+    outgoing, incoming : sequences of arrays without gaps
+        What leaves, and memory for what comes. Neither must be touched before :meth:`wait` returns.
     tag : int
         Tells these messages from others that are under way at the same time.
     """
 
-    def __init__(self, comm: Any, outgoing: Sequence[Array], tag: int) -> None:
+    def __init__(self, comm: Any, outgoing: Sequence[Array], incoming: Sequence[Array], tag: int) -> None:
         rank, ranks = comm.Get_rank(), comm.Get_size()
-        self.incoming = [np.empty_like(x) for x in outgoing]
+        self.incoming = list(incoming)
         self._outgoing = list(outgoing)
         left, right = (rank - 1) % ranks, (rank + 1) % ranks
         self._requests = [comm.Irecv(as_bytes(x), left, tag) for x in self.incoming]

@@ -11,6 +11,10 @@ the backward, the gradients of keys and values travel with them and are complete
     dk = Σ_r dk_r, added in the order owner, owner + 1, …
 
 For GTA these are keys of n_k heads and latents of n_c heads, which is what it caches, and nothing else travels.
+
+Besides its inputs and results a rank holds the keys and values of at most two other ranks, and in the backward three
+pairs of dk and dv: its own, one that arrives and one that leaves. Queries are computed in blocks, so that what a step
+finds is merged before it takes much memory.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy as np
 from gta_ref.core import EngineError, Mask, attention_backward, attention_forward
 from gta_ref.core.engines import AttentionSaved, attention_backward_part, check_engine
 from gta_ref.core.mask import as_mask
-from gta_ref.distributed.merging import merge, of_no_keys
+from gta_ref.distributed.merging import merge_into, of_no_keys
 from gta_ref.distributed.messages import Passing, as_bytes, check_arrays
 from gta_ref.distributed.shards import Shards, mask_of_pieces
 from gta_ref.errors import check_choice
@@ -31,6 +35,7 @@ from gta_ref.ops import Array
 from gta_ref.ops.arrays import narrow, widen
 
 EXCHANGES = ("ring", "gather")
+BLOCK = 2048  # most queries that are computed at a time
 
 
 class RingSaved(NamedTuple):
@@ -63,8 +68,8 @@ class Ring:
     inner : str
         The engine that computes each part. Default "auto".
     exchange : {"ring", "gather"}
-        How keys and values come to the ranks: "ring" holds those of two ranks at a time, "gather" those of all ranks
-        and exchanges them in one call. The results are the same.
+        How keys and values come to the ranks: "ring" holds those of three ranks at most, "gather" those of all
+        ranks, which it exchanges in one call. The results are the same.
 
     Attributes
     ----------
@@ -133,22 +138,15 @@ class Ring:
                 q, k, v, mask=self.mask, scale=scale, engine=self.inner, need_saved=need_saved
             )
             return z, lse, RingSaved(q, k, v, z, lse, scale, alone) if need_saved else None
-        wide_q = widen(q)
-        pieces = self.shards.pieces(self.rank)
-        found: dict[int, tuple[Array, Array]] = {}  # for each piece of the queries, over the keys so far
+        z, lse = of_no_keys(q, v.shape[3])
         for owner, (k_held, v_held) in self._held(k, v):
             k_wide, v_wide = widen(k_held), widen(v_held)
-            for n, keys, queries, own in self._pairs(owner, q.shape[0]):
-                z, lse, _ = attention_forward(
-                    wide_q[:, :, queries], k_wide[:, :, keys], v_wide[:, :, keys],
+            for keys, rows, own in self._pairs(owner, q.shape[0]):
+                z_part, lse_part, _ = attention_forward(
+                    widen(q[:, :, rows]), k_wide[:, :, keys], v_wide[:, :, keys],
                     mask=own, scale=scale, engine=self.inner, need_saved=False,
                 )  # fmt: skip
-                found[n] = merge(*found[n], z, lse) if n in found else (z, lse)
-        parts = [
-            found[n] if n in found else of_no_keys(wide_q[:, :, : stop - start], v.shape[3])
-            for n, (start, stop) in enumerate(pieces)
-        ]
-        z, lse = (np.concatenate([part[i] for part in parts], axis=2) for i in (0, 1))
+                merge_into(z[:, :, rows], lse[:, :, rows], z_part, lse_part)
         saved = RingSaved(q, k, v, z, lse, scale, None) if need_saved else None
         return narrow(z, q.dtype), lse, saved
 
@@ -159,54 +157,53 @@ class Ring:
         if state.alone is not None:
             return attention_backward(dz, state.alone, dlse=dlse)
         q, k, v, z, lse, scale, _ = state
-        dtype, dz, wide_q = q.dtype, widen(dz), widen(q)
-        dq = np.zeros_like(wide_q)
-        sums: list[Array] = []  # dk and dv of the keys that are held, so far
+        dtype, real = q.dtype, z.dtype
+        dq = np.zeros(q.shape, real)
+        found: dict[int, list[Array]] = {}  # by owner: this rank's part of the gradient of its keys and values
+        sums: list[Array] = []  # what the ranks before this one have found for the keys that are held
         coming: Passing | None = None
-        mine: dict[int, list[Array]] = {}
         for owner, (k_held, v_held) in self._held(k, v):
             k_wide, v_wide = widen(k_held), widen(v_held)
-            step = [np.zeros(k_wide.shape, k_wide.dtype), np.zeros(v_wide.shape, v_wide.dtype)]
-            for _, keys, rows, own in self._pairs(owner, q.shape[0]):
-                dz_i, q_i, z_i, lse_i = (x[:, :, rows] for x in (dz, wide_q, z, lse))
+            step = [np.zeros(x.shape, real) for x in (k, v)]
+            for keys, rows, own in self._pairs(owner, q.shape[0]):
+                dz_i, q_i, z_i, lse_i = (x[:, :, rows] for x in (dz, q, z, lse))
                 part = attention_backward_part(
-                    dz_i, q_i, k_wide[:, :, keys], v_wide[:, :, keys], z_i, lse_i,
+                    widen(dz_i), widen(q_i), k_wide[:, :, keys], v_wide[:, :, keys], z_i, lse_i,
                     mask=own, scale=scale, engine=self.inner, dlse=None if dlse is None else dlse[:, :, rows],
                 )  # fmt: skip
                 dq[:, :, rows] += part[0]
                 step[0][:, :, keys] += part[1]
                 step[1][:, :, keys] += part[2]
             if self.exchange == "gather":
-                mine[owner] = step
+                found[owner] = step
                 continue
-            if coming is not None:  # what the ranks before this one have found for these keys
+            if coming is not None:
                 sums = coming.wait()
                 for total, more in zip(sums, step, strict=True):
                     total += more
-            else:
-                sums = step
-            coming = self._pass(sums, tag=1)
-        sums = self._summed(mine) if coming is None else coming.wait()
+            coming = self._pass(sums or step, step if sums else [np.empty_like(x) for x in step], tag=1)
+        sums = self._summed(found) if coming is None else coming.wait()
         return narrow(dq, dtype), narrow(sums[0], dtype), narrow(sums[1], dtype)
 
     def _check_mask(self, mask: Mask) -> None:
         if not (mask.causal and mask.q_start is mask.k_start is mask.k_stop is None):
             raise EngineError("a mask of the whole sequences belongs to the Ring; expected none in the call")
 
-    def _pairs(self, owner: int, batch: int) -> Iterator[tuple[int, slice, slice, Mask]]:
-        """The pieces of this rank's queries and of the owner's keys between which something is visible.
+    def _pairs(self, owner: int, batch: int) -> Iterator[tuple[slice, slice, Mask]]:
+        """The blocks of this rank's queries and the pieces of the owner's keys between which something is visible.
 
-        Yields the number of the piece of the queries, where the keys and the queries lie, and the mask between them.
+        Yields where the keys and the queries lie, and the mask between them.
         """
-        length, first_row = self.shards.length, 0
-        for n, queries in enumerate(self.shards.pieces(self.rank)):
-            first_key, rows = 0, slice(first_row, first_row + queries[1] - queries[0])
-            for keys in self.shards.pieces(owner):
-                own = mask_of_pieces(self.mask, batch, length, queries, keys)
-                if own is not None:
-                    yield n, slice(first_key, first_key + keys[1] - keys[0]), rows, own
-                first_key += keys[1] - keys[0]
-            first_row = rows.stop
+        length, row = self.shards.length, 0
+        for begin, end in self.shards.pieces(self.rank):
+            for start in range(begin, end, BLOCK):
+                stop, key = min(start + BLOCK, end), 0
+                for first, last in self.shards.pieces(owner):
+                    own = mask_of_pieces(self.mask, batch, length, (start, stop), (first, last))
+                    if own is not None:
+                        yield slice(key, key + last - first), slice(row, row + stop - start), own
+                    key += last - first
+                row += stop - start
 
     def _held(self, k: Array, v: Array) -> Iterator[tuple[int, list[Array]]]:
         """The keys and values of every rank in turn, this rank's first, each with its owner."""
@@ -217,14 +214,15 @@ class Ring:
                 owner = (self.rank - step) % self.ranks
                 yield owner, [x[owner] for x in every]
             return
+        spare = [[np.empty_like(x) for x in held] for _ in range(2)]  # one is read and sent, one is received
         for step in range(self.ranks):
-            coming = self._pass(held, tag=0) if step < self.ranks - 1 else None
+            coming = self._pass(held, spare[step % 2], tag=0) if step < self.ranks - 1 else None
             yield (self.rank - step) % self.ranks, held
             if coming is not None:
                 held = coming.wait()
 
-    def _pass(self, arrays: list[Array], tag: int) -> Passing:
-        found = Passing(self.comm, arrays, tag)
+    def _pass(self, outgoing: list[Array], incoming: list[Array], tag: int) -> Passing:
+        found = Passing(self.comm, outgoing, incoming, tag)
         self.sent += found.sent
         return found
 

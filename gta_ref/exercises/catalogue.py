@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from gta_ref.errors import check_choice
-from gta_ref.exercises import backward, cache, cuda, layer, maps, tiles, values
+from gta_ref.exercises import backward, cache, cuda, heads, layer, maps, merge, steps, tiles, values
 from gta_ref.exercises.verdict import Verdict
 
-MODULES = (maps, values, cache, backward, tiles, cuda, layer)
+MODULES = (heads, maps, values, cache, steps, backward, merge, tiles, cuda, layer)
 CATALOGUE: dict[str, Any] = {exercise.name: exercise for module in MODULES for exercise in module.EXERCISES}
 
 

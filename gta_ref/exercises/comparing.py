@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gta_ref.exercises.foreign import kind
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -31,18 +33,13 @@ class Expected:
     letters: str
 
 
-def tolerance(truth: np.ndarray, low: np.ndarray, dtype: np.dtype) -> float:
-    """How far off a right answer may be: 8 E + 16 ε S.
+def rounded(count: float, dtype: np.dtype) -> float:
+    """How far off a right answer may be that has gathered `count` roundings, in units of the result.
 
-    E is the error of the library's own answer in float32, scaled to `dtype`; ε is the dtype's rounding and S the
-    largest value. The factors leave room for a different order of operations.
+    A rounding moves a number by at most half a machine epsilon, so `count` epsilons are room for the student's
+    roundings and for as many of the library's.
     """
-    if dtype.kind != "f":
-        return 0.0
-    finite = np.isfinite(truth) & np.isfinite(low)
-    error = float(np.abs(low[finite].astype(np.float64) - truth[finite]).max(initial=0.0))
-    single, own = float(np.finfo(np.float32).eps), float(np.finfo(dtype).eps)
-    return 8 * error * own / single + 16 * own * float(np.abs(truth[finite]).max(initial=0.0))
+    return float(count * np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
 
 
 def arrays_of(answer: Any, expected: Mapping[str, Expected], function: str) -> tuple[dict[str, np.ndarray], str | None]:
@@ -55,13 +52,16 @@ def arrays_of(answer: Any, expected: Mapping[str, Expected], function: str) -> t
         return {}, f"{function}(…) returns {kind(answer)}; expected {len(expected)} arrays, {', '.join(expected)}."
     if several and len(answer) != len(expected):
         return {}, f"{function}(…) returns {len(answer)} values; expected {len(expected)}: {', '.join(expected)}."
+    if not several and isinstance(answer, tuple) and len(answer) > 1 and _arrays(answer):
+        return {}, f"{function}(…) returns {len(answer)} values; expected one, {next(iter(expected))}."
     got: dict[str, np.ndarray] = {}
     problem = None
     for (name, one), part in zip(expected.items(), answer if several else (answer,), strict=True):
         if part is None:
             return {}, f"{name} is None; expected {shapes_of({name: one})}."
         if not isinstance(part, np.ndarray | np.generic | int | float | list | tuple):
-            return {}, f"{name} is {kind(part)}; expected a NumPy array."
+            hint = " Is .numpy() missing?" if kind(part) == "a torch.Tensor" else ""
+            return {}, f"{name} is {kind(part)}; expected a NumPy array.{hint}"
         try:
             x = np.asarray(part)
         except ValueError:
@@ -72,6 +72,11 @@ def arrays_of(answer: Any, expected: Mapping[str, Expected], function: str) -> t
         if problem is None and x.shape != one.value.shape:
             problem = wrong_shape(name, x, one)
     return got, problem
+
+
+def _arrays(values: tuple[Any, ...]) -> bool:
+    """Whether the values are arrays, rather than the rows of one array that was built from tuples."""
+    return any(isinstance(x, np.ndarray) for x in values)
 
 
 def wrong_shape(name: str, got: np.ndarray, expected: Expected) -> str:
@@ -86,14 +91,6 @@ def wrong_shape(name: str, got: np.ndarray, expected: Expected) -> str:
     elif got.size == expected.value.size:
         text += " The number of elements is right: a reshape or a transpose is missing."
     return text
-
-
-def first_wrong(got: Mapping[str, np.ndarray], expected: Mapping[str, Expected]) -> str | None:
-    """The first array that is not what is expected, in shape or values."""
-    for name, one in expected.items():
-        if not agree(got[name], one.value, one.tolerance):
-            return name
-    return None
 
 
 def agree(got: np.ndarray, want: np.ndarray, tolerance: float) -> bool:
@@ -163,12 +160,17 @@ def related(got: np.ndarray, expected: Expected) -> str | None:
     return None
 
 
-def wrong_dtype(name: str, got: np.ndarray, expected: Expected) -> str | None:
+def first_wrong_dtype(got: Mapping[str, np.ndarray], expected: Mapping[str, Expected]) -> str | None:
     """What is wrong with the dtype of right values; None if nothing is."""
+    return next((text for name, one in expected.items() if (text := wrong_dtype(name, got[name], one))), None)
+
+
+def wrong_dtype(name: str, got: np.ndarray, expected: Expected) -> str | None:
+    """What is wrong with the dtype of one array of right values; None if nothing is."""
     if expected.dtype.kind == "i":
         if got.dtype.kind in "iu":
             return None
-        return f"{name} has the right values as {got.dtype}; expected whole numbers, such as // returns."
+        return f"{name} has the right values, but as {got.dtype}; expected whole numbers: int(…), or x.astype(int)."
     if got.dtype == expected.dtype:
         return None
     text = f"The values are right, but {name} is {got.dtype} where the inputs are {expected.dtype}."
@@ -186,13 +188,6 @@ def shapes_of(expected: Mapping[str, Expected]) -> str:
         shape = next(iter(expected.values())).value.shape
         return f"an array {shape}" if shape else "a number"
     return ", ".join(f"{name} {one.value.shape}" if one.value.shape else name for name, one in expected.items())
-
-
-def kind(x: Any) -> str:
-    """The type of x in words, with its library if it is not one of Python's own."""
-    module = type(x).__module__
-    name = type(x).__name__ if module == "builtins" else f"{module.partition('.')[0]}.{type(x).__name__}"
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def number(x: Any) -> str:

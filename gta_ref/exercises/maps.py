@@ -1,4 +1,4 @@
-"""Exercises 1 to 3: several heads read one map, which head reads what, and the shared map itself."""
+"""Exercise 3: the shared map, A_m = softmax(Q_m K_{k(m)}ᵀ / √d_h), masked."""
 
 from __future__ import annotations
 
@@ -6,144 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.exercises.exercise import Exercise, Mistake, Trial, normal, random_maps
+from gta_ref.exercises.exercise import Exercise
+from gta_ref.exercises.roundings import largest, product, softmax
+from gta_ref.exercises.trial import Mistake, Trial, normal
 from gta_ref.ops import softmax_lse_forward
 from gta_ref.ops.heads import repeat_heads
-
-# --- ex01: heads = maps, repeated, times values -------------------------------------------------------------
-
-
-def _heads_trials() -> list[Trial]:
-    rng = np.random.default_rng(101)
-
-    def trial(what: str, n_q: int, n_h: int, n_queries: int, n_keys: int, dtype: str = "float64") -> Trial:
-        maps = random_maps(rng, 2, n_q, n_queries, n_keys, dtype=dtype)
-        return Trial(what, (maps, normal(rng, 2, n_h, n_keys, 3, dtype=dtype)))
-
-    blind = trial("a query that sees nothing: its row of the map is 0", 2, 4, 5, 5)
-    blind.arguments[0][1, :, 0] = 0.0
-    return [
-        trial("2 maps, 6 heads", 2, 6, 5, 5),
-        trial("3 maps, 6 heads, 7 queries on 65 keys", 3, 6, 7, 65),
-        trial("one map for all 4 heads", 1, 4, 5, 5),
-        trial("a map for every head", 3, 3, 4, 4),
-        trial("one token", 2, 4, 1, 1),
-        blind,
-        trial("float32", 2, 6, 7, 7, "float32"),
-    ]
-
-
-def _heads_truth(maps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return repeat_heads(maps, values.shape[1]) @ values  # (B, n_h, N_q, d_h)
-
-
-def _times(maps: np.ndarray, values: np.ndarray) -> int:
-    return values.shape[1] // maps.shape[1]
-
-
-EX01 = Exercise(
-    name="ex01",
-    function="heads_from_maps",
-    parameters="maps, values",
-    results={"heads": "B, n_h, N_q, d_h"},
-    trials=_heads_trials,
-    truth=_heads_truth,
-    mistakes=(
-        Mistake(
-            "heads are interleaved over the maps (head i reads map i % n_q, as np.tile lays them out); here each "
-            "map serves a run of heads, i // (n_h/n_q), as np.repeat lays them out",
-            lambda maps, values: np.tile(maps, (1, _times(maps, values), 1, 1)) @ values,
-        ),
-        Mistake("every head reads map 0", lambda maps, values: maps[:, :1] @ values),
-        Mistake(
-            "the sum goes over the queries: the map is transposed (its rows are queries, its columns keys)",
-            lambda maps, values: np.repeat(maps, _times(maps, values), 1).swapaxes(-1, -2) @ values,
-        ),
-        Mistake(
-            "the maps are averaged: every head reads the mean of all maps",
-            lambda maps, values: maps.mean(1, keepdims=True) @ values,
-        ),
-    ),
-)
-
-
-# --- ex02: q(i), k(i), c(i) ---------------------------------------------------------------------------------
-
-SIZES = ((20, 5, 1, 1), (12, 6, 3, 2), (12, 6, 2, 3), (8, 8, 4, 2), (16, 4, 4, 1), (7, 7, 1, 7), (1, 1, 1, 1))
-
-
-def _readers_truth(n_h: int, n_q: int, n_k: int, n_c: int) -> tuple[np.ndarray, ...]:
-    def spread(n: int) -> np.ndarray:
-        """The library's own repetition, applied to the numbers of the heads: n to n_q, then n_q to n_h."""
-        numbers = np.arange(n).reshape(1, n, 1, 1)
-        return repeat_heads(repeat_heads(numbers, n_q), n_h).ravel()
-
-    return spread(n_q), spread(n_k), spread(n_c)
-
-
-def _readers_by(of_head: Any, of_map: Any) -> Any:
-    """A wrong answer from two rules: (i, n_h, n_q) → map, (m, n_q, n) → head."""
-
-    def answer(n_h: int, n_q: int, n_k: int, n_c: int) -> tuple[np.ndarray, ...]:
-        m = of_head(np.arange(n_h), n_h, n_q)
-        return m, of_map(m, n_q, n_k), of_map(m, n_q, n_c)
-
-    return answer
-
-
-def _run(i: np.ndarray, n: int, parts: int) -> np.ndarray:
-    return i // (n // parts)
-
-
-def _picture(got: np.ndarray, want: np.ndarray) -> Any:
-    from gta_ref.exercises import pictures
-
-    return pictures.readers(got, want)
-
-
-EX02 = Exercise(
-    name="ex02",
-    function="who_reads_what",
-    parameters="n_h, n_q, n_k, n_c",
-    results={"map_of_head": "n_h", "key_of_head": "n_h", "latent_of_head": "n_h"},
-    trials=lambda: [Trial("n_h={}, n_q={}, n_k={}, n_c={}".format(*sizes), sizes) for sizes in SIZES],
-    truth=_readers_truth,
-    draw=_picture,
-    mistakes=(
-        Mistake(
-            "heads are interleaved (i % n_q); GTA's heads read in contiguous runs, i // (n_h/n_q)",
-            _readers_by(lambda i, n_h, n_q: i % n_q, lambda m, n_q, n: m % n),
-        ),
-        Mistake(
-            "the maps are interleaved over the key or latent heads (m % n); they too read in contiguous runs, "
-            "m // (n_q/n)",
-            _readers_by(_run, lambda m, n_q, n: m % n),
-        ),
-        Mistake(
-            "head i is divided by n_q, the number of maps, instead of by n_h/n_q, the number of heads per map",
-            _readers_by(lambda i, n_h, n_q: i // n_q, _run),
-        ),
-        Mistake(
-            "map m is divided by the number of key or latent heads instead of by the number of maps that each of them "
-            "serves",
-            _readers_by(_run, lambda m, n_q, n: m // n),
-        ),
-        Mistake(
-            "the head's own number i, not its map's number m, is divided by n_q/n to find its key and latent head",
-            lambda n_h, n_q, n_k, n_c: (
-                np.arange(n_h) // (n_h // n_q), np.arange(n_h) // (n_q // n_k), np.arange(n_h) // (n_q // n_c),
-            ),
-        ),
-        Mistake(
-            "heads are counted from 1; here they are counted from 0",
-            lambda n_h, n_q, n_k, n_c: tuple(x + 1 for x in _readers_by(_run, _run)(n_h, n_q, n_k, n_c)),
-        ),
-    ),
-)  # fmt: skip
-
-
-# --- ex03: A_m = softmax(Q_m K_{k(m)}ᵀ / √d_h), masked ------------------------------------------------------
-
 
 _OVERFLOW = "exp overflows: subtract the row's largest visible score first, which does not change the softmax"
 _QUERIES = "the softmax sums over the wrong axis, the queries; the weights of one query have to sum to 1 over the keys"
@@ -187,6 +54,12 @@ def _map_truth(q: np.ndarray, k: np.ndarray, visible: np.ndarray) -> np.ndarray:
     return softmax_lse_forward(scores, visible[:, None])[0]
 
 
+def _map_roundings(q: np.ndarray, k: np.ndarray, visible: np.ndarray) -> float:
+    """The sums over d_h of the scores, and the softmax of scores that are off by as much."""
+    keys, scale = repeat_heads(k, q.shape[1]).swapaxes(-1, -2), q.shape[-1] ** -0.5
+    return largest(softmax(np.where(visible[:, None], q @ keys * scale, -np.inf), product(q, keys) * scale))
+
+
 def _map_by(
     *,
     scale: Any = lambda q: q.shape[-1] ** -0.5,
@@ -211,6 +84,11 @@ def _map_by(
 def _shifted(s: np.ndarray, axis: int) -> np.ndarray:
     top = s.max(axis, keepdims=True)
     return np.exp(s - np.where(np.isfinite(top), top, 0.0))
+
+
+def _unnormalised(q: np.ndarray, k: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    s = q @ np.repeat(k, q.shape[1] // k.shape[1], 1).swapaxes(-1, -2) * q.shape[-1] ** -0.5
+    return _shifted(np.where(visible[:, None], s, -np.inf), -1)
 
 
 def _blind(value: float) -> Any:
@@ -238,8 +116,21 @@ EX03 = Exercise(
     results={"map": "B, n_q, N_q, N_k"},
     trials=_map_trials,
     truth=_map_truth,
+    roundings=_map_roundings,
     mistakes=(
         Mistake("the scale 1/√d_h is left out", _map_by(scale=lambda q: 1.0)),
+        Mistake(
+            "what is returned are the scores, without the softmax",
+            lambda q, k, visible: q @ np.repeat(k, q.shape[1] // k.shape[1], 1).swapaxes(-1, -2) * q.shape[-1] ** -0.5,
+        ),
+        Mistake("every map reads key head 0", _map_by(spread=lambda k, n: np.repeat(k[:, :1], k.shape[1] * n, 1))),
+        Mistake(
+            "the scale is 1/√N_k, from the number of keys; it is 1/√d_h, from the width of a head",
+            lambda q, k, visible: _map_by(scale=lambda q: k.shape[2] ** -0.5)(q, k, visible),
+        ),
+        Mistake("the exponential is of base 2 instead of e",
+                _map_by(weights=lambda s, axis: _shifted(s * np.log(2), axis))),
+        Mistake("the weights are not divided by their sum", _unnormalised),
         Mistake("the scores are divided by d_h instead of √d_h", _map_by(scale=lambda q: 1 / q.shape[-1])),
         Mistake("the scores are multiplied by √d_h instead of divided", _map_by(scale=lambda q: q.shape[-1] ** 0.5)),
         Mistake(
@@ -270,4 +161,4 @@ EX03 = Exercise(
 )  # fmt: skip
 
 
-EXERCISES = (EX01, EX02, EX03)
+EXERCISES = (EX03,)

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.exercises.exercise import Exercise, Memory, Mistake, Trial, normal, random_maps
+from gta_ref.exercises.exercise import Exercise
+from gta_ref.exercises.roundings import FEW, largest, product
+from gta_ref.exercises.trial import Memory, Mistake, Trial, normal, random_maps
 from gta_ref.ops import decoder_forward, gate_forward, linear_forward
 from gta_ref.ops.heads import repeat_heads, split_heads
 
@@ -65,6 +67,12 @@ def _gate_truth(a: np.ndarray, v: np.ndarray, x: np.ndarray, w_g: np.ndarray, b_
     return a @ v * split_heads(g, v.shape[1])
 
 
+def _gate_roundings(a: np.ndarray, v: np.ndarray, x: np.ndarray, w_g: np.ndarray, b_g: np.ndarray) -> float:
+    """The sum over the keys, times a gate of at most 1; and that sum times the gate's error, a quarter of x W_G's."""
+    linear = product(x, w_g) + np.abs(b_g)  # (B, N, n_h·d_h)
+    return largest(product(a, v) + np.abs(a @ v) * (_heads_of(linear, v.shape[1]) / 4 + FEW))
+
+
 def _heads_of(g: np.ndarray, n_h: int) -> np.ndarray:
     return g.reshape(*g.shape[:2], n_h, -1).transpose(0, 2, 1, 3)
 
@@ -79,6 +87,10 @@ def _gate_by(*, linear: Any = None, activation: Any = _sigmoid, split: Any = _he
     return answer
 
 
+def _bias_after(a: np.ndarray, v: np.ndarray, x: np.ndarray, w_g: np.ndarray, b_g: np.ndarray) -> np.ndarray:
+    return a @ v * _heads_of(_sigmoid(x @ w_g) + b_g, v.shape[1])
+
+
 EX04 = Exercise(
     name="ex04",
     function="gated_heads",
@@ -86,6 +98,7 @@ EX04 = Exercise(
     results={"heads": "B, n_h, N, d_h"},
     trials=_gate_trials,
     truth=_gate_truth,
+    roundings=_gate_roundings,
     mistakes=(
         Mistake(
             "the gate's token is the key's: v is gated before the sum. Gate with the query's own token, after the sum",
@@ -99,6 +112,23 @@ EX04 = Exercise(
         Mistake("the gate is a softmax over its features instead of σ of each one", _gate_by(activation=_soft)),
         Mistake("the gate is σ(−a): open where it should be shut", _gate_by(activation=lambda a: _sigmoid(-a))),
         Mistake("the gate is added to the heads instead of multiplied", _gate_by(combine=lambda a, v, g: a @ v + g)),
+        Mistake("the gate alone is returned; it has to be multiplied by the heads, A V",
+                _gate_by(combine=lambda a, v, g: g)),
+        Mistake("v is multiplied by the gate, but not summed with the map's weights: A is left out",
+                _gate_by(combine=lambda a, v, g: v * g)),
+        Mistake("the gate is applied twice, before the sum and after it",
+                _gate_by(combine=lambda a, v, g: a @ (v * g) * g)),
+        Mistake("σ is applied to the gated heads; it belongs around x W_G + b_G alone",
+                _gate_by(activation=lambda a: a, combine=lambda a, v, g: _sigmoid(a @ v * g))),
+        Mistake("the bias b_G is added after σ; it belongs inside, σ(x W_G + b_G)", _bias_after),
+        Mistake("the bias b_G is subtracted", _gate_by(linear=lambda x, w, b: x @ w - b)),
+        Mistake("the map is transposed: the sum goes over the queries", _gate_by(
+            combine=lambda a, v, g: a.swapaxes(-1, -2) @ v * g)),
+        Mistake("the columns of W_G are interleaved over the heads; head i has the columns i·d_h … (i+1)·d_h − 1",
+                _gate_by(split=lambda g, n_h: g.reshape(*g.shape[:2], -1, n_h).transpose(0, 3, 1, 2))),
+        Mistake("the gate is that of the first token for all tokens",
+                _gate_by(combine=lambda a, v, g: a @ v * g[:, :, :1])),
+        Mistake("the gate is that of head 0 for all heads", _gate_by(combine=lambda a, v, g: a @ v * g[:, :1])),
         Mistake(
             "the gate (B, N, n_h·d_h) is reshaped directly to (B, n_h, N, d_h), which mixes tokens and heads: reshape "
             "to (B, N, n_h, d_h) first, then swap the axes of tokens and heads",
@@ -147,30 +177,62 @@ def _absorb_truth(a: np.ndarray, c: np.ndarray, w_p: np.ndarray, gate: np.ndarra
     return values * gate
 
 
-def _absorb_by(*, spread: Any = None, decode: Any = None, lay: Any = None, gated: bool = True) -> Any:
+def _absorb_roundings(a: np.ndarray, c: np.ndarray, w_p: np.ndarray, gate: np.ndarray) -> float:
+    """The sums over the keys and over the latent's features, in either order, and the gate."""
+    steps = a.shape[-1] + w_p.shape[1] + FEW
+    values = np.abs(a) @ np.abs(repeat_heads(c, a.shape[1])) @ np.abs(w_p)  # (B, n_q, N_q, width)
+    return largest(steps * values.swapaxes(1, 2).reshape(gate.shape) * np.abs(gate))
+
+
+def _absorb_by(
+    *,
+    maps: Any = lambda a: a,
+    spread: Any = lambda c, n: np.repeat(c, n, 1),
+    decode: Any = lambda z, w: z @ w,
+    lay: Any = lambda u: u.transpose(0, 2, 1, 3),
+    gate: Any = lambda g: g,
+    join: Any = lambda u, g: u * g,
+) -> Any:
     """The heads with one of the steps replaced."""
 
-    def answer(a: np.ndarray, c: np.ndarray, w_p: np.ndarray, gate: np.ndarray) -> np.ndarray:
-        n = a.shape[1] // c.shape[1]
-        z = a @ (np.repeat(c, n, 1) if spread is None else spread(c, n))  # (B, n_q, N_q, d_l)
-        u = z @ w_p if decode is None else decode(z, w_p)  # (B, n_q, N_q, width)
-        flat = u.transpose(0, 2, 1, 3) if lay is None else lay(u)
-        flat = flat.reshape(*gate.shape)
-        return flat * gate if gated else flat
+    def answer(a: np.ndarray, c: np.ndarray, w_p: np.ndarray, g: np.ndarray) -> np.ndarray:
+        z = maps(a) @ spread(c, a.shape[1] // c.shape[1])  # (B, n_q, N_q, d_l)
+        u = lay(decode(z, w_p)).reshape(*g.shape)  # (B, n_q, N_q, width) before
+        return np.asarray(join(u, gate(g)))
 
     return answer
 
 
+def _copies(z: np.ndarray, width: int) -> np.ndarray:
+    """The latent's features, repeated until they fill the width."""
+    return np.tile(z, -(-width // z.shape[-1]))[..., :width]
+
+
 def _absorb_memory() -> Memory:
-    rng, n_keys, width = np.random.default_rng(205), 4096, 96
+    rng, n_keys, width = np.random.default_rng(205), 8192, 256
     trial = Trial(f"one query on {n_keys:,} keys", _absorb_arguments(rng, 2, 1, 1, n_keys, width=width))
-    # all decoded values are B·N_k·n_q·width numbers; one copy of c per map is 1/24 of that
+    # all decoded values are B·N_k·n_q·width numbers, 64 MiB; one copy of c per map is 1/64 of that
     limit = 2 * n_keys * 2 * width * 8 // 4
     hint = (
         "past values are decoded, as in Eq. 7. Compute Z = A C first, one latent for each query and map, and decode "
         "that (Eq. 8): then the number of decoded values does not grow with the number of keys."
     )
     return Memory(trial, limit, hint)
+
+
+def _absorb_probes() -> list[Trial]:
+    """Latents so large that a decoded one overflows; Z itself is 0, exactly and in any order of the sum."""
+    a, c, w_p, gate = _absorb_arguments(np.random.default_rng(305), 2, 1, 1, 9)
+    small, large = 2.0**-20, 2.0**990  # small · large · w_p is finite
+    a[:], c[:] = small, 0.0
+    a[..., -1] = 1 - 8 * small
+    c[:, :, :8] = np.array([1, -1, 2, -2, 3, -1, -1, -1]).reshape(8, 1) * large
+    w_p[:] = np.where(w_p > 0, 2.0**40, -(2.0**40))
+    reason = (
+        "Past values are decoded, as in Eq. 7, if only one at a time: C_s W_P is infinite here, while Z = A C is 0. "
+        "Sum the latents first, and decode Z (Eq. 8)."
+    )
+    return [Trial("latents so large that a decoded one overflows, though their sum is 0", (a, c, w_p, gate), reason)]
 
 
 EX05 = Exercise(
@@ -180,14 +242,46 @@ EX05 = Exercise(
     results={"heads": "B, N_q, n_h·d_h"},
     trials=_absorb_trials,
     truth=_absorb_truth,
+    roundings=_absorb_roundings,
     memory=_absorb_memory,
+    probes=_absorb_probes,
     mistakes=(
         Mistake(
             "the latent heads are interleaved over the maps (m % n_c); map m reads latent head m // (n_q/n_c)",
             _absorb_by(spread=lambda c, n: np.tile(c, (1, n, 1, 1))),
         ),
         Mistake("every map is decoded with the matrix of map 0", _absorb_by(decode=lambda z, w: z @ w[:1])),
-        Mistake("the gate is left out", _absorb_by(gated=False)),
+        Mistake("the gate is left out", _absorb_by(join=lambda u, g: u)),
+        Mistake(
+            "every map reads latent head 0", _absorb_by(spread=lambda c, n: np.repeat(c[:, :1], c.shape[1] * n, 1))
+        ),
+        Mistake(
+            "the maps' matrices are in the reverse order: map m is decoded with w_p[m]",
+            _absorb_by(decode=lambda z, w: z @ w[::-1]),
+        ),
+        Mistake(
+            "all matrices are averaged: map m is decoded with w_p[m] alone",
+            _absorb_by(decode=lambda z, w: z @ w.mean(0)),
+        ),
+        Mistake(
+            "the latents are decoded without W_P, as copies of Z",
+            _absorb_by(decode=lambda z, w: _copies(z, w.shape[2])),
+        ),
+        Mistake(
+            "the copies of Z are added, as in the released code; Eq. 8 has W_P alone",
+            _absorb_by(decode=lambda z, w: z @ w + _copies(z, w.shape[2])),
+        ),
+        Mistake("σ is applied to the gate again; it is the gate after its σ", _absorb_by(gate=_sigmoid)),
+        Mistake("the gate is added instead of multiplied", _absorb_by(join=lambda u, g: u + g)),
+        Mistake(
+            "the maps are averaged before the sum; each has its own Z",
+            _absorb_by(maps=lambda a: a.mean(1, keepdims=True) + 0 * a),
+        ),
+        Mistake(
+            "the latents are averaged: the weights of the map are not used",
+            _absorb_by(maps=lambda a: np.full_like(a, 1 / a.shape[-1])),
+        ),
+        Mistake("a softmax is applied to the maps, which are weights already", _absorb_by(maps=_soft)),
         Mistake(
             "the decoded values (B, n_q, N, width) are reshaped directly to (B, N, n_q·width), which mixes tokens and "
             "maps: swap the axes of maps and tokens first",

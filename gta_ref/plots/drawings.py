@@ -17,15 +17,18 @@ from gta_ref.costs import hardware
 from gta_ref.costs.frontier import choices, speed_ups
 from gta_ref.costs.memory import cache_bytes
 from gta_ref.costs.model import Model
+from gta_ref.distributed.costs import LINKS, ring_seconds
 from gta_ref.files import atomic_path
 from gta_ref.mechanisms import mha, mla
 from gta_ref.plots.cache import cache_growth
 from gta_ref.plots.common import save
 from gta_ref.plots.costs import design_space, speed_up_frontier
+from gta_ref.plots.distributed import layouts, ring_steps, scaling
 from gta_ref.plots.sharing import who_reads_what
 from gta_ref.plots.studies import study
 
-STUDIES = Path(__file__).parents[2] / "docs" / "studies"
+DOCS = Path(__file__).parents[2] / "docs"
+STUDIES = DOCS / "studies"
 CONTEXT = 2048  # tokens with which the 1B models were trained
 _STEP = 256  # tokens from one point of the cache's figure to the next
 
@@ -91,6 +94,21 @@ def design() -> Figure:
     return design_space(choices(layer.hidden_size, n, layer.hidden_size // n, parameters), parameters)
 
 
+def of_ring() -> Figure:
+    """Draw the predicted time of a ring on up to 1,024 GPUs, and what the page's benchmark measured."""
+    machine, tokens, ranks = hardware.get("h100"), 2**20, [2**n for n in range(3, 11)]
+    predicted: dict[str, dict[str, list[float]]] = {}
+    for name in ("gta-1b", "gqa-1b"):
+        model = Model.preset(name)
+        found = {
+            link: [ring_seconds(model.structure, tokens, n, machine, LINKS[link])["total"] for n in ranks]
+            for link in ("nvlink", "infiniband", "ethernet")
+        }
+        predicted[name.upper()] = {LINKS[link].name: seconds for link, seconds in found.items()}
+    measured = json.loads((DOCS / "distributed.json").read_text(encoding="utf-8"))
+    return scaling(ranks, predicted, measured["cases"])
+
+
 def of_study(name: str) -> Figure:
     """Draw a study again from its summary in docs/studies; nothing is trained."""
     return study(json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8")))
@@ -101,6 +119,9 @@ DRAWINGS: Mapping[str, Callable[[], Figure]] = {
     "cache": cache,
     "frontier": frontier,
     "design": design,
+    "ring": ring_steps,
+    "ring-layouts": layouts,
+    "ring-scaling": of_ring,
     **{f"study-{path.stem}": partial(of_study, path.stem) for path in sorted(STUDIES.glob("*.json"))},
 }
 

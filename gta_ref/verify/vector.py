@@ -98,7 +98,7 @@ def make(name: str, dtype: str, seed: int = 0, products: str | None = None) -> V
     if key in _kept:
         _kept.move_to_end(key)
         return _kept[key]
-    vector = _make(*key)
+    vector = of_case(find(name), *key[1:])
     if vector.nbytes <= KEPT // 2:
         _kept[key] = vector
         while sum(one.nbytes for one in _kept.values()) > KEPT:
@@ -106,9 +106,10 @@ def make(name: str, dtype: str, seed: int = 0, products: str | None = None) -> V
     return vector
 
 
-def _make(name: str, dtype: str, seed: int, products: str | None) -> Vector:
+def of_case(case: Case, dtype: str, seed: int = 0, products: str | None = None) -> Vector:
+    """Compute the numbers of a case that need not be in a suite; see :func:`make`."""
     for attempt in range(ATTEMPTS if seed else 1):
-        problem = draw(find(name), dtype, seed, attempt)
+        problem = draw(case, dtype, seed, attempt)
         expected = {key: np.asarray(x, np.float64) for key, x in problem.compute(wide(problem.inputs)).items()}
         allowed = limits(problem, expected, products)
         try:
@@ -118,7 +119,7 @@ def _make(name: str, dtype: str, seed: int, products: str | None) -> Vector:
             reason = error
     else:
         with_seed = f" with seed={seed}" if seed else ""
-        raise DullCaseError(f"case {name} in {products or dtype}{with_seed}: {reason}")
+        raise DullCaseError(f"case {case.name} in {products or dtype}{with_seed}: {reason}")
     for x in (*problem.inputs.values(), *expected.values()):
         x.flags.writeable = False
     return Vector(problem.case, dtype, problem.inputs, expected, allowed, problem.required, seed, products)

@@ -15,7 +15,7 @@
 #
 # 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np

@@ -15,7 +15,7 @@
 #
 # 10 minutes · level 1 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 from gta_ref.exercises import check

@@ -15,7 +15,7 @@
 #
 # 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -31,7 +31,7 @@ np.set_printoptions(precision=3, suppress=True)
 #
 # Given $\mathrm{d}A$, the gradient of the loss with respect to the map, find $\mathrm{d}S$, the gradient with respect
 # to the scores, for all rows at once. Do not build the Jacobian: put the formula above into $\mathrm{d}S_l = \sum_j
-# \mathrm{d}A_j\, \partial A_j/\partial S_l$ and simplify on paper first.
+# \mathrm{d}A_j\, \partial A_j/\partial S_l$ and simplify on paper first. The check limits the memory.
 #
 # | | shape | |
 # | --- | --- | --- |

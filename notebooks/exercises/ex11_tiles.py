@@ -15,7 +15,7 @@
 #
 # 60 minutes · level 3 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -42,7 +42,9 @@ np.set_printoptions(precision=3, suppress=True)
 # | returns `z`, `lse` | (N_q, d_v), (N_q,) | a query that sees nothing: z = 0, lse = −∞ |
 #
 # The mask is causal and aligned to the end: query $i$ sees key $j$ if $j \le N_k - N_q + i$. Loop over the tiles of
-# keys; you may process all queries at once. No array of N_q × N_k elements may exist: the check measures the memory.
+# keys; you may process all queries at once. No array of N_q × N_k elements may exist, neither a map nor a mask, and no
+# query may hold its scores with all keys. The check measures the memory, and whether the size of the tile has an
+# effect.
 
 
 # %%

@@ -15,7 +15,7 @@
 #
 # an afternoon · level 4 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -46,7 +46,8 @@ np.set_printoptions(precision=3, suppress=True)
 #
 # Return `out` and the gradients of Σ d_out ⊙ out: `d_x`, and `d_w_q`, `d_b_q` … for every weight and bias in `arrays`.
 # You may also return any inner stage (`q`, `k`, `c`, `map`, `z`, `values`, `gate`, `heads`) and its gradient, with `d_`
-# in front of the name: the kit then says which of them is the first to be wrong.
+# in front of the name: the check then says which of them is the first that differs. Only `out` and the gradients of x,
+# weights and biases decide; a stage that you define differently leads to advice, no more.
 #
 # You may use `rope_angles`, `rope_forward` and `rope_backward`. Start with `out` alone; the check says what is still
 # missing.

@@ -5,7 +5,7 @@ import pytest
 
 from gta_ref.core import Mask, attention_backward, attention_forward
 from gta_ref.core.engines import attention_backward_part
-from gta_ref.distributed.merging import merge, merge_all
+from gta_ref.distributed.merging import merge_all, merge_into
 from gta_ref.distributed.shards import Shards, mask_of_pieces
 from tests.support import random_inputs
 
@@ -111,21 +111,29 @@ def test_parts_of_the_keys_make_up_the_whole(engine, bounds):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-13)
 
 
+def merged(z, lse, z_part, lse_part):
+    z, lse = z.copy(), lse.copy()
+    merge_into(z, lse, z_part, lse_part)
+    return z, lse
+
+
 def test_merging_rows_that_have_seen_nothing():
     z, lse = np.array([[[[2.0]], [[0.0]]]]), np.array([[[1.0], [-np.inf]]])
-    merged, total = merge(z, lse, np.zeros_like(z), np.full_like(lse, -np.inf))
-    np.testing.assert_array_equal(merged, z)
-    np.testing.assert_array_equal(total, lse)
-    merged, total = merge(np.zeros_like(z), np.full_like(lse, -np.inf), z, lse)
-    np.testing.assert_array_equal(merged, z)
-    np.testing.assert_array_equal(total, lse)
+    nothing = np.zeros_like(z), np.full_like(lse, -np.inf)
+    for found in (merged(z, lse, *nothing), merged(*nothing, z, lse)):
+        for x, y in zip(found, (z, lse), strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 def test_merging_very_different_scores():
     """exp(lse) of neither part is a number in float32."""
-    z = np.ones((1, 1, 1, 1), np.float32)
-    merged, lse = merge(z, np.full((1, 1, 1), 500, np.float32), 3 * z, np.full((1, 1, 1), 500, np.float32))
-    assert merged.item() == 2
+    z, large, small = (
+        np.ones((1, 1, 1, 1), np.float32),
+        np.full((1, 1, 1), 500, np.float32),
+        np.full((1, 1, 1), -500, np.float32),
+    )
+    found, lse = merged(z, large, 3 * z, large)
+    assert found.item() == 2
     assert lse.item() == np.float32(500 + np.log(2))
-    merged, lse = merge(z, np.full((1, 1, 1), -500, np.float32), 3 * z, np.full((1, 1, 1), 500, np.float32))
-    assert (merged.item(), lse.item()) == (3, 500)
+    found, lse = merged(z, small, 3 * z, large)
+    assert (found.item(), lse.item()) == (3, 500)

@@ -7,7 +7,14 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = (
     ["test_compiled.py", "test_engine.py", "test_gpu.py", "test_gpu_bench.py"]
     if SIMULATED
-    else ["test_backward_bf16.py", "test_ladder.py", "test_puzzles.py", "test_simulated.py", "test_simulated_edges.py"]
+    else [
+        "test_backward_bf16.py",
+        "test_backward_part.py",
+        "test_ladder.py",
+        "test_puzzles.py",
+        "test_simulated.py",
+        "test_simulated_edges.py",
+    ]
 )
 if SIMULATED:
     # the simulator's main thread polls the threads of a block, and keeps each turn for Python's switch interval of 5 ms

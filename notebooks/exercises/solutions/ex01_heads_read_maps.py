@@ -22,7 +22,7 @@
 #
 # 5 minutes · level 1 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -49,7 +49,7 @@ np.set_printoptions(precision=3, suppress=True)
 # | `values` | (B, n_h, N_k, d_h) | a value head for each output head |
 # | returns `heads` | (B, n_h, N_q, d_h) | |
 #
-# Two lines are enough if NumPy does the looping.
+# The result has to have the dtype of the inputs. Two lines are enough if NumPy does the looping.
 
 # %% [raw]
 # # BEGIN SOLUTION

@@ -22,7 +22,7 @@
 #
 # 15 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -51,6 +51,8 @@ np.set_printoptions(precision=3, suppress=True)
 # | `x` | (B, N, H) | the tokens |
 # | `w_g`, `b_g` | (H, n_h·d_h), (n_h·d_h,) | |
 # | returns `heads` | (B, n_h, N, d_h) | |
+#
+# The result has to have the dtype of the inputs.
 
 # %% [raw]
 # # BEGIN SOLUTION

@@ -22,7 +22,7 @@
 #
 # 20 minutes · level 2 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -45,7 +45,8 @@ np.set_printoptions(precision=3, suppress=True)
 #
 # $$O_i(t) = \Big[\underbrace{\Big(\sum_s A_{q(i)}(t, s)\, C_s\Big)}_{Z(t)} W_{P,i}\Big] \odot g_i(t)$$
 #
-# Implement the second form. No past latent may be decoded: the check measures how much memory your function uses.
+# Implement the second form. No past latent may be decoded, not even one at a time: the check measures how much memory
+# your function uses, and calls it with latents that overflow if they are decoded.
 #
 # | | shape | |
 # | --- | --- | --- |
@@ -54,6 +55,8 @@ np.set_printoptions(precision=3, suppress=True)
 # | `w_p` | (n_q, d_l, width) | width = (n_h/n_q)·d_h: the columns of all heads that map m serves |
 # | `gate` | (B, N_q, n_h·d_h) | the gate, after its σ |
 # | returns `heads` | (B, N_q, n_h·d_h) | map m fills columns m·width to (m+1)·width − 1 |
+#
+# The result has to have the dtype of the inputs.
 
 # %% [raw]
 # # BEGIN SOLUTION

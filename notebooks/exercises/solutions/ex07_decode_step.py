@@ -22,7 +22,7 @@
 #
 # 45 minutes · level 3 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -61,7 +61,8 @@ def turn(x, positions):
 # | returns `z` | (B, n_q, N, d_l) | 0 where a query sees nothing |
 # | and `new_k`, `new_c` | (B, 1, L + N, d_h), (B, 1, L + N, d_l) | the cache with the new tokens |
 #
-# You may use `turn` and the two operations that it calls; the rest of the library is blocked.
+# The results have to have the dtype of the inputs. You may use `turn` and the two operations that it calls; the rest of
+# the library is blocked.
 
 # %% [raw]
 # # BEGIN SOLUTION

@@ -22,7 +22,7 @@
 #
 # 90 minutes · level 4 of 4 · equations and symbols: arXiv 2506.17286, `docs/notation.md`
 #
-# Set up once, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`
+# Set up once: `python -m pip install "gta-ref[notebooks]"`; in a clone, `python -m pip install -e '.[notebooks]'`
 
 # %%
 import numpy as np
@@ -60,8 +60,8 @@ TILE = 4
 # The kernel runs in Numba's simulator, in a separate process; no GPU is needed. It can use the names `cuda`, `float32`,
 # `math`, `np` and `TILE` there. The check also looks for races between threads and counts the reads of global memory.
 #
-# The simulator is part of the package numba-cuda, which the set-up above installs on Linux and Windows; it does not
-# exist for macOS. To install it alone: `python -m pip install "numba-cuda[cu13]>=0.30,<0.31"`.
+# The simulator is part of Numba, which the set-up above installs on every system. If numba-cuda is installed, its newer
+# simulator is used.
 
 # %% [raw]
 # # BEGIN SOLUTION
