@@ -9,7 +9,7 @@ CONFORMANCE_ARGS ?=
 TESTS ?= tests
 NEWEST ?= $(shell $(BIN)/uv python list --only-installed 2> /dev/null | awk '$$1 ~ /^cpython-3\.[0-9.]+-/ { print $$2; exit }')
 
-.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop mutation conformance bench notebooks course-check docs lint format clean
+.PHONY: tour test test-cudasim test-gpu test-oldest test-newest interop mutation conformance bench notebooks course-check slides docs lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -80,6 +80,13 @@ notebooks: .venv/installed-notebooks .venv/installed-cuda .venv/installed-pretra
 # the course as a student gets it: from a wheel, in an environment of its own, outside the clone
 course-check: .venv/installed-resolve
 	$(BIN)/python tests/course/check.py
+
+# the slides of the lecture, docs/slides/gta-slides.html and .pdf, from deck.md; needs npm and, for the PDF, Chromium
+slides: .venv/installed-docs
+	rm -rf build/reveal && mkdir -p build/reveal
+	npm pack --silent --pack-destination build/reveal reveal.js@6.0.2
+	tar -xzf build/reveal/reveal.js-6.0.2.tgz -C build/reveal
+	$(BIN)/python docs/slides/build.py build/reveal/package
 
 # the site, in docs/_build/html; no network is needed, neither to build it nor to read it
 docs: .venv/installed-docs .venv/installed-test notebooks

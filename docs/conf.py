@@ -13,7 +13,7 @@ warnings.filterwarnings("ignore", "Unknown section Args")  # caused by a docstri
 
 project = "gta_ref"
 author = "the authors of gta_ref"
-copyright = "the authors of gta_ref, Apache-2.0"
+copyright = "the authors of gta_ref; code Apache-2.0, texts and figures CC BY 4.0"
 version = release = __version__
 
 extensions = [
@@ -32,7 +32,7 @@ extensions = [
     "tables",
     "explorer",
 ]
-exclude_patterns = ["_build", "_ext", "examples", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "examples", "slides", "**/.ipynb_checkpoints"]
 
 # pages and notebooks
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]

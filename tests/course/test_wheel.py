@@ -26,7 +26,8 @@ import json, sys, types
 try:
     import IPython.display
 except ImportError:
-    sys.modules["IPython"], shown = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    whole, shown = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    whole.version_info, sys.modules["IPython"] = (9, 0, 0), whole  # matplotlib asks for the version
     sys.modules["IPython.display"] = shown
     shown.display = shown.Markdown = shown.HTML = lambda *_: None
 import gta_ref
