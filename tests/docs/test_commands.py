@@ -23,7 +23,7 @@ FENCE = re.compile(
     r"(?:^(?P<tag><!--[^\n]*-->)\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 TAG = re.compile(r"<!-- (takes|needs): .+ -->")
-INSTALLED = {"venv", "pip", "pytest"}  # modules outside the project that `python -m` runs
+INSTALLED = {"venv", "pip", "pytest", "jupyterlab"}  # modules outside the project that `python -m` runs
 
 
 class Block(NamedTuple):
