@@ -92,3 +92,11 @@ def keep_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest value that it accepts
     mallopt(M_TRIM_THRESHOLD, 2**30)
     mallopt(M_ARENA_MAX, 1)
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal, such as "SIGKILL"; "signal 35" for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import gta_ref
+from gta_ref.process import signal_name
 
 STARTING = 300.0  # most seconds until the process is ready; the first compiles kernels
 LONGEST = 2**20  # characters of a line that is read
@@ -131,10 +132,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ending(status: int) -> str:
-    if status < 0:
-        with suppress(ValueError):
-            return signal.Signals(-status).name
-    return f"exit status {status}"
+    return signal_name(-status) if status < 0 else f"exit status {status}"
 
 
 def _environment() -> dict[str, str]:

@@ -32,6 +32,7 @@ from gta_ref.exercises.blocking import blocked
 from gta_ref.exercises.call import Outcome
 from gta_ref.exercises.meter import Meter, held
 from gta_ref.exercises.timer import endless, limited
+from gta_ref.process import signal_name
 
 FORKS = sys.platform == "linux"
 SECONDS = 20.0  # for one call; the first may have to import a library
@@ -164,7 +165,7 @@ class Student:
         if dump.startswith("Timeout") or (killed and not dump):
             text = endless(SECONDS)
         elif status < 0:
-            text = f"{self._name}(…) crashed its process ({signal.Signals(-status).name})."
+            text = f"{self._name}(…) crashed its process ({signal_name(-status)})."
         else:
             text = f"{self._name}(…) ends the process (os._exit or similar); it has to return its result."
         place = self._line(dump)

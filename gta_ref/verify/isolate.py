@@ -23,6 +23,7 @@ from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 from gta_ref.errors import shown
+from gta_ref.process import signal_name
 from gta_ref.verify.attempt import Job, Outcome, attempt
 from gta_ref.verify.candidate import describe, load, place, to_function
 
@@ -191,10 +192,7 @@ def _ended(code: int | None) -> str:
         return "its process does not answer"
     if code >= 0:
         return f"its process ended with exit status {code} in the middle of the case"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal_name(-code)
     return f"its process was ended by {name}" + (", as by a system that is out of memory" if name == "SIGKILL" else "")
 
 

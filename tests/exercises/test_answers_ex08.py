@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from gta_ref.exercises import check
+from tests.exercises.answers import Answers
 
 # imported here, so that a check does not import it in every process
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+ANSWERS = Answers("ex08")
 
 
 def loops(d_map, map):
@@ -67,8 +69,7 @@ RIGHT = [loops, rows, einsum, matmul, on_paper, torch_formula, torch_backward, f
 def test_right(answer):
     if torch is None and "torch" in answer.__name__:
         pytest.skip("PyTorch is not installed")
-    verdict = check("ex08", answer)
-    assert verdict.passed, verdict
+    ANSWERS.accepted(answer)
 
 
 def jacobian(d_map, map):
@@ -130,11 +131,7 @@ WRONG = {
 def test_wrong(name):
     if torch is None and "torch" in name:
         pytest.skip("PyTorch is not installed")
-    answer, words = WRONG[name]
-    verdict = check("ex08", answer)
-    assert not verdict.passed
-    for word in words:
-        assert word in verdict.hint, verdict
+    ANSWERS.refused(*WRONG[name])
 
 
 def test_half_a_mistake_is_not_named():

@@ -8,9 +8,11 @@ import pytest
 import scipy.special
 
 from gta_ref.exercises import check
+from tests.exercises.answers import Answers
 
 # imported here, so that a check does not import it in every process
 torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+ANSWERS = Answers("ex09")
 
 
 def sigmoid(a):
@@ -114,8 +116,7 @@ def one_product(d_heads, z, w_p, a, copies):
 def test_right(answer):
     if torch is None and answer is autograd:
         pytest.skip("PyTorch is not installed")
-    verdict = check("ex09", answer)
-    assert verdict.passed, verdict
+    ANSWERS.accepted(answer)
 
 
 WRONG = {
@@ -154,11 +155,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong(name):
-    answer, words = WRONG[name]
-    verdict = check("ex09", answer)
-    assert not verdict.passed
-    for word in words:
-        assert word in verdict.hint, verdict
+    ANSWERS.refused(*WRONG[name])
 
 
 def test_two_mistakes_are_not_one():
