@@ -74,7 +74,7 @@ test-newest: .venv/installed-resolve
 	@touch $@
 
 # runs the course's notebooks; docs/notebooks/ holds them with their outputs
-notebooks: .venv/installed-notebooks .venv/installed-cuda .venv/installed-pretrained
+notebooks: .venv/installed-notebooks .venv/installed-pretrained
 	$(BIN)/python notebooks/build.py --run docs/notebooks
 
 # the course as a student gets it: from a wheel, in an environment of its own, outside the clone
@@ -88,11 +88,17 @@ slides: .venv/installed-docs
 	tar -xzf build/reveal/reveal.js-6.0.2.tgz -C build/reveal
 	$(BIN)/python docs/slides/build.py build/reveal/package
 
-# the site, in docs/_build/html; no network is needed, neither to build it nor to read it
+# the site, in docs/_build/html; no network is needed, neither to build it nor to read it. The check of accessibility
+# needs node, Chromium and axe-core, which npm fetches once; without one of them it says so and is left out.
+AXE := axe-core-4.14.1
+
 docs: .venv/installed-docs .venv/installed-test notebooks
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 	$(BIN)/python docs/check_site.py docs/_build/html
-	$(BIN)/python -m pytest -q tests/docs/test_site.py
+	test -d build/$(AXE) || { mkdir -p build && npm pack --silent --pack-destination build axe-core@$(AXE:axe-core-%=%) && \
+	  mkdir build/$(AXE) && tar -xzf build/$(AXE).tgz -C build/$(AXE); } || true
+	$(BIN)/python docs/check_accessibility.py docs/_build/html build/$(AXE)/package/axe.min.js
+	$(BIN)/python -m pytest -q tests/docs/test_site.py tests/docs/test_accessibility.py
 
 # independent implementations in PyTorch and JAX, checked with the verification kit; and the kit's own numbers against
 # those of PyTorch's and ONNX's attention

@@ -4,24 +4,24 @@ Numba's simulator (``NUMBA_ENABLE_CUDASIM=1``) runs a kernel as Python threads. 
 cores, so ``emulated`` implements them in Python. On a GPU, and when a kernel is compiled, ``ptx`` emits the real
 instructions. The kernels import from this module and work with both.
 
-Both need numba-cuda: the ``numba.cuda`` that comes with Numba itself is older and lacks the types of pointers.
+Only the simulator works without numba-cuda: the ``numba.cuda`` that comes with Numba itself cannot compile the kernels.
 """
 
 from __future__ import annotations
 
-import os
+from gta_cuda.needs import SIMULATED, missing, no_kernels
 
-from gta_cuda.needs import missing
-
-if (reason := missing("numba_cuda")) is not None:
+if (reason := no_kernels()) is not None:
     raise ModuleNotFoundError(reason, name="numba_cuda")
-
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 # alignment of shared arrays in bytes; with only that of its elements, an array might not allow loads of 16 bytes
 ALIGNMENT = None if SIMULATED else 16
 
 if SIMULATED:
+    if missing("numba_cuda"):
+        from gta_cuda import own_simulator
+
+        own_simulator.extend()
     from gta_cuda.emulated import (
         bf16_bits,
         bits_float,

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 from numba import cuda, float32, int32, int64, uint16
-from numba.cuda import types
 
 from gta_cuda import carried
 from gta_cuda.intrinsics import SIMULATED
 from gta_cuda.needs import cannot_compile
 from gta_ref.core.engines import EngineError
+
+if SIMULATED:
+    from numba import types  # the simulator that comes with Numba has no others
+else:
+    from numba.cuda import types
 
 FLOATS, HALVES, INTS = types.CPointer(float32), types.CPointer(uint16), types.CPointer(int32)
 STRIDES = types.UniTuple(int64, 9)  # for q, k and v: distances in elements to the next sequence, head and row

@@ -44,9 +44,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_cuda.needs import missing
+from gta_cuda.needs import no_kernels
 
-if __name__ == "__main__" and (reason := missing("numba_cuda")) is not None:
+if __name__ == "__main__" and (reason := no_kernels()) is not None:
     print(reason, file=sys.stderr)  # one line, instead of the traceback of the imports below
     sys.exit(2)
 
@@ -179,6 +179,8 @@ def main(names: list[str]) -> int:
     if reason is not None:
         print(reason, file=sys.stderr)
         return 2
+    if SIMULATED:
+        sys.setswitchinterval(2e-4)  # the simulator's threads wait for each other, by default 5 ms at a time
     for name in names or known:
         if name == "forward_wgmma" and not SIMULATED and not _has_wgmma():
             print(f"{name:14} left out: this GPU has no wgmma")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from functools import cache
 from importlib.metadata import version
 
 import numpy as np
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"  # Numba runs kernels as Python threads
 
 PACKAGES = {
     "numba_cuda": "numba-cuda",
@@ -28,6 +31,19 @@ def missing(*modules: str) -> str | None:
             extras = "pip install 'gta-ref[cuda13]', or [cuda12] for older drivers"
             return f"{PACKAGES[module]} is not installed ({extras})"
     return None
+
+
+def no_kernels() -> str | None:
+    """Why the kernels can be neither simulated nor compiled here, in one line; None if they can.
+
+    The simulator comes with Numba; the compiler, and a GPU, need numba-cuda.
+    """
+    if SIMULATED:
+        from gta_ref.exercises.cuda import no_simulator
+
+        return no_simulator()
+    reason = missing("numba_cuda")
+    return None if reason is None else f"{reason}; NUMBA_ENABLE_CUDASIM=1 simulates a GPU without it"
 
 
 def cannot_compile() -> str | None:

@@ -31,8 +31,10 @@ extensions = [
     "alt",
     "tables",
     "explorer",
+    "folds",
 ]
-exclude_patterns = ["_build", "_ext", "examples", "slides", "**/.ipynb_checkpoints"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_ext", "_templates", "examples", "slides", "**/.ipynb_checkpoints"]
 
 # pages and notebooks
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
@@ -56,5 +58,6 @@ html_theme = "furo"
 html_title = f"gta_ref {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["scroll.js"]
 html_copy_source = False
 html_show_sphinx = False

@@ -15,14 +15,14 @@
 #
 # By the end you will know
 #
+# * what the gate is for, what a latent looks like in a trained model, and what a head makes of it;
 # * why GTA can cache a narrow latent and decode it only *after* the attention's weighted sum (the paper's Eq. 7 → Eq.
 #   8);
 # * how many operations that saves, and that it changes nothing but the last digits;
-# * why the decoder has a gate, what the gate does to the rank of the heads, and what the authors' code adds to the
-#   paper.
+# * what the gate does to the rank of the heads, and what the authors' code adds to the paper.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; it
-# takes a few seconds to run.
+# takes half a minute to run.
 #
 # [previous: how alike are real maps?](01b_how_alike_are_real_maps.ipynb) | [next: cache
 # accounting](03_cache_accounting.ipynb)
@@ -36,23 +36,109 @@
 from dataclasses import replace
 
 import numpy as np
+from IPython.display import HTML
+from threadpoolctl import threadpool_limits
 
+from gta_ref import threads
 from gta_ref.costs.counting import counted_products, watched
 from gta_ref.lab.measures import effective_rank
+from gta_ref.lm import model, small, text, train
 from gta_ref.mechanisms import gta
 from gta_ref.ops import decoder_forward, gate_forward, linear_forward
+from gta_ref.plots import latents as plots_latents
 from gta_ref.plots import values as plots_values
 
 rng = np.random.default_rng(2)
 
 # %% [markdown]
-# A *gate* is a factor between 0 and 1 for each number in a head's output: the layer computes it from the token that is
-# asking, and with it the token can let a number pass or shut it out. Why GTA needs one becomes clear in this notebook;
-# until then, keep in mind that it depends on the query's token and on nothing else.
+# ## What the gate is for
 #
-# Here is one GTA layer to work with. It is small, but it keeps GTA-1B's proportions: four output heads share a map, and
-# the latent is twice as wide as a head. A dictionary passed as `trace` receives every intermediate stage under its
-# name.
+# In GTA, several output heads share a map; in GTA-1B there are four per map. All four receive *the same mixture* of
+# what earlier tokens have cached. Each has a matrix of its own, its decoder, that makes a value from the mixture. But
+# this matrix is the same for every token. If nothing else happened, the four decoders and the output matrix $W_O$ could
+# be multiplied into one matrix, and the four heads would be one head.
+#
+# The gate prevents this. It lets the token that is *asking* decide which numbers of the mixture it needs. It is a
+# factor between 0 and 1 for each number in a head's output: at 0 the number is shut out, at 1 it passes. One token may
+# take from a head what the next token leaves, although both read the same mixture. That is all: the gate depends on the
+# query's token and on nothing else. This notebook shows what follows from it.
+#
+# ## A latent, and one gate
+#
+# To see real numbers, we train a small model, the one that [notebook 7](07_training.ipynb) explains: two layers with
+# the proportions of GTA-1B, with one token per byte, on Python's standard library.
+
+# %%
+threadpool_limits(1)  # one thread, so that the weights do not depend on the number of cores
+threads.set_threads(1)
+source = text.standard_library()
+settings = train.Settings(steps=200, batch=12, length=128, learning_rate=1e-2, warmup=20)
+run = train.begin(small.config("gta", hidden_size=64, n_layers=2), settings, source)
+train.advance(run, source)
+c = run.config.attention
+print(f"loss {run.losses[0]:.2f} → {run.losses[-1]:.2f} nats per byte")
+print(f"{c.n_heads} heads of width {c.head_dim}, {c.n_q} maps, {c.n_c} latent head of width {c.latent_dim}")
+
+# %% [markdown]
+# The figure shows a line of Python in the second layer. On the left is what the latent head caches, one row per token.
+# On the right is what the eight decoders would make of each row. The layer never computes the right-hand side for a
+# past token; the rest of this notebook is about why it need not.
+#
+# **Predict first.** Spaces and the letter `e` occur several times in this line. Do equal bytes have equal latents?
+
+# %%
+line = "    for key in self.items():"
+ids = np.frombuffer(line.encode(), np.uint8).astype(int)[None]
+layers = list(model.layer_traces(run.state.params, ids, run.config))
+trained = layers[1]
+both = np.repeat(trained["c"], c.n_q // c.n_c, axis=1)  # the latent that each map reads: (1, n_q, N, d_l)
+decoded, _ = decoder_forward(both, run.state.params["layers.1.attention.w_p"], c.decoder_residual)
+plots_latents.latents_and_values(trained["c"][0, 0], decoded[0], line, c.head_dim, c.n_heads // c.n_q)
+
+# %% [markdown]
+# The four spaces at the beginning do, because each has seen nothing but spaces. Later ones resemble them, but a token
+# has by then taken something from those before it. In the *first* layer a latent depends on its own byte alone. The
+# 64 columns on the right are mixtures of the 16 on the left: they have no more than rank 16.
+
+
+# %%
+def cosines(rows):
+    """Cosines of the angles between all pairs of rows."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return (unit @ unit.T)[np.triu_indices(len(rows), 1)]
+
+
+for number, layer in enumerate(layers):
+    latents = layer["c"][0, 0]
+    of_e, mean = cosines(latents[ids[0] == ord("e")]), cosines(latents).mean()
+    print(f"layer {number}: cosines of two e's {of_e.round(2)}, of any two tokens {mean:.2f} on average")
+assert np.allclose(cosines(layers[0]["c"][0, 0][ids[0] == ord("e")]), 1)
+assert np.linalg.matrix_rank(decoded[0], tol=1e-4 * np.abs(decoded).max()) <= c.latent_dim
+
+# %% [markdown]
+# Now one head, for the line's last token. Its map has mixed the latents of the whole line, and its decoder has made
+# eight numbers of the mixture. Move the slider: it sets *one* of the eight gates, the one that varies most among the
+# tokens of the line. On the left you see what each token sets it to when that token asks.
+#
+# **Predict first.** If you move the slider from 0 to 1, how many of the eight numbers change?
+
+# %%
+head = 5
+mine = slice(head * c.head_dim, (head + 1) * c.head_dim)
+gates, into = trained["gate"][0, :, mine], trained["values"][0, -1, mine]
+assert np.allclose(into * gates[-1], trained["heads"][0, -1, mine], atol=1e-6)
+HTML(plots_latents.one_gate(into, gates, int(gates.std(axis=0).argmax()), line))
+
+# %% [markdown]
+# One number changes, in proportion to the gate; $W_O$ then adds that multiple of one of its rows to the token. Nothing
+# else can be done with a gate: it neither changes the mixture nor turns a number's sign. But the model has learnt to
+# set it to nearly 0 for some tokens and to nearly 1 for others.
+#
+# ## A layer to compute with
+#
+# For the rest we use one layer with random weights. It is small, but it keeps GTA-1B's proportions: four output heads
+# share a map, and the latent is twice as wide as a head. A dictionary passed as `trace` receives every intermediate
+# stage under its name.
 
 # %%
 config = gta.Config(hidden_size=128, n_heads=8, head_dim=16, n_q=2, n_k=1, n_c=1, latent_dim=32)
@@ -71,8 +157,8 @@ for name in ("q", "k", "c", "map", "z", "values", "gate", "heads", "out"):
 # ## Values from a latent
 #
 # MHA stores a value of width $d_h$ for each of its $n_h$ heads. GTA stores one latent of width $d_l$,
-# $C = X W_C + b_C$, and each head makes its value from it with a matrix of its own, $V_i = C\,W_{P,i}$ (the gate comes
-# later). Look at how many numbers have to be stored per token, here and in GTA-1B.
+# $C = X W_C + b_C$, and each head makes its value from it with a matrix of its own, $V_i = C\,W_{P,i}$ (we leave the
+# gate out for a moment). Look at how many numbers have to be stored per token, here and in GTA-1B.
 
 # %%
 for name, c in (("here", config), ("GTA-1B", gta.Config.preset("gta-1b"))):
@@ -95,10 +181,12 @@ assert rank == config.n_c * config.latent_dim
 #
 # The paper *defines* the output with decoded and gated values, one for each pair of a query $t$ and a key $s$:
 #
-# $$V_i(t, s) = (C_s W_{P,i}) \odot \sigma(x_t W_{G,i} + b_{G,i}), \qquad
+# $$V_i(t, s) = \big(C_{c(q(i))}(s)\, W_{P,i}\big) \odot \sigma(x_t W_{G,i} + b_{G,i}), \qquad
 #   O_i(t) = \sum_s A_{q(i)}(t, s)\, V_i(t, s) \tag{7}$$
 #
-# Here it is for one head and one query, term by term. Head 5 uses map 1, and is the second of that map's four heads.
+# Head $i$ reads map $q(i)$, and map $m$ weighs latent head $c(m)$ ([notation](../docs/notation.md)); here there is only
+# latent head 0. Here it is for one head and one query, term by term. Head 5 uses map 1, and is the second of that map's
+# four heads.
 
 # %%
 i, t = 5, 200
@@ -119,9 +207,9 @@ print(eq7[:4].round(6), "…")
 
 # %% [markdown]
 # Neither $g$ nor $W_{P,i}$ depends on $s$. So both can be taken out of the sum, one after the other; what remains
-# inside is the latent context $Z_m(t) = \sum_s A_m(t, s)\,C_s$:
+# inside is the latent context $Z_m = A_m C_{c(m)}$:
 #
-# $$O_i(t) = \big(\textstyle\sum_s A_{q(i)}(t, s)\, C_s W_{P,i}\big) \odot g
+# $$O_i(t) = \Big(\sum_s A_{q(i)}(t, s)\, C_{c(q(i))}(s)\, W_{P,i}\Big) \odot g
 #          = \big(Z_{q(i)}(t)\, W_{P,i}\big) \odot g \tag{8}$$
 #
 # Each step is one line. Compare the last digits with Eq. 7 and with what the library computed.
@@ -157,12 +245,13 @@ def error(got, want):
     return np.abs(got - want).max() / np.abs(want).max()
 
 
-x32 = x.astype("float32")
+some = x[:, :128]  # Eq. 7 is written with loops over all pairs of tokens, and takes its time
+x32 = some.astype("float32")
 params32 = {name: p.astype("float32") for name, p in params.items()}
 params64 = {name: p.astype("float64") for name, p in params32.items()}
 truth = gta.forward_unabsorbed(params64, x32.astype("float64"), config)
 found = {}
-for precision, p, tokens in (("float64", params, x), ("float32", params32, x32)):
+for precision, p, tokens in (("float64", params, some), ("float32", params32, x32)):
     late, _ = gta.forward(p, tokens, config, engine="reference")
     found[precision] = gta.forward_unabsorbed(p, tokens, config), late
     difference, eps = error(*found[precision]), np.finfo(precision).eps
@@ -228,7 +317,7 @@ assert [row[0] for row in ways.values()][::2] == list(macs.values())
 # so the saving is smaller there: $n_q d_l = 640$ instead of $n_h d_h = 1280$ multiply–accumulates per query–key pair in
 # the second product, and no gate for each pair.)
 #
-# ## Why a gate at all?
+# ## The gate, tested
 #
 # Without the gate, everything after $Z$ is linear: $Y = \sum_m Z_m M_m$ with one matrix for each map,
 # $M_m = \sum_{i:\,q(i)=m} W_{P,i} W_{O,i}$, of shape $d_l \times H$. The four heads of a map have become one. The next
@@ -366,7 +455,7 @@ else:
 #
 # </details>
 #
-# **2. A bias in the decoder.** Let the value be $C_s W_{P,i} + b$. Does Eq. 8 still hold, with $Z W_{P,i} + b$?
+# **2. A bias in the decoder.** Let the value be $C(s)\, W_{P,i} + b$. Does Eq. 8 still hold, with $Z W_{P,i} + b$?
 #
 # <details><summary>Answer</summary>
 #

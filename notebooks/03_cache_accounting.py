@@ -323,7 +323,7 @@ passes = {
 plots_costs.time_parts(passes)
 
 # %% [markdown]
-# Where attention (dark orange) takes most of the time, the ratio is large; where the MLP and the head do, it is near 1.
+# Where attention (yellow) takes most of the time, the ratio is large; where the MLP and the head do, it is near 1.
 # In decoding, each step reads the whole cache once, like the weights. That allows an estimate by hand: with weights of
 # $W$ bytes and $c$ bytes of cache per token, a step moves $W + cT$ bytes when all caches together hold $T$ tokens, and
 #

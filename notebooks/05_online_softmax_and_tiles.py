@@ -172,6 +172,45 @@ print(f"{len(player) / 1e6:.1f} MB")
 HTML(player)
 
 # %% [markdown]
+# ### Scores of your own
+#
+# One query is enough to see what decides the work: where in its row the large scores are. Type scores of your own into
+# the list; there may be more or fewer. V is the identity matrix here, so the output so far is the row of the map, with
+# one bar per key.
+#
+# **Predict first.** In which of the three tiles will m move? What becomes of the bars of keys 0–3 from tile to tile?
+
+
+# %%
+def row_in_tiles(scores, tile=4):
+    """The steps of one query with these scores."""
+    n = len(scores)
+    S, V, steps = np.array([scores], dtype=float), np.eye(n), []
+    state = np.array([-np.inf]), np.zeros(1), np.zeros((1, n))
+    for j in range(0, n, tile):
+        keys = np.arange(j, min(j + tile, n))
+        with np.errstate(invalid="ignore"):
+            before, state = state, update(*state, S[:, keys], V[keys])
+        steps.append(plots_online.Step(np.array([0]), keys, S[:, keys], before, state))
+    return steps
+
+
+scores = [0.4, 1.1, -0.3, 0.8, 0.2, 2.6, 1.9, 0.5, 0.1, 1.2, -0.4, 0.9]  # yours; -np.inf hides a key
+HTML(plots_online.animation(row_in_tiles(scores)))
+
+# %% [markdown]
+# **Try it.** Predict each before you run it: (a) a late large score: replace the last number by 20; (b) all scores
+# equal; (c) `-np.inf` for one key; (d) `-np.inf` for each of the first four keys.
+#
+# <details><summary>Answer</summary>
+#
+# (a) m moves in the last tile, and everything before shrinks by $e^{2.6 - 20} = 3 \cdot 10^{-8}$: the output is the
+# last key's value alone. (b) m never moves after the first tile, so nothing shrinks; ℓ is 4, 8, 12 and each bar 1/4,
+# 1/8, 1/12. (c) That key has no bar, and nothing else happens. (d) m stays at −∞, and $-\infty - (-\infty)$ is NaN;
+# the later tiles cannot repair it. Section 7 does.
+#
+# </details>
+#
 # ### Which tiles are skipped
 #
 # A tile in which no query sees any key is never computed; in a causal map this is nearly half of all tiles. A tile in

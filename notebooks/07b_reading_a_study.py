@@ -16,7 +16,7 @@
 # By the end you will know
 #
 # * how mechanisms are compared by training, and what has to be equal for the comparison to be fair;
-# * what an interval over three seeds can and cannot say;
+# * what an interval over three seeds can and cannot say, and how to compute one that no table shows;
 # * whether sharing or the gate makes the difference, as far as small models can tell.
 #
 # Install, in the folder of the repository: `python -m pip install --editable '.[notebooks]'`. No GPU, no network; it
@@ -36,6 +36,7 @@ from IPython.display import display
 from scipy.stats import t as student
 
 from gta_ref import course
+from gta_ref.exercises.intervals import check_claims, check_interval
 from gta_ref.lab import studies
 from gta_ref.lab.summary import compare, loss_rows, measured_rows
 from gta_ref.lm import small
@@ -157,8 +158,8 @@ for name in others:
     wide = student.ppf(1 - 0.025 / m, n - 1) * d.std(ddof=1) / math.sqrt(n)
     told = "" if abs(d.mean()) < wide else "does not contain 0"
     unpaired = math.hypot(losses.std(ddof=1), mha.std(ddof=1))
-    interval = f"[{d.mean() - wide:+.3f}, {d.mean() + wide:+.3f}]"
-    print(f"{name:4} {d.std(ddof=1):.3f}   {unpaired:.3f}      {interval}   {told}".rstrip())
+    ends = f"[{d.mean() - wide:+.3f}, {d.mean() + wide:+.3f}]"
+    print(f"{name:4} {d.std(ddof=1):.3f}   {unpaired:.3f}      {ends}   {told}".rstrip())
 
 # %% [markdown]
 # **Would more seeds help?** The interval shrinks as $1/\sqrt n$, and $t$ falls too. With the median $s_d$ of the rows
@@ -174,6 +175,62 @@ for seeds in (2, 3, 5, 10, 20):
 # %% [markdown]
 # The first few seeds help most: from two to three, $t$ alone falls from 12.7 to 4.3. A study with $n$ seeds cannot
 # detect a difference that is far below its half-width.
+#
+# ## Exercise: which claims does the study support?
+#
+# The table compares every arm with MHA. Here are four claims about other pairs of the same study. Decide for each
+# whether the study supports it.
+#
+# * **a.** GVA's loss is higher than GQA's.
+# * **b.** GTA's loss is lower than GHA's.
+# * **c.** GTA and GQA learn equally well.
+# * **d.** GTA's loss is at most 0.05 nats per byte higher than GQA's.
+#
+# **Predict first**, from the three losses of each arm that the next cell prints. Then write `interval`, which returns
+# the two ends of the 95 % interval of the mean of losses − baseline. Runs with the same seed are paired, and there may
+# be any number of seeds. The check uses other losses, and names the usual mistakes.
+
+# %%
+for name in ("gva", "gqa", "gta", "gha"):
+    print(f"{name:4}", np.round(mechanisms["arms"][name]["loss"], 4))
+
+
+def interval(losses, baseline):
+    # both are (n,), one loss per seed; return (low, high)
+    ...
+
+
+check_interval(interval)
+
+# %% [markdown]
+# Now compute the intervals with your function, for instance
+# `interval(*(np.array(mechanisms["arms"][name]["loss"]) for name in ("gva", "gqa")))`, and replace each `None` by
+# `True` if the study supports the claim, else by `False`.
+
+# %%
+supported = {"a": None, "b": None, "c": None, "d": None}
+check_claims(supported, mechanisms)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# ```python
+# def interval(losses, baseline):
+#     d = losses - baseline
+#     half = student.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
+#     return d.mean() - half, d.mean() + half
+# ```
+#
+# **a** is supported: [+0.009, +0.046]. GVA is worse than GQA by nearly the same amount with every seed, which an
+# unpaired standard error would miss: ± 0.045. **b** is not: [−0.066, +0.020]. With 1.96 in place of 4.30 the interval
+# would be less than half as wide, and would exclude 0; so would an unpaired one. **c** is not, and could not be:
+# [−0.054, +0.043] contains 0, so no difference is shown, but it contains many other differences too. **d** is
+# supported, by the same interval: it lies below 0.05. A bound on the difference is what a small study can offer in
+# place of "equal".
+#
+# (These are four questions about one set of runs. With 5 % for all of them together, **a** would not hold.)
+#
+# </details>
 #
 # ## Sharing or the gate?
 #

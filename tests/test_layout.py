@@ -28,6 +28,7 @@ ROOMS = [
     "distributed",
     "weights",
     "maps",
+    "convert",
     "lab",
     "verify",
     "plots",

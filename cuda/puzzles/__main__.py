@@ -1,29 +1,32 @@
 """Seven puzzles: small kernels with a gap, checked in Numba's simulator in seconds, without a GPU.
 
-    export NUMBA_ENABLE_CUDASIM=1
     python -m gta_cuda.puzzles                    the list
-    python -m gta_cuda.puzzles starter p1 > p1.py the kernel with a gap; its docstring says what it has to do
+    python -m gta_cuda.puzzles starter p1 p1.py   write the kernel with a gap; its docstring says what it has to do
     python -m gta_cuda.puzzles check p1 p1.py     the first thing that is wrong
     python -m gta_cuda.puzzles hint p1            the first hint; "hint p1 2" is the second
     python -m gta_cuda.puzzles solution p1
 
-A check ends with status 1 if something is wrong.
+Without a file, the starter is printed. A check ends with status 1 if something is wrong.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-from gta_cuda.needs import missing
+if __name__ == "__main__":
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # has to be set before anything imports Numba
 
-if __name__ == "__main__" and (reason := missing("numba_cuda")) is not None:
-    print(reason, file=sys.stderr)  # one line, instead of the traceback of the imports below
-    sys.exit(2)
+    from gta_cuda.needs import no_kernels
 
-from gta_cuda.intrinsics import SIMULATED
+    if (reason := no_kernels()) is not None:
+        print(reason, file=sys.stderr)  # one line, instead of the traceback of the imports below
+        sys.exit(2)
+
 from gta_cuda.puzzles import shared, softmax, tiles
 from gta_cuda.puzzles.puzzle import Puzzle
+from gta_ref.files import atomic_path
 
 PUZZLES: dict[str, Puzzle] = {
     puzzle.name: puzzle
@@ -52,7 +55,7 @@ def _main(arguments: list[str]) -> int:
         raise ValueError(f"puzzle {name!r} must be one of {', '.join(PUZZLES)}")
     puzzle = PUZZLES[name]
     if action == "starter":
-        print(puzzle.starter_text, end="")
+        _starter(puzzle, more[0])
     elif action == "solution":
         print(puzzle.solution_text, end="")
     elif action == "hint":
@@ -65,11 +68,19 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _starter(puzzle: Puzzle, file: str) -> None:
+    if not file:
+        print(puzzle.starter_text, end="")
+        return
+    if Path(file).exists():  # it may be an answer
+        raise FileExistsError(f"{file} exists already")
+    with atomic_path(file) as path:
+        path.write_text(puzzle.starter_text, encoding="utf-8")
+
+
 def _check(puzzle: Puzzle, file: str) -> int:
     if not file:
         raise ValueError(f"check {puzzle.name} needs a file: python -m gta_cuda.puzzles check {puzzle.name} FILE")
-    if not SIMULATED:
-        raise ValueError("puzzles run in Numba's simulator: set NUMBA_ENABLE_CUDASIM=1")
     sys.setswitchinterval(2e-4)  # the simulator's threads wait for each other, by default 5 ms at a time
     problem = puzzle.check(Path(file).read_text(encoding="utf-8"), file)
     print(f"{puzzle.name}: passed" if problem is None else f"{puzzle.name}: not yet. {problem}")

@@ -1,19 +1,29 @@
-"""Alternative texts for the figures that a notebook's cells draw; images in Markdown have theirs in the page.
+"""Alternative texts: for the figures that a notebook's cells draw, and for pictures and sliders in a cell's HTML.
 
 The text is the first line of the docstring of the function that drew the figure, such as
 ``plots_costs.time_parts``. If the cell calls no function of ``gta_ref.plots``, the text is the first sentence of the
-paragraph before the cell.
+paragraph before the cell. To figures with the same text the section's title is added, and then a number.
+
+Images in Markdown have their text in the page; MyST joins the words on both sides of a line break, and they are
+separated again here.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections import defaultdict
+from html import escape
 from importlib import import_module
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
 CALL = re.compile(r"\bplots_(\w+)\.(\w+)\(")
+WRITTEN = re.compile(r"!\[([^\]]*)\]")
+BARE_IMAGE = re.compile(r"<img\b(?![^>]*\balt=)")
+BARE_SLIDER = re.compile(r"<input\b(?=[^>]*type=[\"']?range)(?![^>]*\baria-label)")
 LONGEST = 200  # characters
 
 
@@ -44,13 +54,60 @@ def before(cell: nodes.Element) -> str:
     return sentence(found)
 
 
-def describe(_app: Sphinx, doctree: nodes.document) -> None:
-    """Give every image of a cell's outputs an alternative text."""
+def title(node: nodes.Node) -> str:
+    """The title of the section that a node is in."""
+    while node is not None and not isinstance(node, nodes.section):
+        node = node.parent
+    return node[0].astext() if node is not None else ""
+
+
+def tell_apart(images: list[nodes.image]) -> None:
+    """Add the sections' titles to texts that several images have, and numbers to those that are still alike."""
+    for addition in (lambda image, *_: title(image), lambda _, i, n: f"{i} of {n}"):
+        alike = defaultdict(list)
+        for image in images:
+            alike[image["alt"]].append(image)
+        for group in alike.values():
+            if len(group) > 1:
+                for i, image in enumerate(group, 1):
+                    image["alt"] += f" ({addition(image, i, len(group))})"
+
+
+def in_html(html: str, text: str) -> str:
+    """Give the images and sliders in a cell's HTML that have no text this one."""
+    html = BARE_IMAGE.sub(lambda _: f'<img alt="{escape(text)}"', html)
+    return BARE_SLIDER.sub(lambda _: f'<input aria-label="Frame of: {escape(text)}"', html)
+
+
+def markdown(path: Path) -> str:
+    """The Markdown of a page or of a notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    return text
+
+
+def describe(app: Sphinx, doctree: nodes.document) -> None:
+    """Give every image of a cell's outputs an alternative text, and every other image its own as it was written."""
+    drawn = []
     for cell in doctree.findall(lambda n: isinstance(n, nodes.container) and "cell" in n["classes"]):
-        source = "\n".join(block.astext() for block in cell.findall(nodes.literal_block))
+        text = drawn_by("\n".join(block.astext() for block in cell.findall(nodes.literal_block))) or before(cell)
         for image in cell.findall(nodes.image):
-            if not image.get("alt"):
-                image["alt"] = drawn_by(source) or before(cell)
+            if text and not image.get("alt"):
+                image["alt"] = text
+                drawn.append(image)
+        for raw in cell.findall(nodes.raw):
+            if (html := in_html(raw.astext(), text)) != raw.astext():
+                raw.children[:] = [nodes.Text(html)]
+    tell_apart(drawn)
+    written = {}
+    for image in doctree.findall(nodes.image):
+        if image not in drawn and image.get("alt"):
+            written = written or {
+                "".join(text.split()): " ".join(text.split())
+                for text in WRITTEN.findall(markdown(Path(app.env.doc2path(app.env.docname))))
+            }
+            image["alt"] = written.get("".join(image["alt"].split()), image["alt"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

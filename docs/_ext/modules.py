@@ -102,10 +102,19 @@ def without_ways_back(_app: Sphinx, page: str, _template: str, context: dict, _d
         context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
 
 
+def flat_index(_app: Sphinx, page: str, _template: str, context: dict, _doctree: object) -> None:
+    """Make one list of viewcode's list of modules: a list inside it would have to be in one of its items."""
+    if page == "_modules/index":
+        before, _, inside = context["body"].partition("<ul>")
+        inside, _, after = inside.rpartition("</ul>")
+        context["body"] = f"{before}<ul>{re.sub('</?ul>', '', inside)}</ul>{after}"
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this."""
     app.add_directive("modules", Modules)
     app.connect("autodoc-process-docstring", on_docstring, priority=100)
     app.connect("autodoc-skip-member", skip)
     app.connect("html-page-context", without_ways_back)
+    app.connect("html-page-context", flat_index)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -82,6 +82,7 @@ def to_html(text: str) -> str:
     text = IMAGE.sub(lambda m: keep(_image(m[1], m[2], m[3])), text)
     text = FORMULA.sub(lambda m: keep(to_mathml(m[1] or m[2], block=bool(m[1]))), text)
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    html = html.replace("<th></th>", "<td></td>")  # a heading without text would be announced with every cell below
     return re.sub("\x02(\\d+)\x03", lambda m: kept[int(m[1])], html)
 
 
@@ -114,26 +115,22 @@ def page(reveal: Path) -> str:
 {licence}
 -->
 <style>{style}</style></head>
-<body><div class="reveal"><div class="slides">
+<body tabindex="0"><main><div class="reveal"><div class="slides">
 {chr(10).join(sections)}
-</div></div>
+</div></div></main>
 {code}
 </body></html>
 """
 
 
 def pdf(html: Path, out: Path) -> bool:
-    """Print the deck, one slide per page; False if there is no Chromium."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    """Print the deck, one slide per page; False if there is no Chromium, or no node to drive it."""
+    browser, node = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("node")
+    if browser is None or node is None:
         return False
-    with tempfile.TemporaryDirectory() as profile, atomic_path(out) as path:
-        command = [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-            f"--user-data-dir={profile}", "--no-pdf-header-footer", "--virtual-time-budget=10000",
-            f"--print-to-pdf={path}", f"{html.resolve().as_uri()}?view=print",
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    with atomic_path(out) as path:
+        command = [node, str(HERE / "print.js"), browser, f"{html.resolve().as_uri()}?view=print", str(path)]
+        subprocess.run(command, check=True, timeout=300)
     return True
 
 
@@ -146,7 +143,7 @@ def main() -> int:
     with atomic_path(html) as path:
         path.write_text(page(Path(sys.argv[1])), encoding="utf-8")
     print(f"{html.name}: {len(slides())} slides, {html.stat().st_size / 1e6:.1f} MB")
-    print(out.name if pdf(html, out) else "no PDF: Chromium is not installed")
+    print(out.name if pdf(html, out) else "no PDF: Chromium or node is not installed")
     return 0
 
 

@@ -72,7 +72,7 @@ def e2e(
         raise typer.Exit(1) from None
     show(console, found)
     if json is not None:
-        write_json(json, found)
+        write_json(json, found | {"groups": SHOWN})  # the parts that the figure shows as one
     timed = [case for case in found["cases"] if "models" in case]
     if plot is not None:
         from gta_ref.plots.common import save

@@ -160,6 +160,7 @@ def design(
     smaller cache and fewer operations in the attention core.
     """
     from gta_ref.costs.frontier import choices
+    from gta_ref.costs.model import Model
     from gta_ref.mechanisms import gqa
     from gta_ref.plots.costs import design_space
 
@@ -180,7 +181,9 @@ def design(
         rows.add_row(*(f"{n:,}" for n in sizes))
     console.print(rows)
     content = {"parameters": parameters, "choices": [vars(c) for c in found]}
-    _write(console, out, design_space(found, parameters), content)
+    published = ("gta-1b", "gqa-1b") if (hidden_size, n_heads, head_dim) == (1280, 20, 64) else ()
+    marked = {name.upper(): Model.preset(name).structure for name in published}
+    _write(console, out, design_space(found, parameters, marked), content)
 
 
 def _models(names: str, sizes: list[str]) -> list[Model]:

@@ -207,7 +207,7 @@ def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: S
     }
     clusters = figures["layers"][chosen]["all_keys"]["clusters"][_SHOWN]
     return {
-        "similarity.png": similarity_by_layer(found, f"How similar the attention maps of two heads are: {name}"),
+        "similarity.svg": similarity_by_layer(found, f"How similar the attention maps of two heads are: {name}"),
         "heads.png": head_similarity(found, figures["key_heads"], f"Every pair of heads of {name}"),
         "needed.png": maps_needed(
             counts, thresholds, figures["maps_a_layer"], f"How many maps a layer of {name} needs"

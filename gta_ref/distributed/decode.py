@@ -163,5 +163,5 @@ def new_caches(
 ) -> list[SpreadCache]:
     """Return one empty cache per layer of a language model; pass the first one's `engine` to its decode."""
     check_config(config, model.Config)
-    cached = config.module.structure(config.attention).cached
-    return [SpreadCache(comm, cached, batch, capacity, dtype, k_start, inner) for _ in range(config.n_layers)]
+    structure = config.module.structure
+    return [SpreadCache(comm, structure(one).cached, batch, capacity, dtype, k_start, inner) for one in config.layers]

@@ -53,7 +53,7 @@ class KernelExercise:
     def examine(self, function: Any) -> Verdict:
         """Run the kernel on all cases; values first, then races, then global reads."""
         function = getattr(function, "py_func", function)
-        problem = not_callable(self.function, self.parameters, function) or _not_there()
+        problem = not_callable(self.function, self.parameters, function) or no_simulator()
         return Verdict(self.name, False, problem) if problem else self._run(function)
 
     def _run(self, function: Callable[..., Any]) -> Verdict:
@@ -136,7 +136,7 @@ def simulate(kernel: Callable[..., Any], q: np.ndarray, k: np.ndarray, scale: fl
     RuntimeError
         If the kernel raises, or the simulator is not installed.
     """
-    problem = _not_there()
+    problem = no_simulator()
     answer: dict[str, Any] = (
         {"error": problem} if problem else _simulate(getattr(kernel, "py_func", kernel), [(q, k, scale)])
     )
@@ -145,8 +145,8 @@ def simulate(kernel: Callable[..., Any], q: np.ndarray, k: np.ndarray, scale: fl
     return np.array(answer["results"][0]["out"], np.float32).reshape(len(q), len(k))
 
 
-def _not_there() -> str | None:
-    """Say how to install the simulator; None if numba-cuda's or Numba's own is there."""
+def no_simulator() -> str | None:
+    """How to install the simulator, in one line; None if numba-cuda's or Numba's own is there."""
     if importlib.util.find_spec("numba_cuda"):
         return None
     own = importlib.util.find_spec("numba")

@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from gta_ref.plots.axes import block, map_axes
-from gta_ref.plots.common import COLOURS, ORANGE, WIDTH, panels
+from gta_ref.plots.common import COLOURS, ORANGE, SMALLEST, WIDTH, contrast, panels
 
 AXES = {"N_q": "query", "N": "token", "N_k": "key"}
 
@@ -89,9 +89,10 @@ def readers(got: np.ndarray, want: np.ndarray) -> Figure:
         ax.scatter(np.arange(len(x)), np.ones(len(x)), s=220, color="white", edgecolor="black", zorder=2)
         ax.scatter(spots, np.zeros(n), s=320, marker="s", color=[COLOURS[i % 7] for i in range(n)], zorder=2)
         for head in range(len(x)):
-            ax.text(head, 1, str(head), ha="center", va="center", fontsize=8)
+            ax.text(head, 1, str(head), ha="center", va="center", fontsize=SMALLEST)
         for i, spot in enumerate(spots):
-            ax.text(spot, 0, str(i), ha="center", va="center", fontsize=9, color="white", weight="bold")
+            on_square = max(("white", "black"), key=lambda colour: contrast(colour, COLOURS[i % 7]))
+            ax.text(spot, 0, str(i), ha="center", va="center", fontsize=SMALLEST, color=on_square, weight="bold")
         ax.set_title(title)
         ax.set_xlim(-0.8, len(x) - 0.2)
         ax.set_ylim(-0.3, 1.3)

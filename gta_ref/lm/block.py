@@ -72,7 +72,7 @@ def forward(
         trace=trace,
         need_saved=need_saved,
     )
-    y, mlp = _mlp_forward(params, add(x, mixed), eps, rows)
+    y, mlp = mlp_forward(params, add(x, mixed), eps, rows)
     return y, BlockSaved(mechanism, rows, norm_1, saved, mlp) if need_saved else None
 
 
@@ -83,7 +83,7 @@ def decode(
     rows = rows_by(engine, x)
     normed, _ = rows.rmsnorm_forward(x, params["norm_1"], eps)
     mixed = mechanism.decode(select(params, "attention."), normed, cache, attention, engine=engine)
-    return _mlp_forward(params, add(x, mixed), eps, rows)[0]
+    return mlp_forward(params, add(x, mixed), eps, rows)[0]
 
 
 def backward(dy: Array, saved: BlockSaved) -> tuple[Array, dict[str, Array]]:
@@ -112,7 +112,8 @@ def rows_by(engine: Any, x: Array) -> ModuleType:
     return ops
 
 
-def _mlp_forward(params: Params, h: Array, eps: float, rows: ModuleType) -> tuple[Array, Any]:
+def mlp_forward(params: Params, h: Array, eps: float, rows: ModuleType) -> tuple[Array, Any]:
+    """The second half of a block: h (B, N, H), after the attention's residual → y, and what its backward needs."""
     u, norm_2 = rows.rmsnorm_forward(h, params["norm_2"], eps)
     a, gate = linear_forward(u, params["mlp.w_gate"])
     b, up = linear_forward(u, params["mlp.w_up"])

@@ -8,31 +8,20 @@ W_head is Eᵀ if the head is tied to the embedding. The loss is the mean cross-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref import mechanisms
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask
 from gta_ref.core.engines import check_engine
 from gta_ref.core.mask import as_mask
-from gta_ref.errors import (
-    as_float,
-    as_positive_float,
-    as_size,
-    check_bool,
-    check_choice,
-    check_shape,
-    refuse,
-)
+from gta_ref.errors import as_float, check_bool, check_shape, refuse
 from gta_ref.lm import block
-from gta_ref.mechanisms.published import BASE, PUBLISHED
+from gta_ref.lm.config import Config, init, param_shapes
 from gta_ref.ops import (
     Array,
-    as_dtype,
     cross_entropy_backward,
     cross_entropy_forward,
     embedding_backward,
@@ -48,68 +37,24 @@ from gta_ref.ops.arrays import (
     check_config,
     check_cotangent,
     check_params_alone,
-    check_rng,
-    normal,
 )
 from gta_ref.ops.cross_entropy import IGNORE
 
-
-@dataclass(frozen=True)
-class Config:
-    """Sizes of a decoder LM.
-
-    Parameters
-    ----------
-    vocab_size : int
-    n_layers : int
-    intermediate_size : int
-        Width inside the SwiGLU MLP.
-    attention : a mechanism's Config
-    mechanism : str
-        The name of that mechanism. Default "gta".
-    norm_eps : float
-        ε of the RMSNorms. Default 1e-5.
-    tied : bool
-        Whether the head is the embedding's transpose. Default True.
-    """
-
-    vocab_size: int
-    n_layers: int
-    intermediate_size: int
-    attention: Any
-    mechanism: str = "gta"
-    norm_eps: float = 1e-5
-    tied: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_layers", "intermediate_size"):
-            object.__setattr__(self, name, as_size(name, getattr(self, name)))
-        if not isinstance(self.attention, self.module.Config):
-            raise ValueError(
-                f"attention is a {type(self.attention).__module__}.{type(self.attention).__name__}; "
-                f"expected the Config of mechanism={self.mechanism!r}"
-            )
-        object.__setattr__(self, "norm_eps", as_positive_float("norm_eps", self.norm_eps))
-        check_bool("tied", self.tied)
-
-    @property
-    def module(self) -> ModuleType:
-        """The mechanism's module."""
-        return mechanisms.load(self.mechanism)
-
-    @property
-    def hidden_size(self) -> int:
-        """H, the model's width."""
-        width: int = self.attention.hidden_size
-        return width
-
-    @classmethod
-    def preset(cls, name: str) -> Config:
-        """Return a published model by name: "gta-1b" or its baseline "gqa-1b"."""
-        check_choice("preset", name, tuple(PUBLISHED))
-        mechanism = PUBLISHED[name]
-        attention = mechanisms.load(mechanism).Config.preset(name)
-        return cls(attention=attention, mechanism=mechanism, **BASE)
+__all__ = [
+    "Config",
+    "ModelSaved",
+    "backward",
+    "check_caches",
+    "check_inputs",
+    "decode",
+    "forward",
+    "init",
+    "layer_traces",
+    "loss_backward",
+    "loss_forward",
+    "new_caches",
+    "param_shapes",
+]
 
 
 class ModelSaved(NamedTuple):
@@ -121,46 +66,6 @@ class ModelSaved(NamedTuple):
     rows: ModuleType  # see block.rows_by
     norm: Any
     head: Any
-
-
-def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter: embed, layers.0.…, norm, and head (H, vocabulary) unless it is tied."""
-    check_config(config, Config)
-    one = block.param_shapes(config.module, config.attention, config.intermediate_size)
-    shapes: dict[str, tuple[int, ...]] = {"embed": (config.vocab_size, config.hidden_size)}
-    for i in range(config.n_layers):
-        shapes |= {f"layers.{i}.{name}": shape for name, shape in one.items()}
-    shapes["norm"] = (config.hidden_size,)
-    if not config.tied:
-        shapes["head"] = (config.hidden_size, config.vocab_size)
-    return shapes
-
-
-def init(config: Config, rng: np.random.Generator, dtype: Any = "float32") -> dict[str, Array]:
-    """Random parameters: weights of variance 1/d_in, as the mechanism's own `init` draws them; the norms' gains are 1.
-
-    Two choices keep a token's embedding visible up to the last layer. The embedding has variance 1/H, so that a tied
-    head starts with logits of standard deviation 1. And the W_O and W_down of the 2L sublayers, which add to the
-    residual stream, are divided by √(2L), so that all sublayers together add as much as one would undivided.
-    """
-    check_config(config, Config)
-    check_rng(rng)
-    dtype = as_dtype(dtype)
-    params: dict[str, Array] = {}
-    attention: dict[str, Array] = {}
-    for name, shape in param_shapes(config).items():
-        if name.endswith("norm_1"):  # the first parameter of every layer
-            attention = config.module.init(config.attention, rng, dtype)
-        if ".attention." in name:
-            params[name] = attention[name.rpartition(".")[2]]
-        elif len(shape) == 1:
-            params[name] = np.ones(shape, dtype)
-        else:
-            d_in = config.hidden_size if name == "embed" else shape[0]
-            params[name] = normal(rng, shape, d_in**-0.5, dtype)
-        if name.endswith((".w_o", ".w_down")):
-            params[name] *= dtype.type((2 * config.n_layers) ** -0.5)
-    return params
 
 
 def forward(
@@ -206,7 +111,7 @@ def forward(
             block.select(params, f"layers.{i}."),
             x,
             config.module,
-            config.attention,
+            config.layer(i),
             config.norm_eps,
             positions=positions,
             mask=mask,
@@ -232,7 +137,7 @@ def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[st
         trace: dict[str, Array] = {}
         layer = block.select(params, f"layers.{i}.")
         x, _ = block.forward(
-            layer, x, config.module, config.attention, config.norm_eps, trace=trace, need_saved=False
+            layer, x, config.module, config.layer(i), config.norm_eps, trace=trace, need_saved=False
         )  # (B, N, H)
         yield trace
 
@@ -306,8 +211,8 @@ def new_caches(
 ) -> list[KVCache]:
     """Return one empty cache per layer; the arguments are those of :class:`gta_ref.cache.KVCache`."""
     check_config(config, Config)
-    cached = config.module.structure(config.attention).cached
-    return [KVCache(cached, batch, capacity, dtype, k_start, like) for _ in range(config.n_layers)]
+    structure = config.module.structure
+    return [KVCache(structure(one).cached, batch, capacity, dtype, k_start, like) for one in config.layers]
 
 
 def decode(
@@ -337,7 +242,7 @@ def decode(
                 x,
                 cache,
                 config.module,
-                config.attention,
+                config.layer(i),
                 config.norm_eps,
                 engine=engine,
             )

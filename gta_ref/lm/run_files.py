@@ -104,10 +104,19 @@ def config_to_dict(config: model.Config) -> dict[str, Any]:
 def config_from_dict(content: dict[str, Any]) -> model.Config:
     """The inverse of :func:`config_to_dict`."""
     check_names("config", content, [f.name for f in dataclasses.fields(model.Config)])
-    _check_type("attention", content["attention"], dict)
     module = mechanisms.load(content["mechanism"])
-    check_names("attention", content["attention"], [f.name for f in dataclasses.fields(module.Config) if f.init])
-    attention = module.Config(**content["attention"])
+    names = [f.name for f in dataclasses.fields(module.Config) if f.init]
+
+    def layer(name: str, fields: Any) -> Any:
+        _check_type(name, fields, dict)
+        check_names(name, fields, names)
+        return module.Config(**fields)
+
+    found = content["attention"]
+    if isinstance(found, list):  # one per layer
+        attention: Any = tuple(layer(f"attention[{i}]", fields) for i, fields in enumerate(found))
+    else:
+        attention = layer("attention", found)
     return model.Config(**{**content, "attention": attention})
 
 

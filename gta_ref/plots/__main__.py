@@ -1,4 +1,4 @@
-"""python -m gta_ref.plots [FOLDER]: make the drawings that need no measurement. Default folder: docs/images."""
+"""python -m gta_ref.plots [FOLDER]: make the drawings of the pages. Default folder: docs/images."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 
-from gta_ref.plots.common import box
-
-_MOST_LABELS = 48  # token labels along an axis
+from gta_ref.plots.common import SMALLEST, box, contrast
 
 
 def map_axes(
@@ -35,9 +34,9 @@ def map_axes(
     ax.set_aspect("equal")
     ax.set_xticks(range(0, columns, every or -(-columns // 8)))
     ax.set_yticks(range(0, rows, every or -(-rows // 8)))
-    ax.tick_params(labelsize=8)
-    ax.set_ylabel(names[0], fontsize=9)
-    ax.set_xlabel(names[1], fontsize=9)
+    ax.tick_params(labelsize=SMALLEST)
+    ax.set_ylabel(names[0], fontsize=SMALLEST)
+    ax.set_xlabel(names[1], fontsize=SMALLEST)
 
 
 def weights(ax: Axes, map_: np.ndarray) -> AxesImage:
@@ -50,18 +49,15 @@ def weights(ax: Axes, map_: np.ndarray) -> AxesImage:
 def token_axes(ax: Axes, tokens: Sequence[str], inches: float, *, down: bool, across: bool) -> None:
     """Write the tokens of a map beside its rows (`down`) and under its columns (`across`).
 
-    The labels are as large as a panel of `inches` allows. If there are many tokens, only every second or third is
-    written.
+    If a panel of `inches` has no room for all of them, only every second or third is written.
     """
-    step = -(-len(tokens) // _MOST_LABELS)
-    ticks = range(0, len(tokens), step)
-    labels = [token_label(tokens[t]) for t in ticks]
-    room = 72 * inches / len(labels)  # points
-    style: dict[str, Any]
-    if max(map(len, labels)) == 1:
-        turn, style = 0, {"fontsize": min(8, 1.15 * room), "family": "monospace"}
-    else:
-        turn, style = 90, {"fontsize": min(8, 0.9 * room)}
+    labels = [token_label(token) for token in tokens]
+    short = max(map(len, labels)) == 1
+    line = SMALLEST if short else 1.1 * SMALLEST  # points from one label to the next
+    step = ceil(len(tokens) * line / (72 * inches))
+    ticks, labels = range(0, len(tokens), step), labels[::step]
+    style: dict[str, Any] = {"fontsize": SMALLEST} | ({"family": "monospace"} if short else {})
+    turn = 0 if short else 90
     ax.set_xticks(ticks, labels if across else [], rotation=turn, **style)
     ax.set_yticks(ticks, labels if down else [], **style)
     ax.tick_params(length=0, pad=2)
@@ -100,9 +96,12 @@ def block(
     box(ax, corner[1] - 0.5, corner[0] - 0.5, shape[1], shape[0], colour, edge, **style)
 
 
-def numbers(ax: Axes, values: np.ndarray, form: str, dark: np.ndarray | None = None, size: float = 9) -> None:
-    """Write each finite number into its cell in the format `form`, in white if the cell is `dark`."""
+def numbers(ax: Axes, values: np.ndarray, form: str) -> None:
+    """Write each finite number into its cell in the format `form`, in white where the image under it is dark."""
+    image = ax.images[-1].get_array() if ax.images else None
+    cells = ax.images[-1].to_rgba(image) if image is not None else None
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            colour = "white" if dark is not None and dark[i, j] else "black"
-            ax.text(j, i, form.format(value), ha="center", va="center", fontsize=size, color=colour)
+            dark = cells is not None and contrast("white", cells[i, j, :3]) > contrast("black", cells[i, j, :3])
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+            ax.text(j, i, form.format(value), fontsize=SMALLEST, **style)

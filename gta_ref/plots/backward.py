@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter
 
 from gta_ref.plots.axes import numbers
-from gta_ref.plots.common import BLUE, COLOURS, ORANGE, THOUSANDS, WIDTH, note, panels
+from gta_ref.plots.common import BLUE, ORANGE, SERIES, SMALLEST, THOUSANDS, WIDTH, ink, marks, note, panels, shaded
 
 _LETTER = {
     "x": "X",
@@ -95,14 +95,17 @@ def _box(
     ax: Axes, stage: _Stage, label: str, shape: tuple[int, ...], formula: str, colour: str, *, filled: bool
 ) -> None:
     corner = stage.column - _WIDE / 2, stage.row - _HIGH / 2
-    style = "round,pad=0,rounding_size=0.06"
-    face = "#D6E8F5" if filled else "white"
-    ax.add_patch(FancyBboxPatch(corner, _WIDE, _HIGH, boxstyle=style, facecolor=face, edgecolor=colour, zorder=2))
-    ax.text(stage.column, stage.row + 0.1, label, ha="center", va="center", fontsize=9, weight="bold", zorder=3)
-    ax.text(stage.column, stage.row - 0.12, str(shape), ha="center", va="center", fontsize=8, zorder=3)
+    shape_of_box = "round,pad=0,rounding_size=0.06"
+    face = shaded(BLUE, 0.85) if filled else "white"
+    ax.add_patch(
+        FancyBboxPatch(corner, _WIDE, _HIGH, boxstyle=shape_of_box, facecolor=face, edgecolor=colour, zorder=2)
+    )
+    ax.text(stage.column, stage.row + 0.1, label, ha="center", va="center", fontsize=SMALLEST, weight="bold", zorder=3)
+    ax.text(stage.column, stage.row - 0.12, str(shape), ha="center", va="center", fontsize=SMALLEST, zorder=3)
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
     below = stage.row - 0.29
-    ax.text(stage.column, below, formula, ha="center", va="top", fontsize=8.5, color=colour, zorder=4, bbox=behind)
+    style: dict[str, Any] = {"ha": "center", "va": "top", "zorder": 4, "bbox": behind}
+    ax.text(stage.column, below, formula, fontsize=SMALLEST, color=ink(colour), **style)
 
 
 def _arrow(ax: Axes, source: _Stage, target: _Stage, colour: str, *, reverse: bool) -> None:
@@ -137,7 +140,7 @@ def softmax_jacobian(row: np.ndarray) -> Figure:
     largest = np.abs(jacobian).max()
     table = np.vstack([jacobian, np.full(n, np.nan), jacobian.sum(axis=0)])
     image = ax.imshow(table, cmap="PuOr", vmin=-largest, vmax=largest)
-    numbers(ax, table, "{:z.2f}", dark=np.abs(table) > 0.6 * largest)
+    numbers(ax, table, "{:z.2f}")
     ax.set_xticks(range(n))
     ax.set_yticks([*range(n), n + 1], [*map(str, range(n)), "sum"])
     ax.set_xlabel("score l that changes")
@@ -163,13 +166,14 @@ def step_sizes(steps: Sequence[float], errors: Mapping[str, Sequence[float]]) ->
     Figure
     """
     figure, (ax,) = panels((8, 3.6), grid="both")
-    for (name, values), colour, style in zip(errors.items(), COLOURS, ("o-", "s--", "^:", "d-."), strict=False):
-        ax.loglog(steps, values, style, color=colour, markersize=4, linewidth=1.5, label=name)
+    for i, ((name, values), colour) in enumerate(zip(errors.items(), SERIES, strict=False)):
+        marker, line = marks(i)
+        ax.loglog(steps, values, marker=marker, ls=line, color=colour, markersize=4, linewidth=1.5, label=name)
     ax.axvline(1e-3, color="0.7", linewidth=1)
-    note(ax, "default", (1e-3, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize=8)
+    note(ax, "default", (1e-3, 0.02), xycoords=("data", "axes fraction"), va="bottom")
     ax.set_xlabel("step h of the finite difference")
     ax.set_ylabel("relative error of the gradient")
-    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(frameon=False, fontsize=SMALLEST, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -191,10 +195,11 @@ def kept_for_backward(
     Figure
     """
     figure, (ax,) = panels((8, 3.9), grid="both")
-    for (name, values), colour in zip(formula.items(), COLOURS, strict=False):
-        ax.loglog(lengths, values, color=colour, label=f"{name}, by formula", base=2)
+    for i, ((name, values), colour) in enumerate(zip(formula.items(), SERIES, strict=False)):
+        marker, line = marks(i)
+        ax.loglog(lengths, values, color=colour, ls=line, label=f"{name}, by formula", base=2)
         points = measured.get(name, {})
-        ax.plot(list(points), list(points.values()), "o", color=colour, label=f"{name}, held by saved")
+        ax.plot(list(points), list(points.values()), marker, color=colour, label=f"{name}, held by saved")
         note(ax, EngFormatter("B", places=1)(values[-1]), (lengths[-1], values[-1]))
     ax.set_yscale("log", base=10)
     ax.xaxis.set_major_formatter(THOUSANDS)
@@ -203,5 +208,5 @@ def kept_for_backward(
     ax.set_xticks(lengths[::2])
     ax.set_xlabel("length N, tokens")
     ax.set_ylabel("kept for the backward")
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=SMALLEST)
     return figure

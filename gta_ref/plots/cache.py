@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from gta_ref.mechanisms.structure import Structure
-from gta_ref.plots.common import PART_COLOURS, THOUSANDS, WIDTH, mechanism_styles, note, panels
+from gta_ref.plots.common import GREY, PART_COLOURS, SMALLEST, THOUSANDS, WIDTH, mechanism_styles, note, panels
 
 
 def cache_growth(
@@ -79,7 +79,7 @@ def family(structures: Mapping[str, Structure]) -> Figure:
     macs = [s.attention_macs for s in structures.values()]
     millions = [s.parameters / 1e6 for s in structures.values()]
     attention.barh(rows, macs, height=0.6, color=PART_COLOURS["attention"])
-    parameters.barh(rows, millions, height=0.6, color="0.6")
+    parameters.barh(rows, millions, height=0.6, color=GREY)
     shown: tuple[tuple[Axes, Sequence[float], str], ...] = (
         (cache, [s.cache_elements for s in structures.values()], "{:,}"),
         (attention, macs, "{:,}"),
@@ -87,12 +87,12 @@ def family(structures: Mapping[str, Structure]) -> Figure:
     )
     for ax, values, form in shown:
         for row, value in zip(rows, values, strict=True):
-            note(ax, form.format(value), (value, row), fontsize=8.5)
+            note(ax, form.format(value), (value, row), fontsize=SMALLEST)
         ax.set_xlim(0, 1.3 * max(values))
-        ax.tick_params(axis="x", labelsize=8)
+        ax.tick_params(axis="x", labelsize=SMALLEST)
     cache.set_yticks(rows, list(structures))
     cache.invert_yaxis()
-    cache.legend(frameon=False, fontsize=8.5, loc="lower right")
+    cache.legend(frameon=False, fontsize=SMALLEST, loc="lower right")
     cache.set_xlabel("cached elements\nper token")
     attention.set_xlabel("attention, multiply–accumulates\nper query and key")
     parameters.set_xlabel("parameters of the layer,\nmillions")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from gta_ref.mechanisms.structure import Structure
-from gta_ref.plots.common import PART_COLOURS, WIDTH, panels, shared_legend
+from gta_ref.plots.common import PART_COLOURS, SMALLEST, WIDTH, panels, shared_legend
 
 _GAP = 0.16  # of a column's width
 
@@ -45,7 +45,7 @@ def cache_steps(layers: Mapping[str, Structure], prompt: int = 4, steps: int = 2
             what = f"step {step}: {held}, all read" if step else f"{name}, after the prompt: {held}"
             ax.set_xticks([])
             ax.set_yticks([0, layer.cache_elements] if step == 0 else [])
-            ax.set_title(what, fontsize=9, loc="left")
+            ax.set_title(what, fontsize=SMALLEST, loc="left")
     for name, part in (("keys", "keys"), ("values or latents", "values")):
         axes[0].scatter([], [], 60, marker="s", color=PART_COLOURS[part], label=name)
     axes[0].scatter([], [], 60, marker="s", fc="none", ec="black", lw=1.6, label="written in this step")
@@ -64,4 +64,4 @@ def _cache(ax: Axes, layer: Structure, n_tokens: int, *, new: bool) -> None:
                 bottom += width
         if new and token == n_tokens - 1:
             ax.add_patch(Rectangle((token, 0), 1 - _GAP, bottom, fill=False, ec="black", lw=1.6))
-        ax.text(token + (1 - _GAP) / 2, -8, str(token), ha="center", va="top", fontsize=8)
+        ax.text(token + (1 - _GAP) / 2, -8, str(token), ha="center", va="top", fontsize=SMALLEST)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from gta_ref.lm.train import Run
 from gta_ref.plots.axes import block, numbers
 from gta_ref.plots.common import BLUE, ORANGE, WIDTH, mechanism_styles, note, panels
+from gta_ref.plots.studies import unit_of_loss
 
 
 def intervals(summary: Mapping[str, Any]) -> Figure:
@@ -42,7 +43,8 @@ def intervals(summary: Mapping[str, Any]) -> Figure:
         note(ax, arm["verdict"], (1, row), xycoords=("axes fraction", "data"))
     ax.set_yticks(range(len(arms)), list(arms))
     ax.set_ylim(len(arms) - 0.4, -0.6)
-    ax.set_xlabel(f"loss − {summary['baseline']}'s, nats per token: seeds, mean, 95 % interval of the mean")
+    unit = unit_of_loss(summary)
+    ax.set_xlabel(f"loss − {summary['baseline']}'s, {unit}: seeds, mean, 95 % interval of the mean")
     return figure
 
 
@@ -65,7 +67,7 @@ def learning_curves(runs: Mapping[str, Run], references: Mapping[str, float]) ->
     for name, run in runs.items():
         colour, marker, line = styles[name]
         trained = range(1, len(run.losses) + 1)
-        ax.plot(trained, run.losses, line, color=colour, lw=1.3, alpha=0.8, label=f"{name}, training")
+        ax.plot(trained, run.losses, ls=line, color=colour, lw=1.3, alpha=0.8, label=f"{name}, training")
         steps, losses = zip(*run.validation.items(), strict=True)
         ax.plot(steps, losses, marker, color=colour, ms=8, mec="white", label=f"{name}, held out")
     for name, loss in references.items():
@@ -101,7 +103,7 @@ def cost_maps(
     for ax, (title, ratio) in zip(axes, ratios.items(), strict=True):
         gain = np.log2(ratio) if "×" in title else -np.log2(ratio)
         ax.imshow(gain, cmap=shades, vmin=-3, vmax=3, aspect="auto")
-        numbers(ax, ratio, "{:.2f}", dark=gain > 2)
+        numbers(ax, ratio, "{:.2f}")
         block(ax, (n_q.index(marked[0]), latent_dims.index(marked[1])), lw=2)
         ax.set_xticks(range(len(latent_dims)), [str(d) for d in latent_dims])
         ax.set_yticks(range(len(n_q)), [str(n) for n in n_q])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
@@ -19,20 +19,16 @@ from gta_ref.files import atomic_path
 from gta_ref.mechanisms import NAMES
 
 # a colour-blind safe set (Okabe and Ito, 2008), and grey
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6E6E6E")
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK, GREY = COLOURS
 
 # One colour per mechanism and one per part, the same in every figure. A figure is coloured by mechanism or by part,
 # never by both, so the two tables may use one colour twice.
-MECHANISM_COLOURS: Mapping[str, str] = {
-    **dict.fromkeys(NAMES, GREY),  # a mechanism that has no colour of its own yet
-    "mha": BLACK,
-    "mqa": SKY,
-    "gqa": BLUE,
-    "mla": GREEN,
-    "gva": PINK,
-    "gha": YELLOW,
-    "gta": ORANGE,
+_OWN = {"gta": ORANGE, "gqa": BLUE, "mha": BLACK, "mla": GREEN, "gva": PINK, "gha": YELLOW, "mqa": SKY}
+MECHANISM_COLOURS: Mapping[str, str] = _OWN | {
+    name: GREY
+    for name in NAMES
+    if name not in _OWN  # a mechanism that has no colour of its own yet
 }
 PART_COLOURS: Mapping[str, str] = {
     # of an attention layer
@@ -49,7 +45,14 @@ PART_COLOURS: Mapping[str, str] = {
     "elementwise": SKY,  # norms, residual additions, RoPE, activations
     "copies": BLACK,  # and Python between the calls
 }
+# Series that are neither mechanisms nor parts, such as engines: not the colours of GTA and GQA.
+SERIES = (GREEN, PINK, BLACK, SKY, YELLOW)
+
 WIDTH = 10.0  # inches; no figure is wider
+# In a window of 820 px or more, the site shows a figure at least 720 px wide. A figure of WIDTH has 960 px of its own,
+# so 9 points become 9 px there. No figure has smaller text.
+SITE = 720
+SMALLEST = 9.0  # points
 
 THOUSANDS = "{x:,.0f}"  # an axis formatter: 8,192
 
@@ -59,7 +62,7 @@ class Style(NamedTuple):
 
     colour: str
     marker: str
-    line: str
+    line: Any  # a line style of matplotlib's
 
 
 def mechanism_of(label: str) -> str:
@@ -71,8 +74,14 @@ def mechanism_of(label: str) -> str:
     return words[0] if words and words[0] in MECHANISM_COLOURS else "gta"
 
 
+def marks(i: int) -> tuple[str, Any]:
+    """Marker and line style of the i-th series; the first 8 have different markers, no two of the first 40 both."""
+    dashes = ("-", "--", ":", "-.", (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)))
+    return "os^DvPX*"[i % 8], dashes[i % 5]
+
+
 def mechanism_styles(labels: Iterable[str]) -> dict[str, Style]:
-    """Give each label its mechanism's colour; variants of one mechanism differ in marker, line style and shade.
+    """Give each label its mechanism's colour, and a marker and a line style that no other label has.
 
     Parameters
     ----------
@@ -82,17 +91,16 @@ def mechanism_styles(labels: Iterable[str]) -> dict[str, Style]:
     Returns
     -------
     dict of str to Style
-        Two variants share one shade. More of them go from dark to light in the order of `labels`.
+        The first label of a mechanism has the same marker and line style in every figure.
     """
-    variants: dict[str, list[str]] = {}
-    for label in labels:
-        variants.setdefault(mechanism_of(label), []).append(label)
+    mechanisms = {label: mechanism_of(label) for label in labels}
+    first = {name: i for i, name in enumerate(MECHANISM_COLOURS) if name in mechanisms.values()}
+    taken = set(first.values())
+    others = (i for i in count() if i not in taken)
     styles = {}
-    for mechanism, names in variants.items():
-        shades = np.linspace(-0.55, 0.45, len(names)) if len(names) > 2 else np.zeros(len(names))
-        for i, (name, shade) in enumerate(zip(names, shades, strict=True)):
-            colour = shaded(MECHANISM_COLOURS[mechanism], shade)
-            styles[name] = Style(colour, "os^Dv"[i % 5], ("-", "--", "-.", ":")[i % 4])
+    for label, mechanism in mechanisms.items():
+        i = first.pop(mechanism) if mechanism in first else next(others)
+        styles[label] = Style(MECHANISM_COLOURS[mechanism], *marks(i))
     return styles
 
 
@@ -101,6 +109,22 @@ def shaded(colour: str, shade: float) -> str:
     towards = 1.0 if shade > 0 else 0.0
     red, green, blue = (c + abs(shade) * (towards - c) for c in to_rgb(colour))
     return to_hex((red, green, blue))
+
+
+def contrast(colour: Any, background: Any = "white") -> float:
+    """Compute the ratio of two colours' luminances as WCAG 2 defines it: 21 for black on white, 1 for equal ones."""
+
+    def luminance(one: Any) -> float:
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(one))
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted((luminance(colour), luminance(background)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def ink(colour: str) -> str:
+    """Darken a colour as little as text in it needs to be read on white: a contrast of 4.5."""
+    return next(dark for dark in (shaded(colour, -i / 100) for i in range(101)) if contrast(dark) >= 4.5)
 
 
 def panels(
@@ -158,7 +182,7 @@ def panels(
 
 def note(ax: Axes, text: str, place: tuple[float, float], shift: tuple[float, float] = (4, 0), **style: Any) -> None:
     """Write `text` beside a point of the axes, `shift` points away from it."""
-    options: dict[str, Any] = {"va": "center", "fontsize": 9} | style
+    options: dict[str, Any] = {"va": "center", "fontsize": SMALLEST} | style
     ax.annotate(text, place, shift, textcoords="offset points", **options)
 
 
@@ -178,7 +202,7 @@ def shared_legend(
 ) -> None:
     """Draw one legend with the labels of `ax` for all panels, below or above them, in one row or in columns."""
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc=place, ncols=columns or len(labels), frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc=place, ncols=columns or len(labels), frameon=False, fontsize=SMALLEST)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -12,7 +12,18 @@ from matplotlib.figure import Figure
 
 from gta_ref.costs.frontier import Choice
 from gta_ref.costs.roofline import Estimate
-from gta_ref.plots.common import MECHANISM_COLOURS, PART_COLOURS, THOUSANDS, WIDTH, note, panels, shared_legend
+from gta_ref.mechanisms.structure import Structure
+from gta_ref.plots.common import (
+    PART_COLOURS,
+    SMALLEST,
+    THOUSANDS,
+    WIDTH,
+    ink,
+    mechanism_styles,
+    note,
+    panels,
+    shared_legend,
+)
 
 # parts of a pass that are drawn as one, under a name and the key of its colour
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -48,12 +59,13 @@ def time_parts(passes: Mapping[str, Mapping[str, Estimate]]) -> Figure:
                 ms = 1e3 * sum(estimate.parts.get(part, 0.0) for part in parts)
                 ax.barh(row, ms, left=left, height=0.62, color=colour, label=group if row == 0 else None)
                 left += ms
-            note(ax, f"{left:.3g} ms", (left, row), fontsize=8.5)
+            note(ax, f"{left:.3g} ms", (left, row), fontsize=SMALLEST)
         ax.set_yticks(range(len(models)), list(models))
         ax.invert_yaxis()
         ax.set_xlim(0, 1.18e3 * max(estimate.seconds for estimate in models.values()))
         ax.xaxis.set_major_formatter("{x:g} ms")
-        ax.tick_params(axis="x", labelsize=8)
+        ax.locator_params(axis="x", nbins=5)
+        ax.tick_params(axis="x", labelsize=SMALLEST)
         first, *_, last = models.values()
         ax.set_title(f"{title}: {last.seconds / first.seconds:.2f} ×", fontsize=10, loc="left")
     shared_legend(figure, axes[0])
@@ -85,7 +97,7 @@ def speed_up_frontier(
         ax.set_facecolor("0.88")
         filled = ax.contourf(lengths, batches, values, levels=bands, cmap="RdYlBu", norm=norm, extend="both")
         lines = ax.contour(lengths, batches, values, levels=levels, colors="black", linewidths=(1, 1, 2, 1))
-        ax.clabel(lines, fmt=lambda level: f"{level:g} ×", fontsize=9)
+        ax.clabel(lines, fmt=lambda level: f"{level:g} ×", fontsize=SMALLEST)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log", base=2)
         ax.xaxis.set_major_formatter(THOUSANDS)
@@ -99,7 +111,7 @@ def speed_up_frontier(
     return figure
 
 
-def design_space(choices: Sequence[Choice], parameters: int) -> Figure:
+def design_space(choices: Sequence[Choice], parameters: int, marked: Mapping[str, Structure] | None = None) -> Figure:
     """Draw the cache against the attention operations of every choice of sizes; efficient ones are joined and named.
 
     Parameters
@@ -107,6 +119,8 @@ def design_space(choices: Sequence[Choice], parameters: int) -> Figure:
     choices : sequence of Choice
     parameters : int
         Choices with fewer parameters are drawn hollow.
+    marked : mapping of str to Structure, optional
+        Layers that are marked with their names, such as "GTA-1B"; they need not be among the choices.
 
     Returns
     -------
@@ -121,11 +135,17 @@ def design_space(choices: Sequence[Choice], parameters: int) -> Figure:
     points = ax.scatter(*_places(enough), c=millions, s=28, cmap="viridis", norm=LogNorm())
     efficient = sorted((c for c in choices if c.efficient), key=lambda c: c.cache)
     label = "efficient: nothing else has less of both"
-    ax.step(*_places(efficient), "o-", where="post", color=MECHANISM_COLOURS["gta"], mfc="none", ms=11, label=label)
+    ax.step(*_places(efficient), "o-", where="post", color="0.3", mfc="none", ms=11, label=label)
     for letter, c in zip(ascii_lowercase, efficient, strict=False):
         ax.plot([], [], " ", label=f"{letter}: n_q {c.n_q}, n_k {c.n_k}, n_c {c.n_c}, d_l {c.latent_dim}")
     for letters, c in _names(efficient):
         note(ax, letters, (c.cache, c.attention), (-7, -12), ha="right", weight="bold", fontsize=10)
+    marked = marked or {}
+    for (name, layer), (colour, marker, _) in zip(marked.items(), mechanism_styles(marked).values(), strict=True):
+        place = layer.cache_elements, layer.attention_macs
+        ax.plot(*place, marker, color=colour, ms=12, mec="white", mew=1.5, zorder=3)
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        note(ax, name, place, (8, 13), weight="bold", fontsize=10, color=ink(colour), bbox=behind, zorder=4)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     ax.set_xlim(left=min(c.cache for c in choices) / 2)

@@ -14,10 +14,10 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import EngFormatter
 
 from gta_ref.plots.axes import block, map_axes, numbers
-from gta_ref.plots.common import BLUE, ORANGE, WIDTH, box, note, panels
+from gta_ref.plots.common import BLUE, GREEN, ORANGE, SMALLEST, WIDTH, YELLOW, box, ink, note, panels, shaded
 
-GLOBAL, SHARED, THREAD, NOTHING = "#F4D9A8", "#BFDDF2", ORANGE, "0.93"
-KEPT = "#BFE3D4"  # what stays in a thread or a warp
+GLOBAL, SHARED, THREAD, NOTHING = shaded(YELLOW, 0.65), shaded(BLUE, 0.75), ORANGE, "0.93"
+KEPT = shaded(GREEN, 0.75)  # what stays in a thread or a warp
 
 
 def first_steps() -> Figure:
@@ -27,7 +27,7 @@ def first_steps() -> Figure:
         "2  tiles: a block shares what it reads",
         "3  online softmax: one pass",
     )
-    figure, axes = panels((WIDTH, 4.3), 1, 3)
+    figure, axes = panels((WIDTH, 4.6), 1, 3)
     for step, (ax, title) in enumerate(zip(axes, titles, strict=True), 1):
         _plane(ax, step)
         ax.set_title(title, fontsize=10, loc="left")
@@ -40,7 +40,7 @@ def _plane(ax: Axes, step: int, n: int = 16, first: int = 8, tile: slice = slice
     for j in range(n):
         here = tiled and tile.start <= j < tile.stop
         box(ax, j, -6, 1, 1, GLOBAL, BLUE if here else "white", lw=1.6 if here else 0.6, zorder=2 if here else 1)
-    ax.text(0, -6.35, "K and C in global memory, one cell per key", fontsize=8, va="bottom")
+    ax.text(0, -6.35, "K and C in global\nmemory, one cell per key", fontsize=SMALLEST, va="bottom")
     for i in range(n):
         for j in range(i + 1):
             in_tile = tiled and tile.start <= j < tile.stop and i >= first
@@ -51,7 +51,7 @@ def _plane(ax: Axes, step: int, n: int = 16, first: int = 8, tile: slice = slice
                 colour = SHARED
             box(ax, j, i, 1, 1, colour)
     box(ax, 0, first, n, n - first, edge="black", lw=1.2)
-    ax.text(n + 0.3, (first + n) / 2, "a block:\n8 queries,\n8 threads", fontsize=8, va="center")
+    ax.text(n + 0.3, (first + n) / 2, "a block:\n8 queries,\n8 threads", fontsize=SMALLEST, va="center")
     if tiled:
         _shared_tile(ax, step, tile)
         _arrow(ax, (6, -1.9), (6, first - 0.1), BLUE)
@@ -61,17 +61,17 @@ def _plane(ax: Axes, step: int, n: int = 16, first: int = 8, tile: slice = slice
     for i in range(first, n):
         box(ax, -3.2, i, 2.8, 1, THREAD if i == row else KEPT if step == 3 else GLOBAL)
     kept = "m, l, z\nin the\nthread" if step == 3 else "z in\nglobal\nmemory"
-    ax.text(-0.4, first - 0.3, kept, fontsize=8, va="bottom", ha="right")
+    ax.text(-0.4, first - 0.3, kept, fontsize=SMALLEST, va="bottom", ha="right")
     passes = ("max", "sum", "z") if step < 3 else ("max, sum and z together",)
     for p, name in enumerate(passes):
         y = n + 1.2 + 1.5 * p
         _arrow(ax, (0, y), (row + 1 if not tiled else n, y), BLUE if tiled else THREAD)
-        ax.text(n + 0.3 if tiled else row + 1.3, y, name if step < 3 else "", fontsize=8, va="center")
+        ax.text(n + 0.3 if tiled else row + 1.3, y, name if step < 3 else "", fontsize=SMALLEST, va="center")
         if step == 3:
-            ax.text(0, y + 0.4, name, fontsize=8, va="top")
-    ax.text(-0.4, 0, "query 0", fontsize=8, ha="right", va="top")
+            ax.text(0, y + 0.4, name, fontsize=SMALLEST, va="top")
+    ax.text(-0.4, 0, "query 0", fontsize=SMALLEST, ha="right", va="top")
     ax.set_xlim(-4, n + 5)
-    ax.set_ylim(n + 5, -7.8)
+    ax.set_ylim(n + 5, -9)
     ax.set_aspect("equal")
     ax.axis("off")
 
@@ -83,11 +83,11 @@ def _shared_tile(ax: Axes, step: int, tile: slice) -> None:
         for j in range(tile.start, tile.stop):
             box(ax, j + (0 if step == 2 else 5.7 * part - 2), -3.6, 1, 1.2, SHARED)
     if step == 3:
-        ax.text(6.5, -3, "K", fontsize=8, va="center", ha="center")
-        ax.text(12.2, -3, "C", fontsize=8, va="center", ha="center")
+        ax.text(6.5, -3, "K", fontsize=SMALLEST, va="center", ha="center")
+        ax.text(12.2, -3, "C", fontsize=SMALLEST, va="center", ha="center")
     else:
-        ax.text(8.3, -3, "K, or then C", fontsize=8, va="center")
-    ax.text(14.7, -3, "shared\nmemory", fontsize=8, va="center", color=BLUE)
+        ax.text(8.3, -3, "K, then C", fontsize=SMALLEST, va="center")
+    ax.text(14.7, -3, "shared\nmemory", fontsize=SMALLEST, va="center", color=ink(BLUE))
     _arrow(ax, (6, -5), (6, -4.1), BLUE)
 
 
@@ -139,10 +139,14 @@ def _product(
         for i in range(4):
             box(ax, inner + gap + c, -inner - gap + at + i, 1, 1, THREAD, "none")
     first, second, result = names
-    ax.text(inner + gap + columns + 1, top + warp / 2, "a warp", va="center", fontsize=8)
-    ax.text(inner / 2, rows + 2, f"{first}\n{rows} × {inner}", ha="center", va="top", fontsize=9)
-    ax.text(inner + gap - 2, -inner / 2 - gap, f"{second}\n{inner} × {columns}", ha="right", va="center", fontsize=9)
-    ax.text(inner + gap + columns / 2, rows + 2, f"{result}\n{rows} × {columns}", ha="center", va="top", fontsize=9)
+    ax.text(inner + gap + columns + 1, top + warp / 2, "a warp", va="center", fontsize=SMALLEST)
+    ax.text(inner / 2, rows + 2, f"{first}\n{rows} × {inner}", ha="center", va="top", fontsize=SMALLEST)
+    ax.text(
+        inner + gap - 2, -inner / 2 - gap, f"{second}\n{inner} × {columns}", ha="right", va="center", fontsize=SMALLEST
+    )
+    ax.text(
+        inner + gap + columns / 2, rows + 2, f"{result}\n{rows} × {columns}", ha="center", va="top", fontsize=SMALLEST
+    )
     ax.set_xlim(-2, inner + gap + columns + 14)
     ax.set_ylim(rows + 20, -inner - gap - 2)
     ax.set_aspect("equal")
@@ -169,10 +173,10 @@ def fragments(of_c: np.ndarray, of_a: np.ndarray, thread: int) -> Figure:
         for (i, j), t in np.ndenumerate(held):
             colour = THREAD if t == thread else (SHARED if (t // 4) % 2 == 0 else NOTHING)
             block(ax, (i, j), colour=colour, edge="white")
-        numbers(ax, held, "{}", size=8)
+        numbers(ax, held, "{}")
         ax.axvline(7.5, color="black", lw=1.2)
         ax.axhline(7.5, color="black", lw=1.2)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=SMALLEST)
     return figure
 
 
@@ -192,9 +196,9 @@ def banks(places: Mapping[str, np.ndarray], column: int) -> Figure:
         ax.set_aspect("auto")
         for (r, c), place in np.ndenumerate(of):
             block(ax, (r, place), colour=THREAD if c == column else SHARED, edge="white")
-        numbers(ax, np.argsort(of, axis=1), "{}", size=8)  # which group lies in a place
+        numbers(ax, np.argsort(of, axis=1), "{}")  # which group lies in a place
         busy = [int(n) for n in np.bincount(of[:, column], minlength=8)]
-        ax.set_title(f"{name}: at most {max(busy)} of the 8 reads in the same banks", fontsize=9)
+        ax.set_title(f"{name}: at most {max(busy)} of the 8 reads in the same banks", fontsize=SMALLEST)
         ax.set_xticks(range(8), [f"{4 * b}–{4 * b + 3}" for b in range(8)])
     return figure
 
@@ -221,7 +225,7 @@ def reads_by_step(from_global: Mapping[str, float], from_shared: Mapping[str, fl
     for i, size in enumerate(from_global.values()):
         note(left, in_bytes(size), (size, i))
     left.axvline(floor, color=ORANGE, linestyle="--")
-    left.text(floor, -0.75, f"Q, K and C once: {in_bytes(floor)}", color=ORANGE, fontsize=8, ha="center")
+    left.text(floor, -0.75, f"Q, K and C once: {in_bytes(floor)}", color=ink(ORANGE), fontsize=SMALLEST, ha="center")
     left.set_xlim(floor / 3, 12 * max(from_global.values()))
     left.xaxis.set_major_formatter(in_bytes)
     left.set_xlabel("requested from global memory, one map")

@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from gta_ref.core import Mask
 from gta_ref.distributed.shards import LAYOUTS, Shards
-from gta_ref.plots.common import BLUE, GREEN, GREY, MECHANISM_COLOURS, ORANGE, PINK, box, mechanism_of, panels
+from gta_ref.plots.common import BLUE, GREEN, GREY, ORANGE, PINK, box, mechanism_styles, panels
 
 RANK_COLOURS = (BLUE, ORANGE, GREEN, PINK)
 _WIDTH = 600 / 72  # inches: 800 pixels, which a page shows without making it smaller
@@ -42,7 +42,7 @@ def ring_steps(ranks: int = 4) -> Figure:
         for rank, (x, y) in enumerate(places):
             owner = (rank - step) % ranks
             box(ax, x - 0.52, y - 0.24, 1.04, 0.48, RANK_COLOURS[owner], "none", alpha=0.45)
-            ax.text(x, y, f"K$_{owner}$ C$_{owner}$", ha="center", va="center", fontsize=10.5)
+            ax.text(x, y, f"K$_{owner}$ C$_{owner}$", ha="center", va="center", fontsize=11)
             ax.text(x, y + (0.38 if y > -0.5 else -0.38), f"rank {rank}", ha="center", va="center", fontsize=9)
             if step < ranks - 1:
                 _arrow(ax, places[rank], places[(rank + 1) % ranks])
@@ -114,10 +114,12 @@ def scaling(
         Without a background.
     """
     figure, (left, right) = _clear((_WIDTH, 3.6), 2, (1.15, 1))
+    styles = mechanism_styles(predicted)
     for model, links in predicted.items():
-        colour = MECHANISM_COLOURS[mechanism_of(model)]
+        colour, marker, _ = styles[model]
         for (link, seconds), line in zip(links.items(), _LINES, strict=False):
-            left.plot(ranks, 1e3 * np.asarray(seconds), line, color=colour, lw=1.8, label=f"{model}, {link}")
+            ms, label = 1e3 * np.asarray(seconds), f"{model}, {link}"
+            left.plot(ranks, ms, color=colour, marker=marker, ms=4, ls=line, lw=1.8, label=label)
     left.set_xscale("log", base=2)
     left.set_yscale("log")
     left.set_xticks(list(ranks)[::2], [f"{n:,}" for n in list(ranks)[::2]])
@@ -128,7 +130,7 @@ def scaling(
     left.set_ylim(top=12 * left.get_ylim()[1])  # room for the legend
     for row, case in enumerate(cases):
         right.plot(1e3 * case["predicted"], row, "|", color=GREY, ms=16, mew=2.5)
-        right.plot(1e3 * case["ring"], row, "o", color=ORANGE, ms=7)
+        right.plot(1e3 * case["ring"], row, "o", color=GREEN, ms=7)
         words = f"{case['name']}: {1e3 * case['ring']:,.0f}, predicted {1e3 * case['predicted']:,.0f}"
         right.text(13, row - 0.34, words, va="center", fontsize=9)
     right.set_xscale("log")

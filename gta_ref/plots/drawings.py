@@ -1,4 +1,4 @@
-"""The drawings of README.md and docs/ that need no measurement: ``python -m gta_ref.plots`` makes all of them."""
+"""The drawings of README.md and docs/, of formulas and stored measurements: ``python -m gta_ref.plots`` makes them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgba
@@ -89,9 +90,10 @@ def frontier() -> Figure:
 
 def design() -> Figure:
     """Draw the cache and the operations of every choice of sizes that GTA-1B's width and heads allow."""
-    layer, parameters = Model.preset("gta-1b").structure, Model.preset("gqa-1b").structure.parameters
+    marked = {name.upper(): Model.preset(name).structure for name in ("gta-1b", "gqa-1b")}
+    layer, parameters = marked["GTA-1B"], marked["GQA-1B"].parameters
     n = layer.n_heads
-    return design_space(choices(layer.hidden_size, n, layer.hidden_size // n, parameters), parameters)
+    return design_space(choices(layer.hidden_size, n, layer.hidden_size // n, parameters), parameters, marked)
 
 
 def of_ring() -> Figure:
@@ -105,13 +107,16 @@ def of_ring() -> Figure:
             for link in ("nvlink", "infiniband", "ethernet")
         }
         predicted[name.upper()] = {LINKS[link].name: seconds for link, seconds in found.items()}
-    measured = json.loads((DOCS / "distributed.json").read_text(encoding="utf-8"))
-    return scaling(ranks, predicted, measured["cases"])
+    return scaling(ranks, predicted, _measured("distributed")["cases"])
+
+
+def _measured(name: str) -> Any:
+    return json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def of_study(name: str) -> Figure:
     """Draw a study again from its summary in docs/studies; nothing is trained."""
-    return study(json.loads((STUDIES / f"{name}.json").read_text(encoding="utf-8")))
+    return study(_measured(f"studies/{name}"))
 
 
 DRAWINGS: Mapping[str, Callable[[], Figure]] = {

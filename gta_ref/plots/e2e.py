@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from gta_ref.plots.common import PART_COLOURS, WIDTH, panels, shared_legend
+from gta_ref.plots.common import PART_COLOURS, SMALLEST, WIDTH, panels, shared_legend
 
 
 def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]], title: str = "") -> Figure:
@@ -41,10 +41,10 @@ def pass_times(cases: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence
             height = np.array([sum(bar[part] for part in parts) for bar in bars.values()])
             ax.bar(range(len(bars)), height, bottom=bottom, width=0.75, color=_colour(group), label=group)
             bottom += height
-        ax.set_xticks(range(len(bars)), list(bars), fontsize=7)
-        ax.set_title(case["name"], fontsize=9)
+        ax.set_xticks(range(len(bars)), list(bars), fontsize=SMALLEST)
+        ax.set_title(case["name"], fontsize=SMALLEST + 1)
         ax.yaxis.set_major_formatter(EngFormatter("s"))
-        ax.tick_params(axis="y", labelsize=8)
+        ax.tick_params(axis="y", labelsize=SMALLEST)
     shared_legend(figure, axes[0], 4)
     return figure
 

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from gta_ref.maps.clusters import Clusters
 from gta_ref.maps.compare import VIEWS, Comparison, Layer, between_heads
 from gta_ref.plots.axes import block, numbers, token_axes, weights
-from gta_ref.plots.common import BLUE, COLOURS, ORANGE, SKY, WIDTH, panels, shared_legend
+from gta_ref.plots.common import BLACK, BLUE, COLOURS, GREY, ORANGE, SKY, WIDTH, ink, panels, shared_legend
 
 _MOST_PANELS = 36
+_MOST_NUMBERS = 40  # layers in a row of cells that have room for a number
 
 
 def attention_maps(
@@ -46,14 +47,14 @@ def attention_maps(
     inches = min(4.4, (WIDTH - 1.3) / columns)  # of a panel
     size = columns * inches + 1.3, rows * (inches + 0.2) + 0.9
     figure, axes = panels(size, rows, columns, n, frame="box", title=title)
-    colour = ["black"] * n
+    colour = [BLACK] * n
     for i, cluster in enumerate(c for c in clusters or () if len(c) > 1):
         for head in cluster:
             colour[head] = COLOURS[i % (len(COLOURS) - 1)]
     for m, ax in enumerate(axes):
         image = weights(ax, maps[m])
         token_axes(ax, tokens, inches, down=m % columns == 0, across=m + columns >= n)
-        ax.set_title(_name(m, n, n_heads), color=colour[m], weight="bold", fontsize=10)
+        ax.set_title(_name(m, n, n_heads), color=ink(colour[m]), weight="bold", fontsize=10)
         for spine in ax.spines.values():
             spine.set(color=colour[m], linewidth=2 if clusters else 1)
     figure.colorbar(image, ax=axes, label="attention weight", shrink=0.5, aspect=40, fraction=0.03, pad=0.01)
@@ -122,7 +123,7 @@ def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
     series = (
         ("same", "on the same text", BLUE, "o-"),
         ("other", "against another text: position alone", ORANGE, "s--"),
-        ("shuffled", "keys shuffled in each row: concentration alone", "0.55", "^:"),
+        ("shuffled", "keys shuffled in each row: concentration alone", GREY, "^:"),
     )
     for i, ax in enumerate(axes):
         name, figure_name = list(VIEWS)[i % columns], Comparison._fields[i // columns]
@@ -167,7 +168,8 @@ def maps_needed(counts: Mapping[str, np.ndarray], thresholds: Sequence[float], n
     for ax, (view, found) in zip(axes, counts.items(), strict=True):
         table = found.T  # (thresholds, layers)
         image = ax.imshow(table, vmin=1, vmax=n_maps, cmap="YlGnBu", aspect="auto")
-        numbers(ax, table, "{}", dark=table > 0.6 * n_maps, size=min(8, 270 / n_layers))
+        if n_layers <= _MOST_NUMBERS:
+            numbers(ax, table, "{}")
         ax.set_xticks(range(0, n_layers, max(1, n_layers // 15)))
         labels = [f"≥ {t:g}   mean {mean:.1f}" for t, mean in zip(thresholds, table.mean(axis=1), strict=True)]
         ax.set_yticks(range(len(thresholds)), labels)

@@ -52,7 +52,7 @@ def roofline(passes: Mapping[str, Mapping[str, Sequence[Operator]]], hardware: H
                 face = "none" if filled else _COLOURS[part]
                 ax.scatter(intensity, rate, 25 + 600 * seconds / longest, fc=face, ec=_COLOURS[part], lw=1.6)
             face = "none" if filled else "0.3"
-            ax.scatter([], [], 60, fc=face, ec="0.3", lw=1.6, label=model)
+            ax.scatter([], [], 60, fc=face, ec="0.3", lw=1.6, label=f"{'ring' if filled else 'filled'}: {model}")
         for part in dict.fromkeys(part for parts in times.values() for part in parts):
             if part != "gate":
                 label = {"mlp": "MLP", "decoder": "gate and decoder"}.get(part, part)

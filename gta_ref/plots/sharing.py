@@ -11,7 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from gta_ref.mechanisms.structure import Structure
-from gta_ref.plots.common import PART_COLOURS, note, panels
+from gta_ref.plots.common import PART_COLOURS, SMALLEST, note, panels, shared_legend
 
 # the four kinds of heads, bottom up: height of their row in points, and name
 _ROWS = {"keys": 58.0, "maps": 126.0, "output heads": 194.0, "values": 262.0}
@@ -50,8 +50,8 @@ def who_reads_what(
     for part, y in _ROWS.items():
         lines = 1 + _HINTS.get(part, "").count("\n") + (part in _HINTS)
         ax.text(6, y + 5.5 * (lines - 1), _NAMES.get(part, part), va="center", fontsize=10, weight="bold")
-        ax.text(6, y - 3 - 2.5 * (lines - 1) / 2, _HINTS.get(part, ""), va="center", fontsize=8.5, alpha=_NOTE)
-    ax.text(6, 12, "cached elements\nper token and layer", va="center", fontsize=8.5, alpha=_NOTE)
+        ax.text(6, y - 3 - 2.5 * (lines - 1) / 2, _HINTS.get(part, ""), va="center", fontsize=SMALLEST, alpha=_NOTE)
+    ax.text(6, 12, "cached elements\nper token and layer", va="center", fontsize=SMALLEST, alpha=_NOTE)
     each = (width - _LEFT) / len(layers)
     for i, (name, (layer, value_of)) in enumerate(layers.items()):
         _panel(ax, _LEFT + i * each, each, name, layer, np.asarray(value_of))
@@ -79,8 +79,8 @@ def _panel(ax: Axes, left: float, width: float, name: str, layer: Structure, val
     middle = left + inner / 2
     ax.text(middle, _ROWS["values"] + 32, name, ha="center", va="center", fontsize=11, weight="bold")
     key, value = _widths(layer, counts["values"])
-    ax.text(middle, _ROWS["values"] + 15, value, ha="center", va="center", fontsize=8.5, alpha=_NOTE)
-    ax.text(middle, _ROWS["keys"] - 10, key, ha="center", va="top", fontsize=8.5, alpha=_NOTE)
+    ax.text(middle, _ROWS["values"] + 15, value, ha="center", va="center", fontsize=SMALLEST, alpha=_NOTE)
+    ax.text(middle, _ROWS["keys"] - 10, key, ha="center", va="top", fontsize=SMALLEST, alpha=_NOTE)
     ax.text(middle, 12, f"{layer.cache_elements:,}", ha="center", va="center", fontsize=11, weight="bold")
 
 
@@ -137,5 +137,5 @@ def core_operations(layers: Mapping[str, Structure], title: str = "") -> Figure:
     ax.invert_yaxis()
     ax.set_xlim(0, 1.22 * total.max())
     ax.set_xlabel("multiply–accumulates per query and key")
-    ax.legend(loc="lower right", frameon=False)
+    shared_legend(figure, ax)
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gta_ref.plots.common import WIDTH, mechanism_styles, note, panels, shaded
+from gta_ref.plots.common import SMALLEST, WIDTH, ink, mechanism_styles, note, panels
 
 
 def study(summary: Mapping[str, Any]) -> Figure:
@@ -37,7 +37,7 @@ def study(summary: Mapping[str, Any]) -> Figure:
         x = where[name]
         left.plot([x] * len(arm["loss"]), arm["loss"], marker, ms=5, color=colour, alpha=0.45, mew=0)
         left.plot(x, arm["mean"], "_", ms=26, mew=2.5, color=colour)
-        note(left, name, (x, heights[name]), (16, 0), color=shaded(colour, -0.25))
+        note(left, name, (x, heights[name]), (16, 0), color=ink(colour))
         steps = [int(step) for step in arm["validation"]]
         right.plot(
             steps, list(arm["validation"].values()), color=colour, marker=marker, ls=line, ms=4, lw=1.5, label=name
@@ -51,11 +51,16 @@ def study(summary: Mapping[str, Any]) -> Figure:
         left.set_xticks([])
         left.set_xlim(-0.6, len(arms) + 0.7)  # room for the last name
     left.margins(x=0.2 if by_cache else 0.14, y=0.15)  # room for the names to the right of their marks
-    left.set_ylabel("loss on held-out data, nats per token")
+    left.set_ylabel(f"loss on held-out data, {unit_of_loss(summary)}")
     right.set_xlabel("step")
     right.set_ylabel("mean over seeds")
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=SMALLEST)
     return figure
+
+
+def unit_of_loss(summary: Mapping[str, Any]) -> str:
+    """Say what the losses of a study are: of text, whose tokens are bytes, or of the retrieval task's answers."""
+    return "nats per answer" if summary["source"].startswith("retrieval") else "nats per byte"
 
 
 def _heights(where: Mapping[str, float], arms: Mapping[str, Any], by_cache: bool) -> dict[str, float]:

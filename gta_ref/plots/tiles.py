@@ -9,9 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from gta_ref.plots.axes import block, map_axes
-from gta_ref.plots.common import COLOURS, THOUSANDS, WIDTH, note, panels, shared_legend
+from gta_ref.plots.common import (
+    BLUE,
+    COLOURS,
+    ORANGE,
+    SERIES,
+    SMALLEST,
+    THOUSANDS,
+    WIDTH,
+    marks,
+    note,
+    panels,
+    shaded,
+    shared_legend,
+)
 
-_SEEN, _PART, _NEVER = "#9DC6E3", "#F7C9A3", "#F5F5F5"  # a tile's colour
+_SEEN, _PART, _NEVER = shaded(BLUE, 0.6), shaded(ORANGE, 0.65), "0.96"  # a tile's colour
 
 
 def one_row(scores: np.ndarray, tile: int) -> Figure:
@@ -88,7 +101,7 @@ def tile_grid(cases: Mapping[str, np.ndarray], tile: int) -> Figure:
         ax.imshow(masked, cmap="gray", vmin=0, vmax=1, alpha=0.12, zorder=3)
         total = sum(counts.values())
         done = counts["whole"] + counts["part"]
-        ax.set_title(f"{name}\n{done} of {total} tiles, {counts['part']} of them masked inside", fontsize=9)
+        ax.set_title(f"{name}\n{done} of {total} tiles, {counts['part']} of them masked inside", fontsize=SMALLEST)
     for ax in axes[1:]:
         ax.set_ylabel("")
     meanings = {_SEEN: "all seen", _PART: "partly seen: computed, then masked", _NEVER: "nothing seen: skipped"}
@@ -116,16 +129,16 @@ def memory_and_time(
     Figure
     """
     figure, (left, right) = panels((WIDTH, 3.9), 1, 2, grid="both")
-    style = dict(zip(memory, zip(COLOURS, ("o-", "s--", "^:"), strict=False), strict=False))
+    style = {name: (colour, *marks(i)) for i, (name, colour) in enumerate(zip(memory, SERIES, strict=False))}
     for ax, found, label, unit in ((left, memory, "largest allocation", "B"), (right, seconds, "time of one run", "s")):
         for name, values in found.items():
-            colour, line = style[name]
-            ax.loglog(lengths[: len(values)], values, line, color=colour, label=name, markersize=5)
+            colour, marker, line = style[name]
+            ax.loglog(lengths[: len(values)], values, marker=marker, ls=line, color=colour, ms=5, label=name)
         ax.set_xscale("log", base=2)
         ax.set_xticks(lengths)
         ax.xaxis.set_major_formatter(THOUSANDS)
         ax.yaxis.set_major_formatter(EngFormatter(unit))
         ax.set_xlabel("length N, tokens")
         ax.set_title(label, fontsize=10)
-        ax.legend(frameon=False, fontsize=9, loc="upper left")
+        ax.legend(frameon=False, fontsize=SMALLEST, loc="upper left")
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from gta_ref.plots.common import PART_COLOURS, WIDTH, box, mechanism_styles, note, panels, shared_legend
+from gta_ref.plots.common import PART_COLOURS, SERIES, WIDTH, box, marks, note, panels, shared_legend
 
 
 def two_orders(n_tokens: int, d_l: int, width: int) -> Figure:
@@ -89,12 +89,12 @@ def spectra_and_strength(
     Figure
     """
     figure, (left, right) = panels((WIDTH, 4.2), 1, 2)
-    styles = mechanism_styles(spectra)  # all of them are GTA's
+    styles = {name: (colour, *marks(i)) for i, (name, colour) in enumerate(zip(spectra, SERIES, strict=False))}
     for name, values in spectra.items():
         shown = values[values > 1e-9 * values[0]] / values[0]
         label = "no gate" if name == "none" else name
-        colour, _, line = styles[name]
-        left.plot(np.arange(1, len(shown) + 1), shown, color=colour, ls=line, marker=".", label=label)
+        colour, marker, line = styles[name]
+        left.plot(np.arange(1, len(shown) + 1), shown, color=colour, ls=line, marker=marker, ms=3, label=label)
     left.set_yscale("log")
     left.set_xlabel("number of the singular value")
     left.set_ylabel("singular value divided by the largest")

@@ -10,11 +10,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from gta_ref.plots.axes import block
-from gta_ref.plots.common import BLACK, BLUE, ORANGE, WIDTH, note, panels
+from gta_ref.plots.common import BLACK, BLUE, ORANGE, SMALLEST, WIDTH, note, panels, shaded
 from gta_ref.verify.report import CaseResult
 from gta_ref.verify.vectors import Vector
 
-RIGHT = "#DCE9F2"
+RIGHT = shaded(BLUE, 0.87)
 
 
 def repairs(results: Mapping[str, CaseResult], title: str = "") -> Figure:
@@ -51,8 +51,8 @@ def repairs(results: Mapping[str, CaseResult], title: str = "") -> Figure:
         if result.stage in names:
             block(ax, (row, names.index(result.stage)), lw=2, zorder=3)
             text = f"{result.stage}: {result.cause or 'cause not recognised'}"
-        note(ax, fill(text, 33), (1, row), xycoords=("axes fraction", "data"), fontsize=8, annotation_clip=False)
-    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        note(ax, fill(text, 33), (1, row), xycoords=("axes fraction", "data"), annotation_clip=False)
+    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=SMALLEST)
     ax.set_yticks(range(len(results)), list(results))
     ax.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
     ax.set_yticks(np.arange(1, len(results)) - 0.5, minor=True)
@@ -90,6 +90,6 @@ def errors_and_budgets(answers: Sequence[tuple[Vector, CaseResult]]) -> Figure:
         ax.set_ylim(min(error[shown].min(), budget.min()) / 3, 5)
         ax.set_ylabel(f"{vector.dtype}\nrelative to the largest value")
     axes[0].legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    axes[-1].set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes[-1].set_xticks(range(len(names)), names, rotation=90, fontsize=SMALLEST)
     axes[-1].set_xlim(-0.7, len(names) - 0.3)
     return figure

@@ -73,7 +73,8 @@ def save_llama(params: Params, config: model.Config) -> dict[str, Array]:
     """
     attention = config.attention
     if not isinstance(attention, gqa.Config):
-        raise ValueError(f"config.attention is a {type(attention).__module__}.Config; expected GQA's")
+        found = type(attention)
+        raise ValueError(f"config.attention is a {found.__module__}.{found.__name__}; expected GQA's Config")
     for field, only in (("gate", "none"), ("rope_pairing", "half")):
         if getattr(attention, field) != only:
             raise ValueError(f"{field}={getattr(attention, field)!r} must be {only!r} in Llama's form")

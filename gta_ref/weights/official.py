@@ -97,7 +97,7 @@ def save_official(params: Mapping[str, Array], config: gta.Config | model.Config
     """
     attention = config.attention if isinstance(config, model.Config) else config
     if not isinstance(attention, gta.Config):
-        raise ValueError(f"config is a {type(attention).__module__}.Config; expected GTA's")
+        raise ValueError(f"config is a {type(attention).__module__}.{type(attention).__name__}; expected GTA's Config")
     for field, only in (("decoder_residual", True), ("bias", True), ("gate", "sigmoid"), ("rope_pairing", "half")):
         if getattr(attention, field) != only:
             raise ValueError(f"{field}={getattr(attention, field)!r} must be {only!r} in the released code's form")

@@ -130,7 +130,7 @@ def test_tokens_to_continue():
 
 def test_runs_of_something_else():
     refused(
-        "config is a gta_ref.*Config; expected a gta_ref.lm.model.Config", train.begin, CONFIGS["gta"], SETTINGS, TEXT
+        "config is a gta_ref.*Config; expected a gta_ref.lm.config.Config", train.begin, CONFIGS["gta"], SETTINGS, TEXT
     )
     refused("settings is None; expected a gta_ref.lm.train.Settings", train.begin, LM, None, TEXT)
     refused("source is a str; expected a gta_ref.lm.text.Source", train.begin, LM, SETTINGS, "letters")

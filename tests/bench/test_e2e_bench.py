@@ -234,7 +234,7 @@ def test_command_and_its_json(tmp_path):
     assert done.exit_code == 0, done.output
     assert figure.read_bytes().startswith(b"\x89PNG")
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert found.keys() == {"machine", "setting", "errors", "calls", "cases"}
+    assert found.keys() == {"machine", "setting", "errors", "calls", "cases", "groups"}
     assert [case["name"] for case in found["cases"]] == [
         "prefill, B 1, N 64",
         *(f"decode, B {b}, N {n}" for b in (1, 2) for n in (32, 64)),

@@ -1,7 +1,10 @@
 """The slides: every slide has notes, every question of the syllabus an answer, and the page is that of the deck."""
 
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 DECK = (DOCS / "slides" / "deck.md").read_text(encoding="utf-8")
 SLIDES = DECK.split("\n---\n")
 PAGE = DOCS / "slides" / "gta-slides.html"
+NODE = shutil.which("node")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def questions():
@@ -55,3 +60,12 @@ def test_the_page_is_made_from_the_deck():
         r"""<(?:link|script|img)[^>]*(?:src|href)=["']?(?!data:)([^"'> ]+)""", page.partition("<script>")[0]
     )
     assert not loaded  # nothing comes from elsewhere
+
+
+@pytest.mark.skipif(NODE is None or CHROMIUM is None, reason="node or chromium is not installed, which show the slides")
+def test_the_speaker_view_shows_the_notes_of_a_file():
+    """Key S opens a window that follows the slides, without a server."""
+    command = [NODE, str(Path(__file__).with_name("notes.js")), CHROMIUM, PAGE.as_uri()]
+    shown = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout)
+    for notes, slide in zip(shown, SLIDES, strict=False):
+        assert words(notes) == words(slide.partition("\nNote:\n")[2])

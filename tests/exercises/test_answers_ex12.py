@@ -238,6 +238,6 @@ def test_numba_alone_has_a_simulator(monkeypatch):
     monkeypatch.setattr(
         exercise.importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else there(name)
     )
-    assert exercise._not_there() is None
+    assert exercise.no_simulator() is None
     monkeypatch.setattr(exercise.importlib.util, "find_spec", lambda name: None)
-    assert "pip install" in exercise._not_there()
+    assert "pip install" in exercise.no_simulator()

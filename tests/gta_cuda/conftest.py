@@ -5,7 +5,7 @@ import sys
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = (
-    ["test_compiled.py", "test_engine.py", "test_gpu.py", "test_gpu_bench.py"]
+    ["test_compiled.py", "test_engine.py", "test_gpu.py", "test_gpu_bench.py", "test_without_numba_cuda.py"]
     if SIMULATED
     else [
         "test_backward_bf16.py",

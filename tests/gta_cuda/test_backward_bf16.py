@@ -1,13 +1,8 @@
 """The bfloat16 backward on tensor cores in Numba's simulator, against float64. `make test-cudasim` runs this file."""
 
-import importlib.util
-
 import ml_dtypes
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
 from gta_cuda import backward_bf16, backward_bf16_queries, launch
 from gta_cuda.backward_parts import share

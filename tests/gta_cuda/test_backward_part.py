@@ -3,7 +3,6 @@
 The ring of several processes computes it (``gta_ref.distributed``). `make test-cudasim` runs this file.
 """
 
-import importlib.util
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
 from gta_cuda import engine, launch
 from gta_cuda.tiles import Tile

@@ -1,6 +1,5 @@
 """The engine's messages on a machine without a GPU, and the arguments that it refuses. Nothing here computes."""
 
-import os
 import subprocess
 import sys
 
@@ -39,37 +38,6 @@ def test_why_not_is_one_line_and_light():
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(lines) == 2
     assert lines[1] == "[]"
-
-
-# as on a machine without numba-cuda: Numba has its own numba.cuda, which lacks what the kernels need
-WITHOUT = """
-import importlib.util, runpy
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "numba_cuda" else find(name, *rest)
-"""
-
-
-@pytest.mark.parametrize("simulated", ["0", "1"])
-@pytest.mark.parametrize("module", ["intrinsics", "kernels", "launch", "ladder", "catalog"])
-def test_importing_the_kernels_without_numba_cuda_says_what_to_install(module, simulated):
-    done = without_numba_cuda(f"import gta_cuda.{module}", simulated)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: numba-cuda is not installed (pip install 'gta-ref[cuda13]', or [cuda12] for older drivers)"
-    )
-
-
-def test_the_ladder_without_numba_cuda_is_one_line():
-    done = without_numba_cuda('runpy.run_module("gta_cuda.ladder", run_name="__main__")', "1")
-    assert done.returncode == 2
-    assert done.stderr.startswith("numba-cuda is not installed (pip install")
-    assert done.stderr.count("\n") == 1
-
-
-def without_numba_cuda(code, simulated):
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": simulated}
-    command = [sys.executable, "-c", WITHOUT + code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_that_it_can_run_is_asked_once(monkeypatch):

@@ -8,12 +8,6 @@ import inspect
 import ml_dtypes
 import numpy as np
 import pytest
-
-from gta_cuda.needs import missing
-
-if missing("numba_cuda") is not None:
-    pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
-
 from numba import cuda, uint16
 
 from gta_cuda import ladder, ladder_steps, launch, predict, step5_mma, step5_tiles

@@ -16,11 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from gta_cuda.needs import missing
-
-if missing("numba_cuda") is not None:
-    pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
-
 command = importlib.import_module("gta_cuda.puzzles.__main__")
 PUZZLES = command.PUZZLES
 cuda = float32 = int32 = uint16 = ldmatrix4 = math = None  # the check defines what the kernels below use
@@ -280,6 +275,13 @@ def test_the_command_checks_a_file(tmp_path, capsys):
         file.write_text(capsys.readouterr().out, encoding="utf-8")
         assert command.main(["check", "p1", str(file)]) == status
         assert word in capsys.readouterr().out
+    file.unlink()
+    assert command.main(["starter", "p1", str(file)]) == 0
+    assert (capsys.readouterr().out, file.read_text(encoding="utf-8")) == ("", PUZZLES["p1"].starter_text)
+    file.write_text("an answer", encoding="utf-8")
+    assert command.main(["starter", "p1", str(file)]) == 2
+    assert capsys.readouterr().err == f"{file} exists already\n"
+    assert file.read_text(encoding="utf-8") == "an answer"
     assert command.main(["hint", "p1", "2"]) == 0
     assert capsys.readouterr().out == PUZZLES["p1"].hints[1] + "\n"
 

@@ -3,16 +3,12 @@
 A thread of the simulator is a Python thread, so that blocks and cases must be small. All unused slots hold NaN.
 """
 
-import importlib.util
 from functools import partial
 from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
 from gta_cuda import (
     arrays,

@@ -1,12 +1,7 @@
 """More of the kernels in Numba's simulator: cases that mutants of the kernels led to, which no other test had found."""
 
-import importlib.util
-
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("numba_cuda") is None:
-    pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
 from gta_cuda import forward_bf16, ladder, launch
 from gta_cuda.tiles import Tile

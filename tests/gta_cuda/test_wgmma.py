@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from gta_cuda import resources
-from gta_cuda.needs import missing
+from gta_cuda.needs import no_kernels
 
-if missing("numba_cuda") is not None:
+if no_kernels() is not None:
     pytest.skip("numba-cuda is not installed: pip install --group cuda", allow_module_level=True)
 
 from gta_cuda import forward_wgmma, launch, launch_forward

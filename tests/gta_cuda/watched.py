@@ -13,8 +13,8 @@ import threading
 from collections import Counter
 
 import numpy as np
-from numba.cuda.np import numpy_support
 from numba.cuda.simulator import kernel, kernelapi
+from numba.np import numpy_support
 
 from gta_cuda import emulated, emulated_address
 

@@ -76,7 +76,8 @@ def test_command(trained, tmp_path):
     assert f"{found['summary']['without_first']['cosine_same']:.2f}" in result.output
     assert "They do not say" in result.output
     assert all(len(line) <= 80 for line in result.output.splitlines())
-    for name in ("similarity.png", "heads.png", "needed.png", "maps.png"):
+    assert (out / "similarity.svg").read_text(encoding="utf-8").count("<path") > 20
+    for name in ("heads.png", "needed.png", "maps.png"):
         image = imread(out / name)
         assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 100  # a drawing, not a blank page
 

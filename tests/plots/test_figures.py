@@ -33,7 +33,7 @@ def summary(sizes, means, steps=(100, 200)):
         }
         for i, (size, mean) in enumerate(zip(sizes, means, strict=True))
     }
-    return {"arms": arms, "question": "What? " * 40, "seeds": [0, 1], "tokens": 10**6}
+    return {"arms": arms, "question": "What? " * 40, "seeds": [0, 1], "tokens": 10**6, "source": "standard library"}
 
 
 def names(figure):
@@ -118,7 +118,7 @@ def test_a_difference_is_filled_if_its_interval_excludes_zero():
     for arm, interval in zip(found["arms"].values(), ([0, 0], [-0.1, 0.3], [0.1, 0.3]), strict=True):
         arm |= {"difference": sum(interval) / 2, "interval": interval, "verdict": "?"}
     ax = choosing.intervals(found | {"baseline": next(iter(found["arms"]))}).axes[0]
-    fills = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() in "os^Dv"]
+    fills = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() in "os^DvPX*"]
     assert [fill == "white" for fill in fills] == [True, False]
 
 

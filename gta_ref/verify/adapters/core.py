@@ -203,7 +203,7 @@ class Core:
             q, k, v = (x if x.shape[-1] == width else self.library.pad(x, width) for x in (q, k, v))
         if self.scale is None:
             factor = self.factor(settings, d_k, q.shape[-1])
-            q = q if factor == 1.0 else q * q.dtype.type(factor) if isinstance(q, np.ndarray) else q * factor
+            q = q if factor == 1.0 else self.library.times(q, factor)
         if self.order == "token-major":
             q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         return (q, k, v), {} if self.scale is None else {self.scale: settings.get("scale") or d_k**-0.5}

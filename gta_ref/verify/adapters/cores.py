@@ -98,7 +98,7 @@ class NumpyCore(Core):
         for name, x, grad in zip(("d_q", "d_k", "d_v"), inputs, grads, strict=True):
             named[name] = self._undone(np.asarray(grad), x)
         if self.scale is None:  # q was multiplied before the call
-            named["d_q"] = named["d_q"] * self.factor(settings, q.shape[-1], arranged[0].shape[-1])
+            named["d_q"] = self.library.times(named["d_q"], self.factor(settings, q.shape[-1], arranged[0].shape[-1]))
         return named
 
     def _undone(self, grad: np.ndarray, x: np.ndarray) -> np.ndarray:

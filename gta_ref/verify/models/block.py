@@ -171,7 +171,7 @@ class Computer:
         norm = _eager_rmsnorm if way.eager else _rmsnorm
         found = Block(
             config.module,
-            _with_float32_angles(config.attention) if way.float32_angles else config.attention,
+            _with_float32_angles(config.layer(i)) if way.float32_angles else config.layer(i),
             {name: w for name, w in p.items() if not name.startswith("norm_")},
             Norm(p["norm_1"], config.norm_eps, norm),
             Norm(p["norm_2"], config.norm_eps, norm),

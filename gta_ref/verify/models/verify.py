@@ -108,7 +108,7 @@ def stage_shapes(reference: Reference, batch: int, n: int) -> tuple[list[str], d
     shapes: dict[str, Shape] = {"embedding": (batch, n, config.hidden_size)}
     inner: dict[str, Shape] = {}
     for i in range(config.n_layers):
-        if i == 0 or reference.is_whole(i) != reference.is_whole(i - 1):
+        if i == 0 or reference.is_whole(i) != reference.is_whole(i - 1) or config.layer(i) != config.layer(i - 1):
             # two tokens show which axes are those of tokens: (1, 2, width), (1, heads, 2, width), the maps, and lse
             inner = {
                 name: (batch, x.shape[1], n)

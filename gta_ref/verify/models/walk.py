@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,8 @@ class Walk:
         if isinstance(part, Block):
             n = self.reference.config.n_layers
             whole = self.reference.is_whole(i)
-            others = [j for j in range(n) if j != i and self.reference.is_whole(j) == whole]
+            layer = self.reference.config.layer
+            others = [j for j in range(n) if j != i and self.reference.is_whole(j) == whole and layer(j) == layer(i)]
             return mistakes.block_changes(part, ((j, computer.block(j)) for j in others))
         return mistakes.head_changes(part, None if self.reference.config.tied else self.reference.params["embed"])
 
@@ -138,14 +140,14 @@ class Walk:
                     continue
                 try:
                     value = self._arranged(name, stage, local[EXACT])
-                    budget = self._budget(local, stage, value)
+                    budget = self._budget(local, name, stage, value)
                     _check_axes(name, value, budget)
                 except ValueError as error:
                     self.results.append(StageResult(name, self.given[name].name, "shape", str(error), since=self.since))
                     wrong.append(stage)
                     continue
                 value = self._turned(name, stage, value, budget)
-                accumulated = None if whole is None else self._budget(whole, stage, value).ratio(value)
+                accumulated = None if whole is None else self._budget(whole, name, stage, value).ratio(value)
                 result = judged(name, self.given[name].name, value, budget, self.since, accumulated)
                 self.results.append(result)
                 budgets[stage], got[stage] = budget, value
@@ -166,7 +168,7 @@ class Walk:
             x = np.where(np.tri(n, dtype=bool), x, exact[stage])
         return x
 
-    def _budget(self, runs: Runs, stage: str, value: Array) -> Budget:
+    def _budget(self, runs: Runs, name: str, stage: str, value: Array) -> Budget:
         arrays = [stages[stage] for stages in runs.values()]
         if stage == "logits":
             arrays = [x[:, -value.shape[1] :] for x in arrays]
@@ -174,13 +176,17 @@ class Walk:
         if stage in (causes.SCORES, "attention.lse"):  # a score is a sum of products that may cancel
             exact = runs[EXACT]
             q, k = (np.abs(exact[f"attention.{name}"]).max(axis=-1, keepdims=True) for name in "qk")
-            terms = self.reference.config.attention.scale * q * k.max()  # (B, n_q, N, 1)
+            terms = self._attention(name).scale * q * k.max()  # (B, n_q, N, 1)
             terms = terms if stage == causes.SCORES else terms.max(axis=2)
         return Budget(arrays[0], arrays[1:], self.dtype, terms)
 
+    def _attention(self, name: str) -> Any:
+        """The attention's Config of the block that a stage such as blocks.3.attention.q belongs to."""
+        return self.reference.config.layer(int(name.split(".")[1]))
+
     def _turned(self, name: str, stage: str, value: Array, budget: Budget) -> Array:
         """Queries and keys whose features lie in the order of the other pairing of RoPE, in our order."""
-        other = in_our_order(stage, value, self.reference.config.attention)
+        other = in_our_order(stage, value, self._attention(name)) if stage.startswith("attention.") else None
         if other is None or budget.ratio(value) <= OFF or budget.ratio(other) > OFF:
             return value
         note = "Queries and keys have their features in the order of RoPE's other pairing, and were compared so"

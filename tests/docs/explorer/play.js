@@ -1,6 +1,6 @@
 // Plays the explorer in a headless Chromium, and prints what was seen: node play.js CHROMIUM ADDRESS
 "use strict";
-const { Browser } = require("./browser.js");
+const { Browser } = require("../browser.js");
 
 const [program, address] = process.argv.slice(2);
 const text = (id) => `document.getElementById(${JSON.stringify(id)}).textContent`;

@@ -5,13 +5,13 @@ const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 
-// Without a sandbox, because containers have none for it; the only page opened is the explorer's.
+// Without a sandbox, because containers have none for it; only pages of this project are opened.
 const OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe"];
 
 class Browser {
   static async open(program, address) {
     const browser = new Browser();
-    browser.folder = fs.mkdtempSync(path.join(os.tmpdir(), "explorer-"));
+    browser.folder = fs.mkdtempSync(path.join(os.tmpdir(), "gta-ref-"));
     const options = [...OPTIONS, `--user-data-dir=${browser.folder}`, "about:blank"];
     browser.process = spawn(program, options, { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
     browser.process.on("exit", (code) => browser.fail(new Error(`the browser ended with ${code}`)));
