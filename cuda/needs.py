@@ -10,6 +10,8 @@ from importlib.metadata import version
 
 import numpy as np
 
+from gta_ref.packages import no_simulator
+
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"  # Numba runs kernels as Python threads
 
 PACKAGES = {
@@ -39,8 +41,6 @@ def no_kernels() -> str | None:
     The simulator comes with Numba; the compiler, and a GPU, need numba-cuda.
     """
     if SIMULATED:
-        from gta_ref.exercises.cuda import no_simulator
-
         return no_simulator()
     reason = missing("numba_cuda")
     return None if reason is None else f"{reason}; NUMBA_ENABLE_CUDASIM=1 simulates a GPU without it"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from importlib import metadata
+from pathlib import Path
 
 # installed with gta_ref
 REQUIRED = {
@@ -27,6 +29,11 @@ OPTIONAL = {
     "torch": "interoperability tests and benchmarks only",
 }
 
+NO_SIMULATOR = (
+    "Numba's CUDA simulator is not installed here: this version of Numba comes without it. It needs no GPU: "
+    'python -m pip install "numba-cuda[cu13]>=0.30,<0.31" (not available for macOS).'
+)
+
 
 def version(package: str) -> str | None:
     """Return the version of an installed package, or None if it is not installed."""
@@ -34,3 +41,12 @@ def version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def no_simulator() -> str | None:
+    """How to install the simulator, in one line; None if numba-cuda's or Numba's own is there."""
+    if importlib.util.find_spec("numba_cuda"):
+        return None
+    own = importlib.util.find_spec("numba")
+    folders = (own.submodule_search_locations or []) if own else []
+    return None if any((Path(folder) / "cuda" / "simulator").is_dir() for folder in folders) else NO_SIMULATOR

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from gta_ref import __version__
-from gta_ref.commands import bench, costs, course, doctor, generate, grade, maps, study, tour, train, vectors, verify
+from gta_ref.commands import (
+    bench,
+    convert,
+    costs,
+    course,
+    doctor,
+    generate,
+    grade,
+    maps,
+    study,
+    tour,
+    train,
+    vectors,
+    verify,
+)
 
 app = typer.Typer(
     help="The reference implementation of GTA, Grouped-head latenT Attention (arXiv 2506.17286).",
@@ -39,6 +53,7 @@ app.command()(tour.tour)
 app.add_typer(costs.app, name="costs")
 app.command()(generate.generate)
 app.command()(maps.maps)
+app.command()(convert.convert)
 app.command()(train.train)
 app.command()(study.study)
 app.add_typer(bench.app, name="bench")

@@ -41,7 +41,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         help="The language model: smollm2 (SmolLM2-135M), another GGUF file with Llama's architecture and SmolLM's "
-        "kind of tokenizer, or a .safetensors file written by gta-ref train.",
+        "kind of tokenizer, or a .safetensors file written by gta-ref train or gta-ref convert.",
     ),
 ]
 

@@ -6,7 +6,6 @@ the source of the student's function.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import os
@@ -15,7 +14,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,9 @@ from gta_ref.exercises.cuda_mistakes import MISTAKES
 from gta_ref.exercises.student import not_callable
 from gta_ref.exercises.trial import normal
 from gta_ref.exercises.verdict import Verdict
+from gta_ref.packages import no_simulator
 
 TILE = 4
-MISSING = (
-    "Numba's CUDA simulator is not installed here: this version of Numba comes without it. It needs no GPU: "
-    'python -m pip install "numba-cuda[cu13]>=0.30,<0.31" (not available for macOS).'
-)
 # N_q, N_k, d and the case in words
 CASES = (
     (4, 4, 4, "one tile"),
@@ -143,15 +138,6 @@ def simulate(kernel: Callable[..., Any], q: np.ndarray, k: np.ndarray, scale: fl
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return np.array(answer["results"][0]["out"], np.float32).reshape(len(q), len(k))
-
-
-def no_simulator() -> str | None:
-    """How to install the simulator, in one line; None if numba-cuda's or Numba's own is there."""
-    if importlib.util.find_spec("numba_cuda"):
-        return None
-    own = importlib.util.find_spec("numba")
-    folders = (own.submodule_search_locations or []) if own else []
-    return None if any((Path(folder) / "cuda" / "simulator").is_dir() for folder in folders) else MISSING
 
 
 def job(function: Callable[..., Any], cases: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Load a language model by its name or from its file: a pretrained one, or one that gta-ref train has written."""
+"""Load a language model by its name or from its file: a pretrained, a converted or a trained one."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from gta_ref.lm import text, train
+from gta_ref.files import read_tensors
+from gta_ref.lm import model_files, text, train
 from gta_ref.lm.language_model import Bytes, LanguageModel
 from gta_ref.weights import pretrained
 
@@ -16,7 +17,7 @@ def load_model(which: str | os.PathLike[str]) -> LanguageModel:
     Parameters
     ----------
     which : str or path
-        "smollm2", a GGUF file of that kind, or a .safetensors file that gta-ref train has written.
+        "smollm2", a GGUF file of that kind, or a .safetensors file that gta-ref train or gta-ref convert has written.
 
     Raises
     ------
@@ -27,6 +28,12 @@ def load_model(which: str | os.PathLike[str]) -> LanguageModel:
     """
     suffix = Path(which).suffix
     if suffix == ".safetensors":
+        tensors, metadata = read_tensors(which)
+        if metadata.get("format") == model_files.FORMAT:
+            found = model_files.parse(which, tensors, metadata)
+            tokenizer = pretrained.load_tokenizer(found.tokenizer)
+            return LanguageModel(Path(which).stem, found.config, found.params, tokenizer, found.context_length)
+        del tensors
         run = train.load(which)
         if run.config.vocab_size != text.VOCABULARY:
             raise ValueError(

@@ -85,13 +85,7 @@ def load(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> L
         If something is not installed (see :func:`why_not`), the file is damaged or of another kind, or the package's
         file is not the one that was published.
     """
-    reason = why_not(name, path)
-    if reason is not None:
-        raise ValueError(f"{'the pretrained model' if path is None else path} cannot be read: {reason}")
-    if path is None:
-        path = _find(MODELS[name])
-        _check_digest(path, MODELS[name])
-    file = gguf.read(path)
+    file = _read(name, path)
     try:
         config, context_length = config_of(file)
         tokenizer = Tokenizer(file)
@@ -101,6 +95,21 @@ def load(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> L
     except ValueError as error:
         raise ValueError(error if str(file.path) in str(error) else f"{file.path}: {error}") from None
     return LanguageModel(file.path.stem, config, params, tokenizer, context_length)
+
+
+def load_tokenizer(name: str = "smollm2") -> Tokenizer:
+    """Read the tokenizer of a pretrained model without its weights; it raises what :func:`load` raises."""
+    return Tokenizer(_read(name, None))
+
+
+def _read(name: str, path: str | os.PathLike[str] | None) -> GGUF:
+    reason = why_not(name, path)
+    if reason is not None:
+        raise ValueError(f"{'the pretrained model' if path is None else path} cannot be read: {reason}")
+    if path is None:
+        path = _find(MODELS[name])
+        _check_digest(path, MODELS[name])
+    return gguf.read(path)
 
 
 def _params(file: GGUF, config: model.Config) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gta_ref import packages
 from gta_ref.exercises import check
 from gta_ref.exercises import cuda as exercise
 
@@ -234,10 +235,10 @@ def test_a_cause_has_to_explain_every_number(answers):
 
 def test_numba_alone_has_a_simulator(monkeypatch):
     """Where numba-cuda is missing, as on macOS, Numba's own simulator is used; without either, a command is named."""
-    there = exercise.importlib.util.find_spec
+    there = packages.importlib.util.find_spec
     monkeypatch.setattr(
-        exercise.importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else there(name)
+        packages.importlib.util, "find_spec", lambda name: None if name == "numba_cuda" else there(name)
     )
-    assert exercise.no_simulator() is None
-    monkeypatch.setattr(exercise.importlib.util, "find_spec", lambda name: None)
-    assert "pip install" in exercise.no_simulator()
+    assert packages.no_simulator() is None
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    assert "pip install" in packages.no_simulator()

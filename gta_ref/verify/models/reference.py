@@ -10,7 +10,7 @@ from typing import Any
 
 from gta_ref.errors import check_choice
 from gta_ref.files import read_json, read_tensors
-from gta_ref.lm import block, model
+from gta_ref.lm import block, model, model_files
 from gta_ref.lm.language_model import Bytes, Tokenizer
 from gta_ref.lm.run_files import FORMAT
 from gta_ref.lm.run_files import load as load_run
@@ -22,6 +22,7 @@ from gta_ref.weights.config_json import DEEPSEEK_TYPES
 from gta_ref.weights.layouts import from_state
 from gta_ref.weights.llama import load_llama
 from gta_ref.weights.llama_deepseek import load_deepseek_attention
+from gta_ref.weights.load import load_model
 from gta_ref.weights.official import load_official, read_state
 
 _DENSE = ("gate", "up", "down")  # DeepSeek's mlp.gate_proj, …, in a block without experts
@@ -62,8 +63,9 @@ def load_reference(which: str | os.PathLike[str]) -> Reference:
     Parameters
     ----------
     which : str or path
-        "smollm2"; a GGUF file; a .safetensors file of gta-ref train; or a folder with config.json and safetensors
-        files, or one such file beside its config.json: Llama's form, the authors' GTA, DeepSeek-V2 and V3.
+        "smollm2"; a GGUF file; a .safetensors file of gta-ref train or gta-ref convert; or a folder with config.json
+        and safetensors files, or one such file beside its config.json: Llama's form, the authors' GTA, DeepSeek-V2 and
+        V3.
 
     Raises
     ------
@@ -79,7 +81,11 @@ def load_reference(which: str | os.PathLike[str]) -> Reference:
     if not path.exists():
         names = ", ".join(pretrained.MODELS)
         raise FileNotFoundError(f"{path}: no such file; expected a checkpoint's file or folder, or {names}")
-    if path.is_file() and read_tensors(path)[1].get("format") == FORMAT:
+    written_by = read_tensors(path)[1].get("format") if path.is_file() else None
+    if written_by == model_files.FORMAT:
+        found = load_model(path)
+        return Reference(found.name, found.config, found.params, found.tokenizer)
+    if written_by == FORMAT:
         run = load_run(path)
         tokenizer = Bytes() if run.config.vocab_size == VOCABULARY else None
         return Reference(path.stem, run.config, run.state.params, tokenizer)
