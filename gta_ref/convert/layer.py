@@ -122,7 +122,8 @@ def convert_layer(
     )
 
     # 3. by what the new maps see in the converted model
-    seen = _attended(x_new, new["w_q"].astype(dtype), new["w_k"].astype(dtype), params["w_v"], original)
+    q, k = (_heads(linear_forward(x_new, new[f"w_{name}"].astype(dtype))[0], config.head_dim) for name in "qk")
+    seen = _attended(q, k, x_new @ params["w_v"], original)
     new["w_c"], new["w_p"], heads, latent = _fit_values(found, config, maps, seen, omega)
 
     # 4. for all heads together
@@ -143,7 +144,7 @@ def _measure(params: Params, config: gqa.Config, x: Array, omega: Array) -> _Ori
     key_of = np.arange(n_h) // (n_h // n_k)
     w_o = np.asarray(params["w_o"], np.float64).reshape(n_h, d, -1)
     q, k = (_heads(linear_forward(x, params[f"w_{name}"])[0], d) for name in "qk")
-    seen = _attended(x, params["w_q"], params["w_k"], params["w_v"], config)  # (n_h, T, n_k·d)
+    seen = _attended(q, k, x @ params["w_v"], config)  # (n_h, T, n_k·d)
     seen = seen.reshape(n_h, -1, n_k, d)
     values = np.stack([seen[i, :, key_of[i]] for i in range(n_h)])
     energy, exchanged = np.zeros(n_h), np.zeros((n_h, n_h))
@@ -231,13 +232,11 @@ def _fit_values(
     return np.concatenate(w_c, axis=1), np.stack(w_p), np.concatenate(out, axis=1), lost / (lost + kept)
 
 
-def _attended(x: Array, w_q: Array, w_k: Array, w_v: Array, config: gqa.Config) -> Array:
-    """Every map on all values side by side: (n_q, T, n_k·d)."""
-    d = config.head_dim
-    q, k = (_heads(linear_forward(x, w)[0], d) for w in (w_q, w_k))
-    cos, sin = rope_tables(q, np.arange(x.shape[1]), config.rope_theta, config.rope_pairing)
+def _attended(q: Array, k: Array, v: Array, config: gqa.Config) -> Array:
+    """Every map on all values v (B, N, n_k·d), for queries and keys (B, n, N, d) before RoPE: (n_q, T, n_k·d)."""
+    cos, sin = rope_tables(q, np.arange(q.shape[2]), config.rope_theta, config.rope_pairing)
     q, k = (rope_forward(one, cos, sin, config.rope_pairing)[0] for one in (q, k))
-    z, _, _ = attend(q, k, (x @ w_v)[:, None], Mask(), config.scale, "auto", need_saved=False)
+    z, _, _ = attend(q, k, v[:, None], Mask(), config.scale, "auto", need_saved=False)
     return z.swapaxes(0, 1).reshape(z.shape[1], -1, z.shape[3])
 
 

@@ -47,7 +47,11 @@ def load(path: str | os.PathLike[str]) -> Run:
     ValueError
         If the file is damaged, not a training run, or says something about the run that does not fit the rest.
     """
-    tensors, metadata = read_tensors(path)
+    return parse(path, *read_tensors(path))
+
+
+def parse(path: str | os.PathLike[str], tensors: dict[str, Array], metadata: dict[str, str]) -> Run:
+    """Make a run from what :func:`gta_ref.files.read_tensors` found in a file; it raises what :func:`load` raises."""
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training run; expected a file that gta-ref train has written")
     try:

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from gta_ref.files import read_tensors
-from gta_ref.lm import model_files, text, train
+from gta_ref.lm import model_files, run_files, text
 from gta_ref.lm.language_model import Bytes, LanguageModel
+from gta_ref.ops import Array
 from gta_ref.weights import pretrained
 
 
@@ -30,11 +31,8 @@ def load_model(which: str | os.PathLike[str]) -> LanguageModel:
     if suffix == ".safetensors":
         tensors, metadata = read_tensors(which)
         if metadata.get("format") == model_files.FORMAT:
-            found = model_files.parse(which, tensors, metadata)
-            tokenizer = pretrained.load_tokenizer(found.tokenizer)
-            return LanguageModel(Path(which).stem, found.config, found.params, tokenizer, found.context_length)
-        del tensors
-        run = train.load(which)
+            return converted(which, tensors, metadata)
+        run = run_files.parse(which, tensors, metadata)
         if run.config.vocab_size != text.VOCABULARY:
             raise ValueError(
                 f"{which}: vocab_size={run.config.vocab_size}; expected {text.VOCABULARY}, one byte per token"
@@ -46,3 +44,10 @@ def load_model(which: str | os.PathLike[str]) -> LanguageModel:
         names = ", ".join(pretrained.MODELS)
         raise ValueError(f"model={str(which)!r} must be {names}, or a file that ends in .gguf or .safetensors")
     return pretrained.load(str(which))
+
+
+def converted(which: str | os.PathLike[str], tensors: dict[str, Array], metadata: dict[str, str]) -> LanguageModel:
+    """Make a model from what :func:`gta_ref.files.read_tensors` found in a file of gta-ref convert."""
+    found = model_files.parse(which, tensors, metadata)
+    tokenizer = pretrained.load_tokenizer(found.tokenizer)
+    return LanguageModel(Path(which).stem, found.config, found.params, tokenizer, found.context_length)

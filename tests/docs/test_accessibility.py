@@ -4,7 +4,6 @@
 of the site have: wide code, tables and formulas, figures of cells, an animation, boxes, code in several languages.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -16,26 +15,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+from tests.docs.parts import DOCS, ROOT, load, needs_sphinx
+
 AXE = next(iter(sorted((ROOT / "build").glob("axe-core-*/package/axe.min.js"))), Path("axe.min.js"))
-
-
-def load(path):
-    """Import a Python file of docs/, which is not a package."""
-    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 accessibility = load(DOCS / "check_accessibility.py")
 LACKING = accessibility.missing(AXE)
 needs_axe = pytest.mark.skipif(bool(LACKING), reason=f"not there: {', '.join(LACKING)}; make docs fetches axe-core")
-needs_sphinx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("sphinx", "myst_nb", "furo", "math_core", "numpydoc")),
-    reason="the packages of the site are not installed: make docs",
-)
 
 RIGHT = """<!doctype html><html lang="en"><head><title>T</title><meta name="viewport" content="width=device-width">
 <style>body { background: #fff; color: #000; } td { color: #333; }

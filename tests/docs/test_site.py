@@ -4,7 +4,6 @@
 here.
 """
 
-import importlib.util
 import json
 import pkgutil
 import re
@@ -12,29 +11,13 @@ import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
 import gta_ref
-
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-
-
-def load(path):
-    """Import a Python file of docs/, which is not a package."""
-    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.docs.parts import DOCS, ROOT, load, needs_sphinx
 
 check_site = load(DOCS / "check_site.py")
-needs_sphinx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("sphinx", "myst_nb", "furo", "math_core", "numpydoc")),
-    reason="the packages of the site are not installed: make docs",
-)
 
 RIGHT = """<!doctype html><html><head><link rel="stylesheet" href="site.css"><link rel="canonical" href="https://x.org/">
 </head><body><h1 id="top">T</h1><p><span class="math"><math><mi>x</mi></math></span> <code>\\frac</code>

@@ -10,10 +10,8 @@ from typing import Any
 
 from gta_ref.errors import check_choice
 from gta_ref.files import read_json, read_tensors
-from gta_ref.lm import block, model, model_files
+from gta_ref.lm import block, model, model_files, run_files
 from gta_ref.lm.language_model import Bytes, Tokenizer
-from gta_ref.lm.run_files import FORMAT
-from gta_ref.lm.run_files import load as load_run
 from gta_ref.lm.text import VOCABULARY
 from gta_ref.ops import Array
 from gta_ref.weights import fp8, pretrained
@@ -22,7 +20,7 @@ from gta_ref.weights.config_json import DEEPSEEK_TYPES
 from gta_ref.weights.layouts import from_state
 from gta_ref.weights.llama import load_llama
 from gta_ref.weights.llama_deepseek import load_deepseek_attention
-from gta_ref.weights.load import load_model
+from gta_ref.weights.load import converted
 from gta_ref.weights.official import load_official, read_state
 
 _DENSE = ("gate", "up", "down")  # DeepSeek's mlp.gate_proj, …, in a block without experts
@@ -81,12 +79,12 @@ def load_reference(which: str | os.PathLike[str]) -> Reference:
     if not path.exists():
         names = ", ".join(pretrained.MODELS)
         raise FileNotFoundError(f"{path}: no such file; expected a checkpoint's file or folder, or {names}")
-    written_by = read_tensors(path)[1].get("format") if path.is_file() else None
-    if written_by == model_files.FORMAT:
-        found = load_model(path)
+    tensors, metadata = read_tensors(path) if path.is_file() else ({}, {})
+    if metadata.get("format") == model_files.FORMAT:
+        found = converted(path, tensors, metadata)
         return Reference(found.name, found.config, found.params, found.tokenizer)
-    if written_by == FORMAT:
-        run = load_run(path)
+    if metadata.get("format") == run_files.FORMAT:
+        run = run_files.parse(path, tensors, metadata)
         tokenizer = Bytes() if run.config.vocab_size == VOCABULARY else None
         return Reference(path.stem, run.config, run.state.params, tokenizer)
     config_dict = read_json((path if path.is_dir() else path.parent) / "config.json")
