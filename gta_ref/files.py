@@ -188,11 +188,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     """
     from safetensors import safe_open
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        start, header = _header(path)
+    with _safetensors(path) as (path, start, header):
         unreadable = _unreadable(header)
         if not unreadable:
             fp8 = {name for name, entry in header.items() if name != "__metadata__" and entry.get("dtype") == _FP8}
@@ -202,11 +198,37 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
                     return file.get_tensors(), metadata
                 names = file.keys()
                 return {n: _fp8(path, start, header[n]) if n in fp8 else file.get_tensor(n) for n in names}, metadata
+    raise ValueError(f"{path}: {one_line(unreadable)}")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read the metadata of a safetensors file and none of its arrays.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is truncated, corrupted or of another format; the message names the file.
+    """
+    from safetensors import safe_open
+
+    with _safetensors(path) as (path, _, _), safe_open(path, framework="np") as file:  # checks all offsets and sizes
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _safetensors(path: str | os.PathLike[str]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """Yield a file's path, where its arrays begin, and its header; an error in the block names the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        yield path, *_header(path)
     except OSError:
         raise
     except Exception as error:  # nothing more specific: the package lets NumPy's errors for huge shapes pass
         raise ValueError(f"{path}: not a complete safetensors file ({one_line(error)})") from None
-    raise ValueError(f"{path}: {one_line(unreadable)}")
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:

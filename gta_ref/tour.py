@@ -21,8 +21,10 @@ from gta_ref.core import Mask
 from gta_ref.costs.memory import cache_bytes
 from gta_ref.costs.model import Model
 from gta_ref.files import write_json
+from gta_ref.lm import model as lm
+from gta_ref.lm.language_model import LanguageModel
 from gta_ref.mechanisms import gta
-from gta_ref.ops import as_dtype, linear_forward
+from gta_ref.ops import as_dtype, decoder_forward, linear_forward
 from gta_ref.ops.arrays import normal
 from gta_ref.ops.heads import split_heads
 from gta_ref.verify.gradcheck import directional_error
@@ -33,7 +35,7 @@ LAYERS = MODELS["gta-1b"].n_layers
 CONTEXT = 2048  # tokens; the context length with which the model was trained
 LENGTH = 192  # bytes of text that the layer reads
 SHOWN = 40  # bytes of that text in the figure of the maps
-TOKENS = 32  # tokens of that text that a pretrained model reads
+TOKENS = 32  # tokens of that text that a trained model reads
 DEFINED = 64  # tokens that the definition, plain loops, computes
 EXACT = 1e-12  # bound for one order of float64 sums against another, relative to the largest value
 GRADIENT = 1e-7  # bound for gradients against finite differences in float64
@@ -50,11 +52,22 @@ class Tour:
     rng: np.random.Generator
 
 
+class Latents(NamedTuple):
+    """What the first latent head of a layer holds, and what the decoders of the maps that read it make of it."""
+
+    latents: np.ndarray  # (N, d_l)
+    values: np.ndarray  # (N, heads·d_h)
+    head_dim: int
+    heads_per_map: int
+
+
 class RealMaps(NamedTuple):
-    """Attention maps of a trained model, and the tokens that it read."""
+    """Attention maps of a trained model's layer, and the tokens that it read."""
 
     maps: np.ndarray  # (n_q, N, N)
     tokens: list[str]
+    n_heads: int  # output heads
+    latents: Latents | None  # None if the layer has no latent heads
 
 
 def default_text() -> tuple[str, bytes]:
@@ -170,34 +183,61 @@ def costs(tour: Tour) -> dict[str, Any]:
     }
 
 
-def pretrained_maps(tour: Tour) -> tuple[dict[str, Any], RealMaps | None]:
-    """Compute the maps of SmolLM2's middle layer on the text and compare its heads, or say why this is left out."""
-    from gta_ref.maps import compare
+def trained_model(which: str) -> LanguageModel | str:
+    """Load a model by its name or from its file; for the pretrained one, return why it is not there if it is not."""
     from gta_ref.weights import pretrained
+    from gta_ref.weights.load import load_model
 
-    if (reason := pretrained.why_not("smollm2")) is not None:
-        return {"left_out": reason}, None
-    model = pretrained.load("smollm2")
+    if which in pretrained.MODELS and (reason := pretrained.why_not(which)) is not None:
+        return reason
+    return load_model(which)
+
+
+def pretrained_maps(tour: Tour, model: LanguageModel | str) -> tuple[dict[str, Any], RealMaps | None]:
+    """Compute the maps of a trained model's middle layer on the text and compare its heads, or say why not.
+
+    The cosines are None if the layer has only one map. ``latents`` is None unless the model is GTA.
+    """
+    from gta_ref.maps import compare
+
+    if isinstance(model, str):
+        return {"left_out": model}, None
     ids = model.tokenizer.encode(tour.text.decode("utf-8", errors="replace"))[:TOKENS]
     if len(ids) < 3:  # a query needs two keys to choose from besides the first
         return {"left_out": f"the text has only {len(ids)} tokens for this model; expected at least 3"}, None
     layer = model.config.n_layers // 2
-    layers = compare.layer_maps(model.params, np.array([ids]), model.config)
-    maps = next(islice(layers, layer, None))[0]  # (n_q, N, N)
-    cosine = {}
+    trace = next(islice(lm.layer_traces(model.params, np.array([ids]), model.config), layer, None))
+    maps = trace["map"][0]  # (n_q, N, N)
+    cosine: dict[str, float | None] = {}
     for name, keys in (("all_keys", []), ("without_first", [0])):
         left = compare.without(maps, keys)
-        cosine[name] = compare.between_heads(compare.compare(left, left).cosine)
-    found = {"model": model.name, "layer": layer, "tokens": len(ids), "maps": len(maps)}
-    first_weight = float(maps[:, 1:, 0].mean())
-    tokens = [model.tokenizer.decode([i]) for i in ids]
-    return {**found, "first_weight": first_weight, "cosine": cosine}, RealMaps(maps, tokens)
+        cosine[name] = compare.between_heads(compare.compare(left, left).cosine) if len(maps) > 1 else None
+    config = model.config.layer(layer)
+    latents = None
+    if isinstance(config, gta.Config):
+        w_p = model.params[f"layers.{layer}.attention.w_p"]
+        read = np.repeat(trace["c"], config.n_q // config.n_c, axis=1)  # the latent that each map reads
+        decoded, _ = decoder_forward(read, w_p, config.decoder_residual)  # (1, N, n_h·d_h)
+        width = config.n_heads // config.n_c * config.head_dim  # of the heads that read the first latent
+        latents = Latents(trace["c"][0, 0], decoded[0, :, :width], config.head_dim, config.n_heads // config.n_q)
+    found = {
+        "model": model.name,
+        "layer": layer,
+        "tokens": len(ids),
+        "maps": len(maps),
+        "heads": config.n_heads,
+        "first_weight": float(maps[:, 1:, 0].mean()),
+        "cosine": cosine,
+        "latents": None if latents is None else {"heads": config.n_c, "width": config.latent_dim},
+    }
+    return found, RealMaps(maps, [model.tokenizer.decode([i]) for i in ids], config.n_heads, latents)
 
 
 def write(tour: Tour, maps: np.ndarray, real: RealMaps | None, figures: dict[str, Any], out: Path) -> list[Path]:
     """Write the figures and the JSON file into the folder `out`; return their paths."""
     from gta_ref.plots.cache import cache_growth
     from gta_ref.plots.common import save
+    from gta_ref.plots.latents import latents_and_values
     from gta_ref.plots.maps import attention_maps
 
     out.mkdir(parents=True, exist_ok=True)
@@ -218,7 +258,11 @@ def write(tour: Tour, maps: np.ndarray, real: RealMaps | None, figures: dict[str
     if real is not None:
         about = figures["pretrained_maps"]
         title = f"{about['model']}, a trained model: the maps of layer {about['layer']} on {tour.source}"
-        drawings["real-maps.png"] = attention_maps(real.maps, real.tokens, title=title)
+        n_heads = real.n_heads if real.n_heads > len(real.maps) else None
+        drawings["real-maps.png"] = attention_maps(real.maps, real.tokens, n_heads=n_heads, title=title)
+        if real.latents is not None:
+            latents, values, head_dim, heads_per_map = real.latents
+            drawings["real-latents.png"] = latents_and_values(latents, values, real.tokens, head_dim, heads_per_map)
     for name, figure in drawings.items():
         save(figure, out / name)
     write_json(out / "tour.json", figures)

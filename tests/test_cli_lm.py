@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gta_ref import cli
+from gta_ref.lm import model, train
 from gta_ref.lm import text as texts
-from gta_ref.lm import train
+from gta_ref.mechanisms import gta
 
 SMALL = ["--batch", "2", "--length", "32", "--hidden-size", "32", "--n-layers", "1"]
 
@@ -55,6 +56,22 @@ def test_train_and_resume(tmp_path, text):
     done = run("train", "--resume", out, "--text", text)
     assert done.exit_code == 0
     assert "this run has done all its 6 steps" in " ".join(done.output.split())
+
+
+def test_a_run_whose_layers_differ_is_resumed(tmp_path, text):
+    """Such a run is begun in Python; the command goes on with it."""
+    layers = [gta.Config(16, 4, 4, n_q, 1, 1, d_l) for n_q, d_l in ((4, 8), (2, 3))]
+    source, out = texts.from_file(text), tmp_path / "run.safetensors"
+    settings = train.Settings(steps=2, batch=2, length=32, warmup=1)
+    train.save(out, train.begin(model.Config(texts.VOCABULARY, 2, 24, layers), settings, source))
+    result = run("train", "--resume", out, "--text", text, "--n-layers", 2)
+    assert result.exit_code == 2
+    assert "run.safetensors holds a model whose layers differ in size; expected no option about" in result.stderr
+    result = run("train", "--resume", out, "--text", text)
+    assert result.exit_code == 0, result.output
+    assert f"{sum(p.size for p in train.load(out).state.params.values()):,} parameters" in result.output
+    assert "2 layers of width 16; 9.5 cached elements per token and layer" in " ".join(result.output.split())
+    assert train.load(out).state.step == 2
 
 
 def test_interrupt_saves_and_says_how_to_go_on(tmp_path, text):

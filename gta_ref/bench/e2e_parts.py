@@ -18,13 +18,13 @@ from gta_ref import ops
 from gta_ref.bench.machine import seconds
 from gta_ref.cache import KVCache
 from gta_ref.costs.hardware import Hardware
-from gta_ref.costs.model import Model
 from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import time as roofline
 from gta_ref.lm import block, compiled
 from gta_ref.lm import model as lm
 from gta_ref.mechanisms import gta, headwise, projections
 from gta_ref.ops.arrays import Params
+from gta_ref.weights.config_costs import model_costs
 
 PRODUCTS = ("projections", "gate", "decoder", "mlp", "head")
 ELEMENTWISE = ("norm", "rope", "gate activation", "swiglu", "residual", "embedding")
@@ -107,8 +107,7 @@ def predicted(config: lm.Config, batch: int, new: int, held: int, hardware: Hard
     parts : dict of str to float
         Σ over a part's operators of max(operations / peak, bytes / bandwidth).
     """
-    sizes = {name: getattr(config, name) for name in ("n_layers", "intermediate_size", "vocab_size", "tied")}
-    model = Model.of(config.mechanism, config.mechanism, config.attention, **sizes)
+    model = model_costs(config.mechanism, config)
     width = next(product.d_in for product in model.structure.products if product.name == "w_o")
     each = 5 * batch * new * config.n_layers  # an activation has 5 operations per element, fewer than any product
     activations = {("mlp", each * config.intermediate_size): "swiglu", ("gate", each * width): "gate activation"}

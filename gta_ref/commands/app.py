@@ -15,6 +15,7 @@ from gta_ref.commands import (
     doctor,
     generate,
     grade,
+    heal,
     maps,
     study,
     tour,
@@ -54,6 +55,7 @@ app.add_typer(costs.app, name="costs")
 app.command()(generate.generate)
 app.command()(maps.maps)
 app.command()(convert.convert)
+app.command()(heal.heal)
 app.command()(train.train)
 app.command()(study.study)
 app.add_typer(bench.app, name="bench")

@@ -36,7 +36,7 @@ def convert(
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="Layers in which maps are shared, as 20-29; the others keep all maps. Default: all."),
+        typer.Option(help="Layers in which maps are shared, as 7,20-29; the others keep all maps. Default: all."),
     ] = None,
     gate: Annotated[str, typer.Option(help="The gate: sigmoid, which starts open, or none.")] = "sigmoid",
     quick: Annotated[
@@ -100,12 +100,15 @@ def _sizes(shared: Sizes, layers: str | None, n_layers: int) -> list[Sizes]:
 
     if layers is None:
         return [shared] * n_layers
-    first, _, last = layers.partition("-")
-    last = last or first
-    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < n_layers):
-        raise ValueError(f"layers={layers!r} must be one layer or a range such as 0-{n_layers - 1}")
+    chosen: set[int] = set()
+    for part in layers.split(","):
+        first, _, last = part.partition("-")
+        last = last or first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < n_layers):
+            raise ValueError(f"layers={layers!r} must be layers and ranges of them such as 0,2-{n_layers - 1}")
+        chosen |= set(range(int(first), int(last) + 1))
     kept = replace(shared, n_q=None, n_k=None)
-    return [shared if int(first) <= i <= int(last) else kept for i in range(n_layers)]
+    return [shared if i in chosen else kept for i in range(n_layers)]
 
 
 def _figures(

@@ -42,9 +42,10 @@ def costs(
     models: Annotated[
         str,
         typer.Option(
-            help="Models to compare, separated by commas: gta-1b, gqa-1b, JSON files of sizes, or the config.json of a "
-            "Hugging Face model (Llama, SmolLM2, Mistral, Qwen2, Qwen3, Granite, DeepSeek-V2 and V3). The last one is "
-            "the baseline of the ratios."
+            help="Models to compare, separated by commas: gta-1b, gqa-1b, smollm2, a model's .safetensors file from "
+            "gta-ref train or gta-ref convert, a GGUF file with Llama's architecture, JSON files of sizes, or the "
+            "config.json of a Hugging Face model (Llama, SmolLM2, Mistral, Qwen2, Qwen3, Granite, DeepSeek-V2 and V3). "
+            "The last one is the baseline of the ratios."
         ),
     ] = "gta-1b,gqa-1b",
     model: Annotated[
@@ -189,32 +190,44 @@ def design(
 def _models(names: str, sizes: list[str]) -> list[Model]:
     """The models given by sizes, followed by those given by name or file."""
     from gta_ref.costs.model import Model
-    from gta_ref.files import one_line, parse_json
-    from gta_ref.weights.config_costs import costs_model, is_config_json
+    from gta_ref.errors import check_choice
+    from gta_ref.mechanisms.published import PUBLISHED
+    from gta_ref.weights import pretrained
+    from gta_ref.weights.config_costs import model_costs
+    from gta_ref.weights.load import load_config
 
     chosen = [Model.parse(text) for text in sizes]
     for name in filter(None, (part.strip() for part in names.split(","))):
-        if not name.endswith(".json"):
+        if name.endswith(".json"):
+            chosen += _from_json(name)
+        elif name in pretrained.MODELS or name.endswith((".safetensors", ".gguf")):
+            chosen.append(model_costs(Path(name).stem, load_config(name)))
+        else:
+            check_choice("model", name, (*PUBLISHED, *pretrained.MODELS))
             chosen.append(Model.preset(name))
-            continue
-        try:
-            content = parse_json(Path(name).read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{name}: not a JSON file ({one_line(error)})") from None
-        if is_config_json(content):
-            path = Path(name)  # every model has a config.json, in a folder of its own
-            chosen.append(costs_model(path.resolve().parent.name if path.name == "config.json" else path.stem, content))
-            continue
-        content = content if isinstance(content, list) else [content]
-        chosen += [
-            Model.from_dict({"name": Path(name).stem, **one} if isinstance(one, dict) else one) for one in content
-        ]
     if not chosen:
         raise ValueError("models='' must name at least one model")
     twice = sorted({one.name for i, one in enumerate(chosen) if one.name in {other.name for other in chosen[:i]}})
     if twice:  # the results are kept by name
         raise ValueError(f"models: the name {twice[0]!r} is there twice; expected different names")
     return chosen
+
+
+def _from_json(name: str) -> list[Model]:
+    """The models of a file of sizes, or the one of a config.json."""
+    from gta_ref.costs.model import Model
+    from gta_ref.files import one_line, parse_json
+    from gta_ref.weights.config_costs import costs_model, is_config_json
+
+    try:
+        content = parse_json(Path(name).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{name}: not a JSON file ({one_line(error)})") from None
+    if is_config_json(content):
+        path = Path(name)  # every model has a config.json, in a folder of its own
+        return [costs_model(path.resolve().parent.name if path.name == "config.json" else path.stem, content)]
+    content = content if isinstance(content, list) else [content]
+    return [Model.from_dict({"name": Path(name).stem, **one} if isinstance(one, dict) else one) for one in content]
 
 
 def _show(console: Console, found: dict[str, Any]) -> None:
@@ -234,6 +247,10 @@ def _show(console: Console, found: dict[str, Any]) -> None:
     for name, label in labels.items():
         if label != name:
             console.print(f"{label}: {name}", highlight=False, markup=False)
+    for name, label in labels.items():
+        if any(isinstance(found["models"][name][number], float) for number in ("cache_elements", "attention_macs")):
+            note = f"{label}: its layers differ in size; elements and MACs per layer are means over them"
+            console.print(note, highlight=False, markup=False)
     baseline = labels[names[-1]]
     ratios = [f"{labels[name]} ÷ {baseline}" for name in names[:-1]]
     beside = len(names) <= 3  # with more models, the ratios are shown in a second table
@@ -250,6 +267,8 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 
 
 def _count(value: float) -> str:
+    if isinstance(value, float):  # a mean over layers that differ
+        return f"{value:,.1f}"
     return f"{value:,}" if value < 1e9 else f"{value:.5e}"
 
 

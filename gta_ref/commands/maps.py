@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gta_ref.lm.language_model import LanguageModel
     from gta_ref.maps.compare import Layer
     from gta_ref.maps.passages import Window
+    from gta_ref.mechanisms.structure import Structure
 
 _SHORT = {"all_keys": "all keys", "without_first": "no first", "without_sinks": "no sinks"}  # names of compare.VIEWS
 _SHOWN = "0.8"  # the cosine threshold that the table by layer uses
@@ -62,9 +63,11 @@ def maps(
     if not 0 <= chosen < reader.config.n_layers:
         raise ValueError(f"layer={layer} must be from 0 to {reader.config.n_layers - 1}")
     read = _windows(reader, text, length, windows)
-    structure = reader.config.module.structure(reader.config.attention)
+    layers = [reader.config.module.structure(attention) for attention in reader.config.layers]
+    if all(structure.n_q < 2 for structure in layers):
+        raise ValueError(f"{reader.name} has one map in every layer; expected a layer with two or more to compare")
     console = Console()
-    _introduce(console, reader, structure, read)
+    _introduce(console, reader, layers, read)
 
     rng = np.random.default_rng(seed)
     found: list[Layer] = []
@@ -82,8 +85,6 @@ def maps(
         "model": reader.name,
         "mechanism": reader.config.mechanism,
         "n_layers": reader.config.n_layers,
-        "maps_a_layer": structure.n_q,
-        "key_heads": structure.n_k,
         "length": length,
         "windows": [{"name": w.name, "begins": reader.tokenizer.decode(w.ids[:12].tolist())} for w in read],
         "seed": seed,
@@ -91,14 +92,14 @@ def maps(
         "sink_distance": compare.SINK_DISTANCE,
         "drawn_layer": chosen,
         "versions": _versions(),
-        **report(found, structure.n_k),
+        **report(found, [structure.n_k for structure in layers]),
     }
     _show(console, figures)
     if json is not None:
         write_json(json, figures)
     if out is not None:
         tokens = [reader.tokenizer.decode([i]) for i in read[0].ids[:_TOKENS].tolist()]
-        _write(console, out, figures, _draw(figures, found, drawn, tokens))
+        _write(console, out, figures, _draw(figures, found, drawn, tokens, layers[chosen]))
 
 
 def _windows(reader: LanguageModel, text: Path | None, length: int, n_windows: int) -> list[Window]:
@@ -118,14 +119,20 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in ("gta-ref", "numpy", "scipy")}}
 
 
-def _introduce(console: Console, reader: LanguageModel, structure: Any, read: Sequence[Window]) -> None:
+def _introduce(console: Console, reader: LanguageModel, layers: Sequence[Structure], read: Sequence[Window]) -> None:
+    n_q, n_k = ({getattr(structure, name) for structure in layers} for name in ("n_q", "n_k"))
     console.print(
-        f"[bold]{escape(reader.name)}[/]: {reader.config.n_layers} layers, each with {structure.n_q} maps over "
-        f"{structure.n_k} key head{'s' if structure.n_k > 1 else ''}",
+        f"[bold]{escape(reader.name)}[/]: {len(layers)} layers, {'with' if len(n_q) > 1 else 'each with'} "
+        f"{_range(n_q)} map{'s' if max(n_q) > 1 else ''} over {_range(n_k)} key head{'s' if max(n_k) > 1 else ''}",
         highlight=False,
     )
     names = ", ".join(window.name for window in read)
     console.print(f"{len(read)} windows of {len(read[0].ids)} tokens: {names}", markup=False, highlight=False)
+
+
+def _range(numbers: Collection[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def _show(console: Console, figures: dict[str, Any]) -> None:
@@ -133,27 +140,35 @@ def _show(console: Console, figures: dict[str, Any]) -> None:
         "\nMeans over all pairs of two different heads in a layer:\n"
         "[bold]cos[/]    cosine of their maps' rows         [bold]bits[/]  Jensen–Shannon divergence\n"
         "[bold]pos[/]    the same cosine on two different texts: similarity by position alone\n"
-        f"[bold]maps[/]   number of maps needed so that each head has one with cosine ≥ {_SHOWN}\n"
+        "[bold]maps[/]   number of maps that the layer has\n"
+        f"[bold]k[/]      number of maps needed so that each head has one with cosine ≥ {_SHOWN}\n"
         "[bold]first[/]  weight on the first key\n"
         f"[bold]sinks[/]  weight on it and on keys that distant queries give ≥ {figures['sink_weight']} on average\n"
         "[bold]no first[/], [bold]no sinks[/]: without these keys; the rest of each row is scaled to sum 1\n",
         highlight=False,
     )
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("layer", "first", "sinks"):
+    for name in ("layer", "maps", "first", "sinks"):
         rows.add_column(f"\n{name}", justify="right")
     for name in _SHORT.values():
         # the name of the view is written above its columns, one word above each
-        for word, column in zip((*name.split(), "", ""), ("cos", "pos", "bits", "maps"), strict=True):
+        for word, column in zip((*name.split(), "", ""), ("cos", "pos", "bits", "k"), strict=True):
             rows.add_column(f"[bold]{word}[/]\n{column}", justify="right")
     for layer in figures["layers"]:
-        cells = [f"{layer['layer']}", f"{layer['first_weight']:.2f}", f"{layer['sink_weight']:.2f}"]
+        cells = [str(layer[name]) for name in ("layer", "maps")]
+        cells += [f"{layer[name]:.2f}" for name in ("first_weight", "sink_weight")]
         for view in _SHORT:
             found = layer[view]
+            if found is None:  # a single map
+                cells += 4 * ["–"]
+                continue
             numbers = found["same"]["mean_cosine"], found["other"]["mean_cosine"], found["same"]["mean_divergence"]
             cells += [*(f"{number:.2f}" for number in numbers), str(found["maps_needed"][_SHOWN])]
         rows.add_row(*cells)
     console.print(rows)
+    if single := [str(layer["layer"]) for layer in figures["layers"] if layer["maps"] == 1]:
+        where = f"layer{'s' if len(single) > 1 else ''} {', '.join(single)}"
+        console.print(f"\nOnly one map in {where}: left out of the means below", highlight=False)
     _show_summary(console, figures["summary"], figures["thresholds"])
 
 
@@ -195,29 +210,35 @@ def _show_summary(console: Console, summary: dict[str, Any], thresholds: Sequenc
     )
 
 
-def _draw(figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: Sequence[str]) -> dict[str, Figure]:
+def _draw(
+    figures: dict[str, Any], found: Sequence[Layer], drawn: Any, tokens: Sequence[str], structure: Structure
+) -> dict[str, Figure]:
+    """Draw the figures; `drawn` are maps of the layer with this structure."""
     import numpy as np
 
     from gta_ref.maps.compare import VIEWS
     from gta_ref.plots.maps import attention_maps, head_similarity, maps_needed, similarity_by_layer
 
-    name, chosen, thresholds = figures["model"], figures["drawn_layer"], figures["thresholds"]
+    name, chosen, thresholds, layers = (figures[key] for key in ("model", "drawn_layer", "thresholds", "layers"))
+    none = dict.fromkeys(thresholds, np.nan)
     counts = {
-        view: np.array([list(layer[view]["maps_needed"].values()) for layer in figures["layers"]]) for view in VIEWS
+        view: np.array([list((layer[view]["maps_needed"] if layer[view] else none).values()) for layer in layers])
+        for view in VIEWS
     }
-    clusters = figures["layers"][chosen]["all_keys"]["clusters"][_SHOWN]
+    several = layers[chosen]["all_keys"]
+    title = f"{name}, layer {chosen}, reading {figures['windows'][0]['name']}"
     return {
         "similarity.svg": similarity_by_layer(found, f"How similar the attention maps of two heads are: {name}"),
-        "heads.png": head_similarity(found, figures["key_heads"], f"Every pair of heads of {name}"),
+        "heads.png": head_similarity(found, [layer["key_heads"] for layer in layers], f"Every pair of heads of {name}"),
         "needed.png": maps_needed(
-            counts, thresholds, figures["maps_a_layer"], f"How many maps a layer of {name} needs"
+            counts, thresholds, [layer["maps"] for layer in layers], f"How many maps a layer of {name} needs"
         ),
         "maps.png": attention_maps(
             drawn,
             tokens,
-            clusters=clusters,
-            title=f"{name}, layer {chosen}, reading {figures['windows'][0]['name']}\n"
-            f"heads of the same colour form a cluster at cosine ≥ {_SHOWN}",
+            n_heads=structure.n_heads if structure.n_heads > structure.n_q else None,
+            clusters=several["clusters"][_SHOWN] if several else None,
+            title=f"{title}\nheads of the same colour form a cluster at cosine ≥ {_SHOWN}" if several else title,
         ),
     }
 

@@ -14,7 +14,7 @@ from gta_ref.commands.common import JsonOption, PlotOption, one_line_errors, tab
 
 @one_line_errors
 def study(
-    name: Annotated[str, typer.Argument(help="The study: mechanisms, gate, activations, sizes or retrieval.")],
+    name: Annotated[str, typer.Argument(help="The study: mechanisms, gate, activations, sizes, retrieval or convert.")],
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for the files of the runs; finished runs found there are kept.")
     ] = Path("gta-studies"),
@@ -36,11 +36,22 @@ def study(
 
     Each model is trained from three seeds. A study that was stopped continues where it was if it is started again. The
     full studies take from one to several hours on two cores; docs/studies.md has their results.
+
+    The study convert trains no model from random weights: it converts SmolLM2 to GTA in many sizes and heals what came
+    out (see gta-ref convert and gta-ref heal), one model at a time on all cores. docs/convert.md has its results.
     """
     from gta_ref.errors import check_choice
-    from gta_ref.lab import runner
+    from gta_ref.lab import runner, studies
 
+    check_choice("study", name, (*studies.STUDIES, "convert"))
     check_choice("executor", executor, runner.EXECUTORS)
+    if name == "convert":
+        from gta_ref.commands.study_convert import study_convert
+
+        if executor != "local":
+            raise ValueError(f"executor={executor!r} must be 'local' in the study convert")
+        study_convert(folder, quick, plot, json)
+        return
     if executor == "local":
         _study(name, folder, jobs, quick, plot, json, executor, first=True)
         return

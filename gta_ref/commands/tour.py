@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gta_ref.commands.common import JsonOption, one_line_errors, table
+from gta_ref.commands.common import JsonOption, ModelOption, one_line_errors, table
 
 
 @one_line_errors
@@ -18,6 +18,7 @@ def tour(
     text: Annotated[
         Path | None, typer.Option(help="Text file that the layer reads. Default: a passage of Python's own source.")
     ] = None,
+    model: ModelOption = "smollm2",
     out: Annotated[Path, typer.Option(help="Folder for the figures and tour.json.")] = Path("gta-tour"),
     seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
     json: JsonOption = None,
@@ -25,11 +26,13 @@ def tour(
     """Run a GTA-1B attention layer on real text and check its claims.
 
     The layer has the sizes of GTA-1B and random weights. Its stages are shown, and each claim about it is computed:
-    both forms of its equation, its gradients, decoding with a cache, and what it saves.
+    both forms of its equation, its gradients, decoding with a cache, and what it saves. The last step shows the maps of
+    a trained model's middle layer on the same text, and if the model is GTA, its latents.
     """
     from gta_ref import tour as steps
     from gta_ref.files import one_line, write_json
 
+    trained = steps.trained_model(model)  # before the steps, so that a wrong name is known at once
     source, content = (one_line(text), text.read_bytes()) if text is not None else steps.default_text()
     console = Console()
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
@@ -49,8 +52,8 @@ def tour(
                 figures[name] = result
             _SHOW[name](console, figures[name])
             bar.advance(task)
-        bar.update(task, description="a pretrained model")
-        figures["pretrained_maps"], real = steps.pretrained_maps(run)
+        bar.update(task, description="a trained model")
+        figures["pretrained_maps"], real = steps.pretrained_maps(run, trained)
         _show_pretrained_maps(console, figures["pretrained_maps"])
         bar.advance(task)
         bar.update(task, description="figures")
@@ -149,13 +152,24 @@ def _show_pretrained_maps(console: Console, found: dict[str, Any]) -> None:
         f"\n[bold]6. Real maps[/]: {found['model']}, layer {found['layer']}, reads the first {found['tokens']} tokens",
         highlight=False,
     )
-    cosine = found["cosine"]
-    console.print(
-        f"   Its {found['maps']} maps give {found['first_weight']:.2f} of their weight to the first token. The mean "
-        f"cosine of two maps' rows is {cosine['all_keys']:.2f}, and {cosine['without_first']:.2f} without that token. "
-        "gta-ref maps compares the maps of all layers.",
-        highlight=False,
-    )
+    n, heads, cosine = found["maps"], found["heads"], found["cosine"]
+    shared = f", each for {heads // n} of {heads} output heads," if heads > n else ""
+    weight = f"{found['first_weight']:.2f} of"
+    if n == 1:
+        said = f"Its only map, for all {heads} output heads, gives {weight} its weight to the first token."
+    else:
+        said = (
+            f"Its {n} maps{shared} give {weight} their weight to the first token. The mean cosine of two maps' rows is "
+            f"{cosine['all_keys']:.2f}, and {cosine['without_first']:.2f} without that token. gta-ref maps compares "
+            "the maps of all layers."
+        )
+    console.print(f"   {said}", highlight=False)
+    if (latents := found["latents"]) is not None:
+        cached = f"{latents['heads']} latent{'s' if latents['heads'] > 1 else ''} of width {latents['width']}"
+        console.print(
+            f"   It caches {cached} for each token; real-latents.png shows the values that are decoded from the first.",
+            highlight=False,
+        )
 
 
 _SHOW = {

@@ -105,10 +105,11 @@ def _train(
         if not _is_done(training, run):
             check_writable(out)
     made = run.config
+    cached = [made.module.structure(attention).cache_elements for attention in made.layers]
     console.print(
         f"{mechanism if resume is None else made.mechanism}: {small.n_parameters(made):,} parameters, "
         f"{made.n_layers} layers of width {made.hidden_size}; "
-        f"{made.module.structure(made.attention).cache_elements} cached elements per token and layer",
+        f"{sum(cached) / len(cached):g} cached elements per token and layer",
         highlight=False,
     )
     console.print(f"text: {source.name}", highlight=False)
@@ -192,6 +193,8 @@ def _check_same(context: typer.Context, path: Path, run: Any, config: Any, setti
         if name in given and asked != held:
             raise ValueError(f"{path} holds a run with {name}={held}; asked for {asked}")
     if given & {"mechanism", "gate", *_SIZES} and config != run.config:
+        if isinstance(run.config.attention, tuple):
+            raise ValueError(f"{path} holds a model whose layers differ in size; expected no option about its sizes")
         fields = dataclasses.asdict(run.config), dataclasses.asdict(config)
         flat = [{**f, **f["attention"]} for f in fields]
         differ = sorted(n for n in flat[0] if n != "attention" and flat[0][n] != flat[1].get(n))

@@ -47,7 +47,7 @@ def forward_macs(
     new : int
         Tokens per sequence that the pass computes.
     held : int
-        Tokens per sequence that are in the cache already. Default 0. From 1 on, the model's `decode_structure` is used.
+        Tokens per sequence that are in the cache already. Default 0. From 1 on, its groups' `decode_structure` is used.
     causal_saving : bool
         As in :func:`pairs`. Default True.
     all_logits : bool
@@ -61,9 +61,11 @@ def forward_macs(
     check_model("model", model)
     batch, new, held = as_size("batch", batch), as_size("new", new), as_size("held", held, at_least=0)
     check_bool("all_logits", all_logits)
-    structure = model.decode_structure if held else model.structure
-    layer = attention_layer(structure, new, held, causal_saving=causal_saving)
-    macs = {name: batch * model.n_layers * count for name, count in layer.items()}
+    macs = {"attention": 0, "linear": 0}
+    for group in model.groups:
+        structure = group.decode_structure if held else group.structure
+        for name, count in attention_layer(structure, new, held, causal_saving=causal_saving).items():
+            macs[name] += batch * group.n_layers * count
     macs["mlp"] = batch * new * model.all_mlp_macs
     macs["head"] = batch * (new if all_logits else 1) * model.head_macs
     return {**macs, "total": sum(macs.values())}
@@ -86,9 +88,8 @@ def training_macs(
     batch, length = as_size("batch", batch), as_size("length", length)
     check_bool("fused", fused)
     forward = forward_macs(model, batch, length, causal_saving=causal_saving, all_logits=True)
-    s = model.structure
     macs = {name: 3 * forward[name] for name in ("attention", "linear", "mlp", "head")}
     if fused:
-        again = s.n_q * s.d_k * pairs(length, causal_saving=causal_saving)
-        macs["attention"] += batch * model.n_layers * again
+        again = sum(n * layer.n_q * layer.d_k for layer, _, n in model.groups)
+        macs["attention"] += batch * again * pairs(length, causal_saving=causal_saving)
     return {**macs, "total": sum(macs.values())}

@@ -17,6 +17,7 @@ from gta_ref.costs.hardware import Hardware
 from gta_ref.costs.model import Model, check_model
 from gta_ref.costs.operators import Operator
 from gta_ref.errors import as_size, check_bool
+from gta_ref.mechanisms.structure import Structure
 
 H100 = Hardware("h100", 989.5e12, 3072e9, 80 * 10**9, "LLM-Viewer's own figures for an NVIDIA H100")
 
@@ -29,7 +30,18 @@ def operators(model: Model, batch: int, length: int, *, prefill: bool, fused: bo
     check_bool("fused", fused)
     if model.experts is not None:
         raise ValueError(f"model {model.name}: convention 'llm-viewer' has no mixtures of experts; expected 'moved'")
-    s, h, i = model.structure, model.hidden_size, model.intermediate_size
+    found: list[Operator] = []
+    for group in model.groups:
+        layer = _layer(group.structure, model.intermediate_size, batch, length, prefill=prefill, fused=fused)
+        n = group.n_layers
+        found += [Operator(name, n * ops, n * 2 * moved) for name, ops, moved in layer]
+    head = model.head_macs
+    return [*found, Operator("head", 2 * batch * head, 2 * (head + model.hidden_size + model.vocab_size))]
+
+
+def _layer(s: Structure, i: int, batch: int, length: int, *, prefill: bool, fused: bool) -> list[tuple[str, int, int]]:
+    """Operators of a layer whose MLP has the width i, each as (name, operations, elements moved)."""
+    h = s.hidden_size
     n = batch * length if prefill else batch  # tokens
     keys = batch * length
     maps = n * length * s.n_q  # elements of all maps
@@ -62,7 +74,4 @@ def operators(model: Model, batch: int, length: int, *, prefill: bool, fused: bo
         layer.append(("decoder", n * h, 2 * n * h))
     if s.gate != "none":
         layer.append(("gate", 5 * n * h, 3 * n * h))
-
-    found = [Operator(name, model.n_layers * ops, model.n_layers * 2 * moved_) for name, ops, moved_ in layer]
-    head = model.head_macs
-    return [*found, Operator("head", 2 * batch * head, 2 * (head + h + model.vocab_size))]
+    return layer

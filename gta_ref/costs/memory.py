@@ -14,7 +14,8 @@ def cache_bytes(model: Model, batch: int, length: int, dtype: Any = "bfloat16") 
     """Bytes of all layers' caches for `batch` sequences of `length` tokens."""
     check_model("model", model)
     tokens = as_size("batch", batch) * as_size("length", length, at_least=0)
-    return model.n_layers * tokens * model.structure.cache_elements * as_dtype(dtype).itemsize
+    elements = sum(group.n_layers * group.structure.cache_elements for group in model.groups)
+    return tokens * elements * as_dtype(dtype).itemsize
 
 
 def weight_bytes(model: Model, dtype: Any = "bfloat16") -> int:
@@ -57,11 +58,11 @@ def training_activations(model: Model, batch: int, length: int, *, fused: bool =
     """
     check_model("model", model)
     batch, length = as_size("batch", batch), as_size("length", length, at_least=0)
-    attention = attention_activations(model.structure, batch, length, fused=fused)
+    attention = sum(n * attention_activations(layer, batch, length, fused=fused) for layer, _, n in model.groups)
     norms = model.n_layers * 2 * (model.hidden_size + 1)
     mlps = model.mlp_layers * (model.hidden_size + 3 * model.intermediate_size)
     if model.experts is not None:
         mlps += (model.n_layers - model.mlp_layers) * model.experts.kept(model.hidden_size)
     end = 2 * model.hidden_size + 1 + model.vocab_size  # the last RMSNorm, the head's input, the logits
     tokens = batch * length
-    return model.n_layers * attention + tokens * (norms + mlps + end)
+    return attention + tokens * (norms + mlps + end)

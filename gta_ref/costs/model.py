@@ -5,13 +5,32 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from gta_ref import mechanisms
 from gta_ref.costs.experts import Experts
-from gta_ref.errors import as_size, check_bool, check_choice, check_type, shown
+from gta_ref.errors import as_size, check_bool, check_choice, check_type, refuse, shown
 from gta_ref.mechanisms.published import BASE, BASE_ATTENTION, PUBLISHED
 from gta_ref.mechanisms.structure import Structure
+
+
+class Group(NamedTuple):
+    """Attention layers of the same sizes.
+
+    Attributes
+    ----------
+    structure : Structure
+        Structure of such a layer when it computes whole sequences.
+    decode_structure : Structure
+        Structure of the same layer in a decoding step. It differs only for MLA, which then attends in the latent space.
+    n_layers : int
+        Number of these layers.
+    """
+
+    structure: Structure
+    decode_structure: Structure
+    n_layers: int
 
 
 @dataclass(frozen=True)
@@ -21,11 +40,10 @@ class Model:
     Attributes
     ----------
     name : str
-    structure : Structure
-        Structure of the attention layer when it computes whole sequences.
-    decode_structure : Structure
-        Structure of the same layer in a decoding step. It differs only for MLA, which then attends in the latent space.
-    n_layers, intermediate_size, vocab_size : int
+    groups : sequence of Group
+        The attention layers: one group if all have the same sizes, else several. Kept as a tuple. The order has no
+        effect on the costs.
+    intermediate_size, vocab_size : int
     tied : bool
         Whether the head is the embedding's transpose. Default True.
     experts : Experts, optional
@@ -33,9 +51,7 @@ class Model:
     """
 
     name: str
-    structure: Structure
-    decode_structure: Structure
-    n_layers: int
+    groups: tuple[Group, ...]
     intermediate_size: int
     vocab_size: int
     tied: bool = True
@@ -45,19 +61,56 @@ class Model:
         check_type("name", self.name, str, "a str")
         if not self.name.isprintable():
             raise ValueError(f"name={shown(self.name)} must consist of characters that can be printed")
-        check_structure("structure", self.structure)
-        check_structure("decode_structure", self.decode_structure)
-        for name in ("n_layers", "intermediate_size", "vocab_size"):
+        self._check_groups()
+        for name in ("intermediate_size", "vocab_size"):
             object.__setattr__(self, name, as_size(name, getattr(self, name)))
         check_bool("tied", self.tied)
         check_type("experts", self.experts, (Experts, type(None)), "a gta_ref.costs.experts.Experts or None")
         if self.experts is not None and self.experts.first > self.n_layers:
             raise ValueError(f"experts.first={self.experts.first} must be at most n_layers={self.n_layers}")
 
+    def _check_groups(self) -> None:
+        if not isinstance(self.groups, (tuple, list)) or not self.groups:
+            refuse("groups", self.groups, "a sequence of at least one gta_ref.costs.model.Group")
+        checked = []
+        for i, group in enumerate(self.groups):
+            check_type(f"groups[{i}]", group, Group, "a gta_ref.costs.model.Group")
+            for name in ("structure", "decode_structure"):
+                structure = getattr(group, name)
+                check_structure(f"groups[{i}].{name}", structure)
+                if structure.hidden_size != self.groups[0].structure.hidden_size:
+                    raise ValueError(
+                        f"groups[{i}].{name}.hidden_size={structure.hidden_size} must be "
+                        f"{self.groups[0].structure.hidden_size}, as in groups[0].structure"
+                    )
+            checked.append(group._replace(n_layers=as_size("n_layers", group.n_layers)))
+        object.__setattr__(self, "groups", tuple(checked))
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return sum(group.n_layers for group in self.groups)
+
+    @property
+    def structure(self) -> Structure:
+        """Structure of every attention layer when it computes whole sequences; ValueError if the layers differ."""
+        return self._only_group.structure
+
+    @property
+    def decode_structure(self) -> Structure:
+        """Structure of every attention layer in a decoding step; ValueError if the layers differ."""
+        return self._only_group.decode_structure
+
+    @property
+    def _only_group(self) -> Group:
+        if len(self.groups) > 1:
+            raise ValueError(f"model {self.name} has {len(self.groups)} groups of layers; expected one, of one size")
+        return self.groups[0]
+
     @property
     def hidden_size(self) -> int:
         """H, the model's width."""
-        return self.structure.hidden_size
+        return self.groups[0].structure.hidden_size
 
     @property
     def mlp_macs(self) -> int:
@@ -85,26 +138,37 @@ class Model:
     @property
     def parameters(self) -> int:
         """Number of all weights, biases and gains."""
-        layer = self.structure.parameters + 2 * self.hidden_size
+        layers = sum(n * (layer.parameters + 2 * self.hidden_size) for layer, _, n in self.groups)
         mlps = self.mlp_layers * self.mlp_macs
         if self.experts is not None:
             mlps += (self.n_layers - self.mlp_layers) * self.experts.parameters(self.hidden_size)
         embeddings = self.head_macs * (1 if self.tied else 2)
-        return self.n_layers * layer + mlps + embeddings + self.hidden_size
+        return layers + mlps + embeddings + self.hidden_size
 
     @classmethod
     def of(cls, name: str, mechanism: str, attention: Any, *, experts: Experts | None = None, **sizes: Any) -> Model:
-        """Build a model around a mechanism's Config; `sizes` are n_layers, intermediate_size, vocab_size, tied."""
+        """Build a model around a mechanism's Config, or a sequence of n_layers of them.
+
+        The `sizes` are n_layers, intermediate_size, vocab_size and tied; those that are left out are GTA-1B's.
+        """
         module = mechanisms.load(mechanism)
-        check_type("attention", attention, module.Config, f"the Config of mechanism={mechanism!r}")
         unknown = sizes.keys() - BASE.keys()
         if unknown:
             raise ValueError(f"sizes: unknown {', '.join(sorted(unknown))}; expected {', '.join(BASE)}")
-        structure = module.structure(attention)
-        decode = structure
-        if "absorb" in inspect.signature(module.structure).parameters:
-            decode = module.structure(attention, absorb=True)
-        return cls(name, structure, decode, **{**BASE, **sizes}, experts=experts)
+        around = {**BASE, **sizes}
+        n_layers = as_size("n_layers", around.pop("n_layers"))
+        if not isinstance(attention, (tuple, list)):
+            check_type("attention", attention, module.Config, f"the Config of mechanism={mechanism!r}")
+            counts = [(attention, n_layers)]
+        else:
+            if len(attention) != n_layers:
+                raise ValueError(f"attention has {len(attention)} Configs; expected one, or n_layers={n_layers}")
+            for i, one in enumerate(attention):
+                check_type(f"attention[{i}]", one, module.Config, f"the Config of mechanism={mechanism!r}")
+            counts = [(one, len(list(alike))) for one, alike in groupby(attention)]
+        latent = {"absorb": True} if "absorb" in inspect.signature(module.structure).parameters else {}
+        groups = [Group(module.structure(one), module.structure(one, **latent), n) for one, n in counts]
+        return cls(name, tuple(groups), **around, experts=experts)
 
     @classmethod
     def preset(cls, name: str) -> Model:

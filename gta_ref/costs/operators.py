@@ -55,60 +55,59 @@ def operators(model: Model, batch: int, new: int, held: int, *, fused: bool, ite
     batch, new, held = as_size("batch", batch), as_size("new", new), as_size("held", held, at_least=0)
     itemsize = as_size("itemsize", itemsize)
     check_bool("fused", fused)
-    s = model.decode_structure if held else model.structure
     tokens, h, i = batch * new, model.hidden_size, model.intermediate_size
-    layer: list[tuple[str, int, int]] = []  # name, operations, elements moved
+    found: list[Operator] = []
 
-    def linear(name: str, product: Product, rows: int) -> None:
-        weight, bias = product.macs, product.parameters - product.macs
-        moved = weight + bias + rows * product.count * (product.d_in + product.d_out)
-        layer.append((name, 2 * rows * product.macs, moved))
+    def add(layer: list[tuple[str, int, int]], n_layers: int) -> None:
+        found.extend(Operator(name, n_layers * ops, n_layers * moved * itemsize) for name, ops, moved in layer)
 
-    def norm() -> None:
-        # square, sum, root, division, gain: 7 operations per element are LLM-Viewer's figure, which is kept here
-        layer.append(("norm", 7 * tokens * h, tokens * 2 * h))
+    for group in model.groups:
+        structure = group.decode_structure if held else group.structure
+        add(_around_attention(structure, batch, new, held, fused), group.n_layers)
+    if model.mlp_layers:
+        mlp = [_linear("mlp", Product("mlp", d_in, d_out), tokens) for d_in, d_out in ((h, i), (h, i), (i, h))]
+        add([*mlp, ("mlp", 5 * tokens * i, 3 * tokens * i)], model.mlp_layers)
+    if model.experts is not None:
+        mixture = [("mlp", ops, moved) for ops, moved in model.experts.operators(h, tokens)]
+        add(mixture, model.n_layers - model.mlp_layers)
+    last = batch  # one position of each sequence
+    head = 2 * last * model.head_macs, model.head_macs + last * (h + model.vocab_size)
+    add([("embedding", 0, 2 * tokens * h), ("norm", 7 * last * h, 2 * last * h), ("head", *head)], 1)
+    return found
 
-    norm()
+
+def _linear(name: str, product: Product, rows: int) -> tuple[str, int, int]:
+    moved = product.parameters + rows * product.count * (product.d_in + product.d_out)
+    return name, 2 * rows * product.macs, moved
+
+
+def _around_attention(s: Structure, batch: int, new: int, held: int, fused: bool) -> list[tuple[str, int, int]]:
+    """Operators of a layer without its MLP, each as (name, operations, elements moved)."""
+    tokens, h = batch * new, s.hidden_size
+    # square, sum, root, division, gain: 7 operations per element are LLM-Viewer's figure, which is kept here
+    norm = "norm", 7 * tokens * h, tokens * 2 * h
+    residual = "residual", tokens * h, 3 * tokens * h
+    layer = [norm]
     for product in s.products:
         if product.name not in ("w_p", "w_g", "w_o"):
-            linear("projections", product, batch * (held + new) if product.held else tokens)
+            layer.append(_linear("projections", product, batch * (held + new) if product.held else tokens))
     turned = tokens * (s.n_q + s.n_k) * s.d_k
     layer.append(("rope", 3 * turned, 2 * turned))  # six operations per pair of features
     layer.extend(attention(s, batch, new, held, fused=fused))
     width = next(product.d_in for product in s.products if product.name == "w_o")
     for product in s.products:
         if product.name == "w_p":
-            linear("decoder", product, tokens)
+            layer.append(_linear("decoder", product, tokens))
             if s.decoder_residual:  # values += e copies of the latent contexts
                 layer.append(("decoder", tokens * width, tokens * (s.n_q * s.d_v + 2 * width)))
     for product in s.products:
         if product.name == "w_g":
-            linear("gate", product, tokens)
+            layer.append(_linear("gate", product, tokens))
             layer.append(("gate", 5 * tokens * width, 3 * tokens * width))
     for product in s.products:
         if product.name == "w_o":
-            linear("projections", product, tokens)
-    layer.append(("residual", tokens * h, 3 * tokens * h))
-    norm()
-    layer.append(("residual", tokens * h, 3 * tokens * h))
-    found = [Operator(name, model.n_layers * ops, model.n_layers * moved * itemsize) for name, ops, moved in layer]
-
-    layer.clear()
-    for d_in, d_out in ((h, i), (h, i), (i, h)):
-        linear("mlp", Product("mlp", d_in, d_out), tokens)
-    layer.append(("mlp", 5 * tokens * i, 3 * tokens * i))
-    n = model.mlp_layers
-    if n:
-        found += [Operator(name, n * ops, n * moved * itemsize) for name, ops, moved in layer]
-    if model.experts is not None:
-        n = model.n_layers - n
-        found += [Operator("mlp", n * ops, n * moved * itemsize) for ops, moved in model.experts.operators(h, tokens)]
-    found.append(Operator("embedding", 0, 2 * tokens * h * itemsize))
-    last = batch  # one position of each sequence
-    found.append(Operator("norm", 7 * last * h, 2 * last * h * itemsize))
-    moved = model.head_macs + last * (h + model.vocab_size)
-    found.append(Operator("head", 2 * last * model.head_macs, moved * itemsize))
-    return found
+            layer.append(_linear("projections", product, tokens))
+    return [*layer, residual, norm, residual]  # the second norm and residual are the MLP's
 
 
 def attention(s: Structure, batch: int, new: int, held: int, *, fused: bool) -> list[tuple[str, int, int]]:

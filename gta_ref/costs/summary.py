@@ -30,7 +30,8 @@ def summary(
     -------
     found : dict
         ``setting``: the arguments. ``models``: name → costs. ``ratios``: name → cache, attention, prefill and decode
-        seconds, each divided by that of the last model.
+        seconds, each divided by that of the last model. The elements of the cache and the MACs of the attention are
+        those of one layer; if a model's layers differ in size, they are the means over its layers.
     """
     if not isinstance(models, (list, tuple)) or not models:
         refuse("models", models, "a list of at least one gta_ref.costs.model.Model")
@@ -45,12 +46,12 @@ def summary(
         # without a fused kernel nothing is computed twice, but the maps are computed whole
         training = training_macs(model, batch, length, fused=fused, causal_saving=fused)
         found[model.name] = {
-            "mechanism": model.structure.mechanism,
+            "mechanism": model.groups[0].structure.mechanism,
             "parameters": model.parameters,
-            "cache_elements": model.structure.cache_elements,
+            "cache_elements": _mean_over_layers(model, "cache_elements"),
             "cache_bytes_per_token": cache_bytes(model, 1, 1, dtype),
             "cache_bytes": cache_bytes(model, batch, length, dtype),
-            "attention_macs": model.structure.attention_macs,
+            "attention_macs": _mean_over_layers(model, "attention_macs"),
             "training_activations": training_activations(model, batch, length, fused=fused),
             "training_operations": 2 * training["total"],
             **{
@@ -76,3 +77,11 @@ def summary(
         "dtype": str(dtype),
     }
     return {"setting": setting, "models": found, "ratios": ratios}
+
+
+def _mean_over_layers(model: Model, name: str) -> float:
+    """Mean of a number of the structures; the number itself, a whole one, if all layers have the same."""
+    numbers = {getattr(group.structure, name) for group in model.groups}
+    if len(numbers) == 1:
+        return int(numbers.pop())
+    return float(sum(group.n_layers * getattr(group.structure, name) for group in model.groups) / model.n_layers)

@@ -14,7 +14,7 @@ import numpy as np
 from gta_ref import ops
 from gta_ref.cache import KVCache
 from gta_ref.core import Mask, engines
-from gta_ref.ops import Array, linear_backward, linear_forward
+from gta_ref.ops import Array, linear_backward, linear_backward_input, linear_forward
 from gta_ref.ops.arrays import Params, add
 
 LEAST = 2**14  # "auto" uses the compiled RMSNorm and SwiGLU from this x.size on; below, compiling them would not pay
@@ -86,10 +86,13 @@ def decode(
     return mlp_forward(params, add(x, mixed), eps, rows)[0]
 
 
-def backward(dy: Array, saved: BlockSaved) -> tuple[Array, dict[str, Array]]:
-    """dy (B, N, H) → dx, and the gradients under the parameters' names."""
+def backward(dy: Array, saved: BlockSaved, *, frozen: bool = False) -> tuple[Array, dict[str, Array]]:
+    """dy (B, N, H) → dx, and the gradients under the parameters' names.
+
+    With `frozen`, the MLP's matrices are not trained, and their gradients are not computed.
+    """
     mechanism, rows, norm_1, attention, mlp = saved
-    dh, grads = _mlp_backward(dy, mlp, rows)
+    dh, grads = _mlp_backward(dy, mlp, rows, frozen)
     d_normed, attention_grads = mechanism.backward(dh, attention)
     dx, grads["norm_1"] = rows.rmsnorm_backward(d_normed, norm_1)
     grads |= {f"attention.{name}": grad for name, grad in attention_grads.items()}
@@ -122,14 +125,19 @@ def mlp_forward(params: Params, h: Array, eps: float, rows: ModuleType) -> tuple
     return add(h, out), (norm_2, gate, up, swiglu, down)
 
 
-def _mlp_backward(dy: Array, saved: Any, rows: ModuleType) -> tuple[Array, dict[str, Array]]:
+def _mlp_backward(dy: Array, saved: Any, rows: ModuleType, frozen: bool) -> tuple[Array, dict[str, Array]]:
     norm_2, gate, up, swiglu, down = saved
     grads: dict[str, Array] = {}
-    d_product, grads["mlp.w_down"], _ = linear_backward(dy, down)
-    da, db = rows.swiglu_backward(d_product, swiglu)
-    du_gate, grads["mlp.w_gate"], _ = linear_backward(da, gate)
-    du_up, grads["mlp.w_up"], _ = linear_backward(db, up)
-    dh, grads["norm_2"] = rows.rmsnorm_backward(add(du_gate, du_up), norm_2)
+
+    def linear(name: str, d_out: Array, of: Any) -> Array:
+        if frozen:
+            return linear_backward_input(d_out, of)
+        d_in, grads[f"mlp.{name}"], _ = linear_backward(d_out, of)
+        return d_in
+
+    da, db = rows.swiglu_backward(linear("w_down", dy, down), swiglu)
+    du = add(linear("w_gate", da, gate), linear("w_up", db, up))
+    dh, grads["norm_2"] = rows.rmsnorm_backward(du, norm_2)
     return add(dy, dh), grads
 
 

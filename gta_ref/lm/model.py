@@ -27,6 +27,7 @@ from gta_ref.ops import (
     embedding_backward,
     embedding_forward,
     linear_backward,
+    linear_backward_input,
     linear_forward,
 )
 from gta_ref.ops.arrays import (
@@ -142,24 +143,33 @@ def layer_traces(params: Params, ids: Array, config: Config) -> Iterator[dict[st
         yield trace
 
 
-def backward(dlogits: Array, saved: ModelSaved | None) -> dict[str, Array]:
-    """Gradient of Σ dlogits ⊙ logits by every parameter, under the parameters' names."""
+def backward(dlogits: Array, saved: ModelSaved | None, *, frozen: bool = False) -> dict[str, Array]:
+    """Gradient of Σ dlogits ⊙ logits by every parameter, under the parameters' names.
+
+    With `frozen`, only the attention and the gains of the norms are trained: the gradients of the embedding, the head
+    and the MLPs' matrices are neither computed nor returned.
+    """
     saved = as_saved(saved, ModelSaved)
+    check_bool("frozen", frozen)
     config = saved.config
     ids, _, dtype = saved.embedding
     check_cotangent("dlogits", dlogits, (*ids.shape, config.vocab_size), dtype, "logits")
     grads: dict[str, Array] = {}
-    d_normed, d_head, _ = linear_backward(dlogits, saved.head)
+    if frozen:
+        d_normed = linear_backward_input(dlogits, saved.head)
+    else:
+        d_normed, d_head, _ = linear_backward(dlogits, saved.head)
     dx, grads["norm"] = saved.rows.rmsnorm_backward(d_normed, saved.norm)
     for i in reversed(range(config.n_layers)):
-        dx, layer = block.backward(dx, saved.blocks[i])
+        dx, layer = block.backward(dx, saved.blocks[i], frozen=frozen)
         grads |= {f"layers.{i}.{name}": grad for name, grad in layer.items()}
-    grads["embed"] = embedding_backward(dx, saved.embedding)
-    if config.tied:
-        grads["embed"] = add(grads["embed"], d_head.T)  # one matrix that is used in two places
-    else:
-        grads["head"] = d_head
-    return {name: grads[name] for name in param_shapes(config)}
+    if not frozen:
+        grads["embed"] = embedding_backward(dx, saved.embedding)
+        if config.tied:
+            grads["embed"] = add(grads["embed"], d_head.T)  # one matrix that is used in two places
+        else:
+            grads["head"] = d_head
+    return {name: grads[name] for name in param_shapes(config) if name in grads}
 
 
 def loss_forward(

@@ -70,6 +70,8 @@ def config(
 def n_parameters(config: model.Config) -> int:
     """Number of elements of all parameters."""
     check_config(config, model.Config)
+    if isinstance(config.attention, tuple):
+        return sum(prod(shape) for shape in model.param_shapes(config).values())
     # from models of one and of two layers: the number of layers may be too large for a list of all shapes
     one, two = (sum(prod(shape) for shape in model.param_shapes(replace(config, n_layers=n)).values()) for n in (1, 2))
     return one + (config.n_layers - 1) * (two - one)

@@ -90,13 +90,18 @@ class Layer:
     sinks : list of lists of int
         Each window's sinks.
     views : dict of str to View
-        The keys are those of VIEWS.
+        The keys are those of VIEWS. Empty if the layer has one map, which there is nothing to compare with.
     """
 
     first_weight: float
     sink_weight: float
     sinks: list[list[int]]
     views: dict[str, View]
+
+    @property
+    def n_maps(self) -> int:
+        """Number of maps, that is of heads that are compared."""
+        return len(self.views["all_keys"].flat) if self.views else 1
 
 
 def layer_maps(params: Mapping[str, Array], ids: Array, config: model.Config) -> Iterator[Array]:
@@ -123,7 +128,8 @@ def measure(maps: Array, rng: np.random.Generator) -> Layer:
     Parameters
     ----------
     maps : (W, n, N, N)
-        Causal maps of n ≥ 2 heads on W ≥ 2 texts of N ≥ 3 tokens.
+        Causal maps of n ≥ 1 heads on W ≥ 2 texts of N ≥ 3 tokens. If n = 1, only the weights on the first key and on
+        sinks are measured.
     rng : numpy.random.Generator
         Draws the permutations of the shuffled baseline.
 
@@ -134,8 +140,8 @@ def measure(maps: Array, rng: np.random.Generator) -> Layer:
     """
     check_shape("maps", maps, ("W", "n", "N", "N"))
     n_windows, n, n_queries, n_keys = maps.shape
-    if n_windows < 2 or n < 2 or n_queries != n_keys or n_keys < 3:
-        raise ValueError(f"maps has shape {maps.shape}; expected (W, n, N, N) with W ≥ 2, n ≥ 2 and N ≥ 3")
+    if n_windows < 2 or n < 1 or n_queries != n_keys or n_keys < 3:
+        raise ValueError(f"maps has shape {maps.shape}; expected (W, n, N, N) with W ≥ 2, n ≥ 1 and N ≥ 3")
     found = [sinks(a) for a in maps]
     dropped: dict[str, list[list[int]]] = {
         "all_keys": [[]] * len(maps),
@@ -144,7 +150,7 @@ def measure(maps: Array, rng: np.random.Generator) -> Layer:
     }
     weights = [a[:, 1:, keys].sum(axis=-1).mean() for a, keys in zip(maps, dropped["without_sinks"], strict=True)]
     views: dict[str, View] = {}
-    for name, keys in dropped.items():
+    for name, keys in dropped.items() if n > 1 else ():
         # if no window has a sink besides the first key, two views leave out the same keys
         twin = next((done for done in views if dropped[done] == keys), None)
         views[name] = _view(maps, keys, rng) if twin is None else views[twin]

@@ -15,37 +15,54 @@ BASELINES = ("same", "other", "shuffled")
 _DIGITS = 5
 
 
-def report(layers: Sequence[Layer], n_k: int, thresholds: Sequence[float] = clustering.THRESHOLDS) -> dict[str, Any]:
+def report(
+    layers: Sequence[Layer],
+    n_k: Sequence[int],
+    thresholds: Sequence[float] = clustering.THRESHOLDS,
+) -> dict[str, Any]:
     """Cluster every layer's heads and summarise the layers.
 
     Parameters
     ----------
     layers : sequence of Layer
-    n_k : int
-        Key heads per layer.
+    n_k : sequence of int
+        Number of key heads in each layer.
     thresholds : sequence of float
         Similarities at which the maps needed are counted, each at most 1.
 
     Returns
     -------
     dict
-        ``layers``: for each layer and view the matrices of cosine and divergence, the number of maps needed and the
-        clusters at each threshold, and the similarity of heads that share a key head. ``summary``: for each view,
-        means and sums over the layers. ``thresholds``: as given.
+        ``layers``: for each layer its numbers of maps and key heads, and for each view the matrices of cosine and
+        divergence, the number of maps needed and the clusters at each threshold, and the similarity of heads that share
+        a key head; None for the views of a layer with one map. ``summary``: for each view, means and sums over the
+        layers with at least two maps. ``thresholds``: as given.
+
+    Raises
+    ------
+    ValueError
+        If no layer has two maps.
     """
+    if not any(layer.views for layer in layers):
+        raise ValueError(f"layers: none of the {len(layers)} has two maps to compare; expected at least one that has")
     found: list[dict[str, Any]] = [
         {
             "layer": i,
+            "maps": layer.n_maps,
+            "key_heads": n_k[i],
             "first_weight": layer.first_weight,
             "sink_weight": layer.sink_weight,
             "sinks": layer.sinks,
-            **{name: _view(view, n_k, thresholds) for name, view in layer.views.items()},
+            **dict.fromkeys(VIEWS),
+            **{name: _view(view, n_k[i], thresholds) for name, view in layer.views.items()},
         }
         for i, layer in enumerate(layers)
     ]
     return {
         "thresholds": list(thresholds),
-        "summary": {name: _summary([layer[name] for layer in found], thresholds) for name in VIEWS},
+        "summary": {
+            name: _summary([layer[name] for layer in found if layer[name] is not None], thresholds) for name in VIEWS
+        },
         "layers": found,
     }
 
@@ -100,6 +117,7 @@ def _summary(layers: Sequence[dict[str, Any]], thresholds: Sequence[float]) -> d
     needed = {f"{t:g}": [layer["maps_needed"][f"{t:g}"] for layer in layers] for t in thresholds}
     return {
         **means,
+        "layers": len(layers),
         "flat_cosine": float(np.mean([layer["mean_flat_cosine"] for layer in layers])),
         "same_head_other_text": float(np.mean([layer["same_head_other_text"] for layer in layers])),
         "maps": sum(len(layer["flat_cosine"]) for layer in layers),

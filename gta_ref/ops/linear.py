@@ -55,10 +55,26 @@ def linear_backward(dy: Array, saved: Any) -> tuple[Array, Array, Array | None]:
     x, w, has_bias = saved
     d_in, d_out = w.shape
     dy_rows = widen(dy).reshape(-1, d_out)  # (tokens, d_out)
-    dx = narrow(dy_rows @ widen(w).T, x.dtype).reshape(x.shape)
     dw = widen(x).reshape(-1, d_in).T @ dy_rows  # (d_in, d_out)
     db = narrow(dy_rows.sum(axis=0), w.dtype) if has_bias else None
-    return dx, narrow(dw, w.dtype), db
+    return linear_backward_input(dy, saved), narrow(dw, w.dtype), db
+
+
+def linear_backward_input(dy: Array, saved: Any) -> Array:
+    """dx = dy Wᵀ alone, for a weight that is not trained: half of the operations of :func:`linear_backward`.
+
+    Parameters
+    ----------
+    dy : (..., d_out)
+    saved : from :func:`linear_forward`
+
+    Returns
+    -------
+    dx : (..., d_in)
+    """
+    x, w, _ = saved
+    dx = widen(dy).reshape(-1, w.shape[1]) @ widen(w).T  # (tokens, d_in)
+    return narrow(dx, x.dtype).reshape(x.shape)
 
 
 def decoder_forward(z: Array, w: Array, residual: bool = False) -> tuple[Array, Any]:

@@ -17,7 +17,12 @@ _POSITIONS = 21  # of the slider
 
 
 def latents_and_values(
-    latents: np.ndarray, values: np.ndarray, tokens: Sequence[str], head_dim: int, heads_per_map: int
+    latents: np.ndarray,
+    values: np.ndarray,
+    tokens: Sequence[str],
+    head_dim: int,
+    heads_per_map: int,
+    titles: tuple[str, str] = ("cached: the latent C", "not cached: C W_P, for each head"),
 ) -> Figure:
     """Draw what one latent head holds for some tokens, and the values that the decoders would make of it.
 
@@ -30,6 +35,8 @@ def latents_and_values(
     head_dim : int
     heads_per_map : int
         Heads that share a map; a thick line separates maps.
+    titles : (str, str)
+        Of the two panels.
 
     Returns
     -------
@@ -40,8 +47,8 @@ def latents_and_values(
     figure, (left, right) = panels(size, 1, 2, frame="box", sharey=True, width_ratios=ratios)
     names = [token_label(token) for token in tokens]
     for ax, rows, title in (
-        (left, latents, "cached: the latent C"),
-        (right, values, "not cached: C W_P, for each head"),
+        (left, latents, titles[0]),
+        (right, values, titles[1]),
     ):
         largest = float(np.abs(rows).max())
         image = ax.imshow(rows, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")

@@ -58,6 +58,8 @@ def attention_maps(
         for spine in ax.spines.values():
             spine.set(color=colour[m], linewidth=2 if clusters else 1)
     figure.colorbar(image, ax=axes, label="attention weight", shrink=0.5, aspect=40, fraction=0.03, pad=0.01)
+    # the layout of a single row needs a second pass: after the first, long tokens push the axis' label off the page
+    figure.draw_without_rendering()
     return figure
 
 
@@ -68,36 +70,38 @@ def _name(m: int, n: int, n_heads: int | None) -> str:
     return f"map {m}: output heads {m * each}–{(m + 1) * each - 1}" if each > 1 else f"map {m}: output head {m}"
 
 
-def head_similarity(layers: Sequence[Layer], n_k: int, title: str = "") -> Figure:
+def head_similarity(layers: Sequence[Layer], n_k: Sequence[int], title: str = "") -> Figure:
     """Draw the cosine of every two heads, one panel per layer: with all keys above the diagonal, without sinks below.
 
     Parameters
     ----------
     layers : sequence of Layer
-        If there are more than 36, 36 of them at even distances are drawn.
-    n_k : int
-        Number of key heads. Heads that share one are framed.
+        Those with one map are left out. If there are more than 36 others, 36 of them at even distances are drawn.
+    n_k : sequence of int
+        Number of key heads in each layer. Heads that share one are framed.
     title : str
 
     Returns
     -------
     Figure
     """
-    shown = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MOST_PANELS)).astype(int))
-    n = len(layers[0].views["all_keys"].same.cosine)
-    shares = 1 < n_k < n
+    several = [i for i, layer in enumerate(layers) if layer.n_maps > 1]
+    places = np.linspace(0, len(several) - 1, min(len(several), _MOST_PANELS)).astype(int)
+    shown = [several[place] for place in np.unique(places)]
+    shares = {i: 1 < n_k[i] < layers[i].n_maps for i in shown}
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns)
     note = f"above the diagonal: {VIEWS['all_keys']}; below it: {VIEWS['without_sinks']}"
-    note += "\nframes: heads that share a key head" if shares else ""
+    note += "\nframes: heads that share a key head" if any(shares.values()) else ""
     size = max(1.45 * columns + 1.2, 4.7), 1.6 * rows + 1.1
     figure, axes = panels(size, rows, columns, len(shown), frame="none", title=f"{title}\n{note}".strip())
     for ax, i in zip(axes, shown, strict=True):
         above, below = (layers[i].views[view].same.cosine for view in ("all_keys", "without_sinks"))
         image = ax.imshow(np.triu(above, 1) + np.tril(below), vmin=0, vmax=1, cmap="magma")
+        n, side = layers[i].n_maps, layers[i].n_maps // n_k[i]
         ax.plot([-0.5, n - 0.5], [-0.5, n - 0.5], color="white", linewidth=1)
-        for start in range(0, n, n // n_k) if shares else ():
-            block(ax, (start, start), (n // n_k, n // n_k), edge=SKY, lw=1)
+        for start in range(0, n, side) if shares[i] else ():
+            block(ax, (start, start), (side, side), edge=SKY, lw=1)
         ax.set_title(f"layer {i}", fontsize=9, pad=3)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -111,6 +115,7 @@ def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
     Parameters
     ----------
     layers : sequence of Layer
+        Where one has only one map, the curves have a gap.
     title : str
 
     Returns
@@ -127,12 +132,13 @@ def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
     )
     for i, ax in enumerate(axes):
         name, figure_name = list(VIEWS)[i % columns], Comparison._fields[i // columns]
-        views = [layer.views[name] for layer in layers]
+        views = [layer.views.get(name) for layer in layers]
         for field, meaning, colour, style in series:
-            means = [between_heads(getattr(getattr(view, field), figure_name)) for view in views]
+            means = [between_heads(getattr(getattr(view, field), figure_name)) if view else np.nan for view in views]
             ax.plot(where, means, style, color=colour, label=meaning, markersize=4, linewidth=1.5)
         if figure_name == "cosine":
-            low, high = zip(*((view.by_window.min(), view.by_window.max()) for view in views), strict=True)
+            windows = [view.by_window if view else np.array([np.nan]) for view in views]
+            low, high = zip(*((w.min(), w.max()) for w in windows), strict=True)
             ax.fill_between(where, low, high, color=BLUE, alpha=0.18, linewidth=0, label="lowest to highest text")
             ax.set_title(VIEWS[name], fontsize=10)
         else:
@@ -146,35 +152,41 @@ def similarity_by_layer(layers: Sequence[Layer], title: str = "") -> Figure:
     return figure
 
 
-def maps_needed(counts: Mapping[str, np.ndarray], thresholds: Sequence[float], n_maps: int, title: str = "") -> Figure:
+def maps_needed(
+    counts: Mapping[str, np.ndarray], thresholds: Sequence[float], n_maps: Sequence[int], title: str = ""
+) -> Figure:
     """Draw how many maps each layer needs for each threshold, one panel per view.
 
     Parameters
     ----------
-    counts : mapping of str to (layers, thresholds), integers
-        View, one of VIEWS → number of maps.
+    counts : mapping of str to (layers, thresholds)
+        View, one of VIEWS → number of maps; NaN for the layers with one map, whose cells stay empty.
     thresholds : sequence of float
-    n_maps : int
-        Number of maps in a layer.
+    n_maps : sequence of int
+        Number of maps in each layer. If the layers differ, a row above the others shows it.
     title : str
 
     Returns
     -------
     Figure
     """
-    n_layers = len(next(iter(counts.values())))
-    size = min(WIDTH, max(6.0, 0.36 * n_layers + 2)), 1.1 + 2.1 * len(counts)
+    n_layers, most = len(n_maps), max(n_maps)
+    differ = len(set(n_maps)) > 1
+    size = min(WIDTH, max(6.0, 0.36 * n_layers + 2)), 1.1 + (2.5 if differ else 2.1) * len(counts)
     figure, axes = panels(size, len(counts), frame="none", title=title)
     for ax, (view, found) in zip(axes, counts.items(), strict=True):
-        table = found.T  # (thresholds, layers)
-        image = ax.imshow(table, vmin=1, vmax=n_maps, cmap="YlGnBu", aspect="auto")
+        labels = [f"≥ {t:g}   mean {mean:.1f}" for t, mean in zip(thresholds, np.nanmean(found, axis=0), strict=True)]
+        table = found.T.astype(float)  # (thresholds, layers)
+        if differ:
+            table, labels = np.vstack([n_maps, table]), ["maps there are", *labels]
+        image = ax.imshow(table, vmin=1, vmax=most, cmap="YlGnBu", aspect="auto")
         if n_layers <= _MOST_NUMBERS:
-            numbers(ax, table, "{}")
+            numbers(ax, table, "{:.0f}")
         ax.set_xticks(range(0, n_layers, max(1, n_layers // 15)))
-        labels = [f"≥ {t:g}   mean {mean:.1f}" for t, mean in zip(thresholds, table.mean(axis=1), strict=True)]
-        ax.set_yticks(range(len(thresholds)), labels)
+        ax.set_yticks(range(len(labels)), labels)
         ax.set_ylabel("cosine with the\nmap that is kept")
         ax.set_title(VIEWS[view], fontsize=10)
     axes[-1].set_xlabel("layer")
-    figure.colorbar(image, ax=axes, label=f"maps needed, of {n_maps}", aspect=30, fraction=0.03, pad=0.01)
+    of = f"up to {most}" if differ else most
+    figure.colorbar(image, ax=axes, label=f"maps needed, of {of}", aspect=30, fraction=0.03, pad=0.01)
     return figure

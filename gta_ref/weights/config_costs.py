@@ -1,4 +1,4 @@
-"""The costs of a model from its config.json, without its weights: Llama-like models, and DeepSeek with its experts."""
+"""The costs of a model without its weights: from its config.json, or from the Config of a language model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from gta_ref.costs.experts import Experts
 from gta_ref.costs.model import Model
 from gta_ref.errors import check_choice
+from gta_ref.lm.config import Config
+from gta_ref.ops.arrays import check_config
 from gta_ref.weights import config_json
 from gta_ref.weights.config_fields import ConfigDict, Fields
 
@@ -54,6 +56,13 @@ def costs_model(name: str, config_dict: ConfigDict) -> Model:
     fields.ignore(*_FREE)
     fields.finish()
     return Model.of(name, "mla" if latent else "gqa", attention, experts=experts, **sizes)
+
+
+def model_costs(name: str, config: Config) -> Model:
+    """Build the model whose costs are those of a language model with this Config, whose layers may differ in size."""
+    check_config(config, Config)
+    sizes = {size: getattr(config, size) for size in ("n_layers", "intermediate_size", "vocab_size", "tied")}
+    return Model.of(name, config.mechanism, config.attention, **sizes)
 
 
 def _experts(fields: Fields) -> Experts | None:

@@ -69,9 +69,12 @@ def save_llama(params: Params, config: model.Config) -> dict[str, Array]:
     Raises
     ------
     ValueError
-        If Llama has no such model: one with another mechanism than GQA, a gate, or another RoPE pairing than "half".
+        If Llama has no such model: one with another mechanism than GQA, with layers of different sizes, with a gate, or
+        with another RoPE pairing than "half".
     """
     attention = config.attention
+    if isinstance(attention, tuple):
+        raise ValueError("config.attention differs from layer to layer; expected one for all, as in Llama's form")
     if not isinstance(attention, gqa.Config):
         found = type(attention)
         raise ValueError(f"config.attention is a {found.__module__}.{found.__name__}; expected GQA's Config")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gta_ref.files import read_tensors
-from gta_ref.lm import model_files, run_files, text
+from gta_ref.files import one_line, parse_json, read_metadata, read_tensors
+from gta_ref.lm import model, model_files, run_files, text
 from gta_ref.lm.language_model import Bytes, LanguageModel
 from gta_ref.ops import Array
 from gta_ref.weights import pretrained
@@ -44,6 +44,23 @@ def load_model(which: str | os.PathLike[str]) -> LanguageModel:
         names = ", ".join(pretrained.MODELS)
         raise ValueError(f"model={str(which)!r} must be {names}, or a file that ends in .gguf or .safetensors")
     return pretrained.load(str(which))
+
+
+def load_config(which: str | os.PathLike[str]) -> model.Config:
+    """Read the sizes of a model without its parameters; arguments and errors are those of :func:`load_model`."""
+    suffix = Path(which).suffix
+    if suffix != ".safetensors":
+        return pretrained.load_config(path=which) if suffix == ".gguf" else pretrained.load_config(str(which))
+    metadata = read_metadata(which)
+    key = {model_files.FORMAT: "model", run_files.FORMAT: "run"}.get(metadata.get("format", ""))
+    if key is None:
+        raise ValueError(f"{which}: not a language model; expected a file of gta-ref train or gta-ref convert")
+    try:
+        return run_files.config_from_dict(parse_json(metadata[key])["config"])
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{which}: an incomplete language model ({one_line(error)})") from None
+    except ValueError as error:
+        raise ValueError(f"{which}: {one_line(error)}") from None
 
 
 def converted(which: str | os.PathLike[str], tensors: dict[str, Array], metadata: dict[str, str]) -> LanguageModel:

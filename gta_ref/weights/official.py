@@ -93,9 +93,11 @@ def save_official(params: Mapping[str, Array], config: gta.Config | model.Config
     ------
     ValueError
         If the released code has no such layer: one without biases, with another gate than sigmoid, with another RoPE
-        pairing than "half", or without the decoder's residual.
+        pairing than "half", or without the decoder's residual; or if the layers differ in size.
     """
     attention = config.attention if isinstance(config, model.Config) else config
+    if isinstance(attention, tuple):
+        raise ValueError("config.attention differs from layer to layer; expected one for all, as in the released code")
     if not isinstance(attention, gta.Config):
         raise ValueError(f"config is a {type(attention).__module__}.{type(attention).__name__}; expected GTA's Config")
     for field, only in (("decoder_residual", True), ("bias", True), ("gate", "sigmoid"), ("rope_pairing", "half")):

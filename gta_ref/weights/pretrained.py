@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -86,20 +88,34 @@ def load(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> L
         file is not the one that was published.
     """
     file = _read(name, path)
-    try:
+    with _errors_name(file.path):
         config, context_length = config_of(file)
         tokenizer = Tokenizer(file)
         if tokenizer.vocab_size != config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows")
         params = _params(file, config)
-    except ValueError as error:
-        raise ValueError(error if str(file.path) in str(error) else f"{file.path}: {error}") from None
     return LanguageModel(file.path.stem, config, params, tokenizer, context_length)
+
+
+def load_config(name: str = "smollm2", path: str | os.PathLike[str] | None = None) -> model.Config:
+    """Read the sizes of a pretrained model without its weights; arguments and errors are those of :func:`load`."""
+    file = _read(name, path)
+    with _errors_name(file.path):
+        return config_of(file)[0]
 
 
 def load_tokenizer(name: str = "smollm2") -> Tokenizer:
     """Read the tokenizer of a pretrained model without its weights; it raises what :func:`load` raises."""
     return Tokenizer(_read(name, None))
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Let a ValueError name the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(error if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def _read(name: str, path: str | os.PathLike[str] | None) -> GGUF:

@@ -2,7 +2,7 @@
 
 from gta_ref.costs import flops, frontier, hardware, llm_viewer, memory, operators, roofline
 from gta_ref.costs.experts import Experts
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Group, Model
 from gta_ref.costs.summary import summary
 from gta_ref.mechanisms import load
 from tests.arguments.layers import CONFIGS
@@ -86,8 +86,8 @@ def cost_functions():
         "Model": (
             Model,
             lambda: (
-                {"name": "x", "structure": STRUCTURE, "decode_structure": STRUCTURE, "n_layers": 1}
-                | {"intermediate_size": 4, "vocab_size": 5, "tied": True, "experts": EXPERTS}
+                {"name": "x", "groups": (Group(STRUCTURE, STRUCTURE, 1),), "intermediate_size": 4, "vocab_size": 5}
+                | {"tied": True, "experts": EXPERTS}
             ),
         ),
         "Model.of": (

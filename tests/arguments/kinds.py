@@ -12,7 +12,7 @@ from gta_ref.cache import KVCache
 from gta_ref.core import Mask
 from gta_ref.costs import hardware, operators
 from gta_ref.costs.experts import Experts
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Group, Model
 from gta_ref.lm import text as texts
 from gta_ref.lm import train
 from gta_ref.mechanisms import NAMES, load
@@ -117,6 +117,7 @@ TRUTHS = [
     "causal",
     "need_saved",
     "last",
+    "frozen",
     "absorb",
     "fused",
     "causal_saving",
@@ -138,7 +139,7 @@ ALLOWED = {
     **dict.fromkeys(TRUTHS, truth),
     **dict.fromkeys(TEXTS, instance(str)),
     **dict.fromkeys(MODELS, instance(Model)),
-    **dict.fromkeys(("structure", "decode_structure", "s"), instance(type(STRUCTURE))),
+    **dict.fromkeys(("structure", "s"), instance(type(STRUCTURE))),
     **dict.fromkeys(("q", "k", "v", "c", "x"), floats),
     **dict.fromkeys(("rope_theta", "rope_magnitude", "norm_eps", "peak", "bandwidth"), number),
     **dict.fromkeys(("params", "cached", "sizes"), instance(Mapping)),
@@ -147,6 +148,7 @@ ALLOWED = {
     "query_latent_dim": optional(whole),
     **dict.fromkeys(("first", "routed", "used", "shared", "width", "tokens"), whole),
     "experts": optional(instance(Experts)),
+    "groups": rows(instance(Group)),
     "memory": optional(whole),
     **dict.fromkeys(("scale", "score_scale"), optional(number)),
     "rope_frequencies": optional(rows(number)),

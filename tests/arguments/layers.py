@@ -77,7 +77,7 @@ def model_functions():
             lambda: {**forward, **options, "positions": None, "need_saved": False, "last": False},
         ),
         "layer_traces": (lambda **arguments: list(model.layer_traces(**arguments)), lambda: forward),
-        "backward": (model.backward, lambda: {"dlogits": LOGITS, "saved": LM_SAVED}),
+        "backward": (model.backward, lambda: {"dlogits": LOGITS, "saved": LM_SAVED, "frozen": False}),
         "loss_forward": (model.loss_forward, lambda: {**forward, **options, "positions": None, "targets": IDS}),
         "loss_backward": (model.loss_backward, lambda: {"saved": LOSS_SAVED, "dloss": 1.0}),
         "new_caches": (

@@ -59,11 +59,27 @@ def test_nothing_shared_or_cut_is_the_same_model(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "layers, shared",
+    [("2", [2]), ("0,2", [0, 2]), ("0-1", [0, 1]), ("2,0-1", [0, 1, 2]), ("1,1-2,2", [1, 2]), (None, [0, 1, 2])],
+)
+def test_layers_that_share(layers, shared, tmp_path):
+    out = tmp_path / "gta.safetensors"
+    done = run("--n-q", 2, "--n-k", 1, "--out", out, *(("--layers", layers) if layers else ()))
+    assert done.exit_code == 0, done.output
+    assert [i for i, one in enumerate(load_model(out).config.layers) if (one.n_q, one.n_k) == (2, 1)] == shared
+    assert {(one.n_q, one.n_k) for one in load_model(out).config.layers} <= {(2, 1), (6, 2)}
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         (("--n-q", 4), "n_q=4 must divide n_heads=6"),
-        (("--layers", "2-3"), "layers='2-3' must be one layer or a range such as 0-2"),
+        (("--layers", "2-3"), "layers='2-3' must be layers and ranges of them such as 0,2-2"),
+        (("--layers", "0,3"), "layers='0,3' must be"),
         (("--layers", "2-1"), "layers='2-1' must be"),
+        (("--layers", "0,,1"), "layers='0,,1' must be"),
+        (("--layers", "0-1-2"), "layers='0-1-2' must be"),
+        (("--layers", "-1"), "layers='-1' must be"),
         (("--layers", "a"), "layers='a' must be"),
         (("--model", "gpt"), "model='gpt' must be"),
         (("--gate", "relu"), "gate='relu' must be one of 'sigmoid', 'none'"),

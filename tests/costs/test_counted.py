@@ -26,6 +26,11 @@ CONFIGS: dict[str, Any] = {
 CONFIGS["mla, query latent"] = dataclasses.replace(CONFIGS["mla"], query_latent_dim=7)
 CONFIGS["gqa, gated"] = dataclasses.replace(CONFIGS["gqa"], gate="sigmoid", bias=True)
 BATCH, LENGTH = 2, 5
+MODELS: dict[str, Any] = {  # the attention of both layers, or of each
+    **{name: CONFIGS[name] for name in ("gta", "gqa", "mla")},
+    "gta, layers that differ": [CONFIGS["gta"], dataclasses.replace(CONFIGS["gta"], n_q=3, n_k=1, latent_dim=8)],
+    "mla, layers that differ": [CONFIGS["mla"], dataclasses.replace(CONFIGS["mla"], latent_dim=7)],
+}
 
 
 def parts(name):
@@ -72,10 +77,11 @@ def test_decode(name):
             held += new
 
 
-@pytest.mark.parametrize("name", ["gta", "gqa", "mla"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_whole_training_step(name):
-    config = lm.Config(19, 2, 10, CONFIGS[name], mechanism=name)
-    sizes = Model.of("tiny", name, CONFIGS[name], n_layers=2, intermediate_size=10, vocab_size=19)
+    mechanism = name.partition(",")[0]
+    config = lm.Config(19, 2, 10, MODELS[name], mechanism=mechanism)
+    sizes = Model.of("tiny", mechanism, MODELS[name], n_layers=2, intermediate_size=10, vocab_size=19)
     rng = np.random.default_rng(0)
     params = {key: watched(p) for key, p in lm.init(config, rng, "float64").items()}
     ids = rng.integers(0, 19, (BATCH, LENGTH))
@@ -90,14 +96,16 @@ def test_a_whole_training_step(name):
     assert forward["total"] + tally.macs == training["total"]
     # a fused kernel multiplies Q and K once more; everything else is the same
     again = training_macs(sizes, BATCH, LENGTH, fused=True, causal_saving=False)
-    s = sizes.structure
-    assert again["total"] - training["total"] == 2 * BATCH * s.n_q * s.d_k * LENGTH**2
+    scores = sum(s.n_q * s.d_k for s in map(config.module.structure, config.layers))
+    assert again["total"] - training["total"] == BATCH * scores * LENGTH**2
 
 
-def test_a_decoding_step_of_a_whole_model():
-    """The model is MLA's, which attends in the latent space when it decodes: with another core than in its prefill."""
-    config = lm.Config(19, 2, 10, CONFIGS["mla"], mechanism="mla")
-    sizes = Model.of("tiny", "mla", CONFIGS["mla"], n_layers=2, intermediate_size=10, vocab_size=19)
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith(("mla", "gta,"))])
+def test_a_decoding_step_of_a_whole_model(name):
+    """MLA attends in the latent space when it decodes: with another core than in its prefill."""
+    mechanism = name.partition(",")[0]
+    config = lm.Config(19, 2, 10, MODELS[name], mechanism=mechanism)
+    sizes = Model.of("tiny", mechanism, MODELS[name], n_layers=2, intermediate_size=10, vocab_size=19)
     rng = np.random.default_rng(0)
     params = {key: watched(p) for key, p in lm.init(config, rng, "float64").items()}
     caches = lm.new_caches(config, BATCH, LENGTH, "float64")

@@ -49,6 +49,15 @@ def test_cache_and_weights(name, dtype):
     assert weight_bytes(sizes, dtype) == sum(p.nbytes for p in params.values())
 
 
+def test_cache_and_weights_of_layers_that_differ():
+    layers = [CONFIGS["gta"], dataclasses.replace(CONFIGS["gta"], n_q=3, n_k=1, latent_dim=6), CONFIGS["gta"]]
+    sizes = Model.of("m", "gta", layers, n_layers=3, intermediate_size=10, vocab_size=19)
+    config = lm.Config(19, 3, 10, layers)
+    assert cache_bytes(sizes, 2, 7, "float32") == sum(cache.nbytes for cache in lm.new_caches(config, 2, 7))
+    params = lm.init(config, np.random.default_rng(0))
+    assert weight_bytes(sizes, "float32") == sum(p.nbytes for p in params.values())
+
+
 def kept_bytes(saved, params):
     """Bytes of all arrays that `saved` refers to, without parameters and tables of angles; each memory counts once."""
     given = {id(_owner(p)) for p in params}
@@ -95,10 +104,15 @@ def test_what_a_layer_keeps(name):
         assert kept_bytes(saved, params.values()) == 8 * want
 
 
-@pytest.mark.parametrize("name", ["gta", "gqa"])
-def test_what_a_model_keeps(name):
-    config = lm.Config(19, 2, 10, CONFIGS[name], mechanism=name)
-    sizes = Model.of("m", name, CONFIGS[name], n_layers=2, intermediate_size=10, vocab_size=19)
+@pytest.mark.parametrize(
+    "attention",
+    [CONFIGS["gta"], CONFIGS["gqa"], [CONFIGS["gta"], dataclasses.replace(CONFIGS["gta"], n_q=3, n_k=1, latent_dim=6)]],
+    ids=["gta", "gqa", "gta, layers of two sizes"],
+)
+def test_what_a_model_keeps(attention):
+    name = "gqa" if attention is CONFIGS["gqa"] else "gta"
+    config = lm.Config(19, 2, 10, attention, mechanism=name)
+    sizes = Model.of("m", name, attention, n_layers=2, intermediate_size=10, vocab_size=19)
     rng = np.random.default_rng(0)
     params = lm.init(config, rng, "float64")
     ids = rng.integers(0, 19, (2, 5))

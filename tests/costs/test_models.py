@@ -1,11 +1,16 @@
 """Sizes from names, words and files; hardware; the frontier and the design space."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from gta_ref.costs import frontier, hardware
-from gta_ref.costs.model import Model
+from gta_ref.costs import frontier, hardware, llm_viewer
+from gta_ref.costs.model import Group, Model
+from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import estimate
+from gta_ref.costs.summary import summary
+from gta_ref.mechanisms import gqa
 
 
 def test_published_models():
@@ -35,9 +40,63 @@ def test_mla_decodes_in_the_latent_space():
     assert model.structure.d_v == 64
     assert model.decode_structure.d_v == 512
     absorbed = estimate(model, "decode", 1, 4096, hardware.get("h100"), fused=True)
-    decompressed = Model(model.name, model.structure, model.structure, 54, 3584, 128256)
+    decompressed = Model(model.name, (Group(model.structure, model.structure, 54),), 3584, 128256)
     again = estimate(decompressed, "decode", 1, 4096, hardware.get("h100"), fused=True)
     assert again.operations > 2 * absorbed.operations
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        lambda model: operators(model, 2, 1, 7, fused=True),
+        lambda model: operators(model, 2, 7, 0, fused=False),
+        lambda model: llm_viewer.operators(model, 2, 7, prefill=False, fused=True),
+    ],
+    ids=["decode", "prefill", "llm-viewer"],
+)
+def test_operators_of_layers_that_differ(listed):
+    """Those of a model of one layer of the first size, and what two more layers of the second size add to a model."""
+
+    def counted(attention, n_layers):
+        total = Counter()
+        for operator in listed(Model.of("m", "gqa", attention, n_layers=n_layers, intermediate_size=10, vocab_size=19)):
+            total[operator.name, "operations"] += operator.operations
+            total[operator.name, "bytes"] += operator.bytes
+        return total
+
+    one, two = gqa.Config(24, 12, 4, n_k=3), gqa.Config(24, 12, 4, n_k=6)
+    want = counted(one, 1) + counted(two, 3)
+    want.subtract(counted(two, 1))
+    assert counted([one, two, two], 3) == want
+
+
+def test_layers_that_differ():
+    layers = [gqa.Config(24, 12, 4, n_k=n_k) for n_k in (3, 6, 6)]
+    mixed = Model.of("m", "gqa", layers, n_layers=3)
+    assert [(group.structure.n_k, group.n_layers) for group in mixed.groups] == [(3, 1), (6, 2)]
+    assert mixed.n_layers == 3
+    with pytest.raises(ValueError, match="model m has 2 groups of layers; expected one, of one size"):
+        _ = mixed.structure
+    assert Model.of("m", "gqa", layers[1:], n_layers=2).structure.n_k == 6
+    with pytest.raises(ValueError, match="attention has 3 Configs; expected one, or n_layers=54"):
+        Model.of("m", "gqa", layers)
+    with pytest.raises(ValueError, match=r"attention\[1\] is .*; expected the Config of mechanism='gqa'"):
+        Model.of("m", "gqa", [layers[0], 3], n_layers=2)
+    with pytest.raises(ValueError, match=r"groups\[1\].structure.hidden_size=36 must be 24, as in groups\[0\]"):
+        Model.of("m", "gqa", [layers[0], gqa.Config(36, 12, 4, n_k=3)], n_layers=2)
+    with pytest.raises(ValueError, match="expected a sequence of at least one"):
+        Model("m", (), 10, 19)
+
+
+def test_the_summary_has_means_over_layers_that_differ():
+    layers = [gqa.Config(24, 12, 4, n_k=n_k) for n_k in (3, 6, 6)]
+    mixed, plain = (Model.of(name, "gqa", one, n_layers=3) for name, one in (("m", layers), ("p", layers[0])))
+    found = summary([mixed, plain], 1, 8, hardware.get("h100"))
+    assert found["models"]["m"]["cache_elements"] == (24 + 48 + 48) / 3
+    assert found["models"]["m"]["cache_bytes_per_token"] == 2 * (24 + 48 + 48)
+    assert found["models"]["m"]["attention_macs"] == 2 * 12 * 4  # the same in all layers, and so a whole number
+    assert isinstance(found["models"]["m"]["attention_macs"], int)
+    assert found["ratios"]["m"]["cache"] == pytest.approx(40 / 24)
 
 
 @pytest.mark.parametrize(

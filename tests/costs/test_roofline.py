@@ -4,7 +4,7 @@ import pytest
 
 from gta_ref.costs import llm_viewer
 from gta_ref.costs.hardware import Hardware, get
-from gta_ref.costs.model import Model
+from gta_ref.costs.model import Group, Model
 from gta_ref.costs.operators import operators
 from gta_ref.costs.roofline import check_fits, estimate
 
@@ -60,7 +60,8 @@ def test_the_conventions_differ_by_a_few_per_cent_where_maps_do_not_rule():
 def test_moved_bytes_by_hand():
     """A decoding step of two sequences after 10 tokens, of a model small enough to add up on paper."""
     model = Model.parse("gqa hidden_size=8 n_heads=2 head_dim=4 n_k=1")
-    found = operators(Model(model.name, model.structure, model.structure, 1, 16, 32), 2, 1, 10, fused=True, itemsize=1)
+    small = Model(model.name, (Group(model.structure, model.structure, 1),), 16, 32)
+    found = operators(small, 2, 1, 10, fused=True, itemsize=1)
     moved = {}
     for operator in found:
         moved[operator.name] = moved.get(operator.name, 0) + operator.bytes
@@ -82,7 +83,7 @@ def test_gtas_decoder_and_gate_by_hand():
     """Three tokens of a GTA layer with the residual: the operators that GQA does not have."""
     sizes = "gta hidden_size=8 n_heads=4 head_dim=2 n_q=2 n_k=1 n_c=1 latent_dim=2 bias=false decoder_residual=true"
     structure = Model.parse(sizes).structure
-    found = operators(Model("m", structure, structure, 1, 16, 32), 3, 1, 0, fused=True, itemsize=1)
+    found = operators(Model("m", (Group(structure, structure, 1),), 16, 32), 3, 1, 0, fused=True, itemsize=1)
     costs = [(o.operations, o.bytes) for o in found if o.name in ("decoder", "gate")]
     assert costs == [
         # two maps (2 → 4): weights, and for each of three tokens z in and values out

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from gta_ref import cli
 from gta_ref.lab.retrieval import Retrieval
-from gta_ref.lm import generate, language_model, model, train
+from gta_ref.lm import generate, language_model, model, model_files, train
 from gta_ref.lm.small import NAMES
 from gta_ref.lm.small import config as small
 from gta_ref.lm.text import Text
+from gta_ref.mechanisms import gta
 from gta_ref.weights import pretrained
 
 _NO_MODEL = pretrained.why_not("smollm2")
@@ -26,9 +27,20 @@ PROMPT = [3, 1, 4, 1, 5]
 SIZES = {"vocab_size": 40, "hidden_size": 16, "n_heads": 4, "n_layers": 2}
 
 
+DIFFER = "gta, layers that differ"
+
+
+def differing(vocab_size=40):
+    """Maps, key heads and latents differ from layer to layer, as gta-ref convert may choose them."""
+    layers = [
+        gta.Config(16, 4, 4, n_q, n_k, n_c, d_l) for n_q, n_k, n_c, d_l in ((4, 2, 2, 8), (1, 1, 1, 6), (2, 1, 1, 4))
+    ]
+    return model.Config(vocab_size, 3, 24, layers)
+
+
 def make(name="gqa", seed=0):
     """A small model with a head of its own: with a head tied to the embedding it would repeat the last token forever."""
-    config = dataclasses.replace(small(name, **SIZES), tied=False)
+    config = dataclasses.replace(differing() if name == DIFFER else small(name, **SIZES), tied=False)
     return model.init(config, np.random.default_rng(seed), "float64"), config
 
 
@@ -72,7 +84,7 @@ def test_extremes_do_not_overflow(rng):
 # streaming
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, DIFFER])
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_the_cache_changes_nothing(name, temperature):
     params, config = make(name)
@@ -174,6 +186,26 @@ def test_generate_continues_a_trained_file(tmp_path):
     want = list(generate.stream(begun.state.params, found[0]["prompt_ids"], config, 9, temperature=1, seed=5))
     assert found[0]["ids"] == found[1]["ids"] == want
     assert found[0]["continuation"] == bytes(want).decode(errors="replace")
+
+
+def test_generate_with_layers_that_differ(tmp_path, monkeypatch):
+    """A file as gta-ref convert writes it: the same text without a cache, and the bytes of caches of three sizes."""
+    monkeypatch.setattr(pretrained, "load_tokenizer", lambda name: language_model.Bytes())
+    config, path = differing(256), tmp_path / "gta.safetensors"
+    params = model.init(config, np.random.default_rng(0))
+    model_files.save(path, model_files.Content(config, params, "smollm2", 99))
+    found = []
+    for cache in ("--cache", "--no-cache"):
+        result = run(
+            "some words", "--model", path, "--tokens", 9, cache, "--temperature", 1, "--json", tmp_path / "g.json"
+        )
+        assert result.exit_code == 0, result.output
+        found.append(json.loads((tmp_path / "g.json").read_text()))
+    assert (
+        found[0]["ids"] == found[1]["ids"] == list(generate.stream(params, b"some words", config, 9, temperature=1.0))
+    )
+    elements = (2 * 4 + 2 * 8) + (4 + 6) + (4 + 4)
+    assert (found[0]["cache_bytes"], found[0]["cache_tokens"]) == (18 * elements * 4, 18)
 
 
 def test_bytes_give_a_character_with_its_last_byte():

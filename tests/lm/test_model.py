@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gta_ref.core import Mask
-from gta_ref.lm import generate, model
+from gta_ref.lm import block, generate, model
 from gta_ref.lm.small import config as small
-from gta_ref.mechanisms import gta
+from gta_ref.mechanisms import gqa, gta
 from gta_ref.verify.gradcheck import elementwise_error
 
 CONFIG = model.Config(11, 2, 6, gta.Config(4, 4, 2, n_q=2, n_k=1, n_c=1, latent_dim=4))
@@ -36,6 +36,29 @@ def test_every_gradient(config, rng):
     )
     # the step is smaller than usual: the RMSNorm of a short vector is steep, and the method's error grows as h⁴
     assert max(errors.values()) <= 1e-8, errors
+
+
+GQA = model.Config(11, 2, 6, gqa.Config(4, 4, 2, 2), "gqa")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("config", [CONFIG, GQA], ids=["gta", "gqa"])
+def test_gradients_of_the_attention_and_norms_alone(config, tied, dtype, rng, monkeypatch):
+    config = dataclasses.replace(config, tied=tied)
+    params, ids = make(config, rng, dtype), rng.integers(0, 11, (2, 5))
+    logits, saved = model.forward(params, ids, config)
+    dlogits = rng.standard_normal(logits.shape).astype(dtype)
+    every = model.backward(dlogits, saved)
+    for module in (block, model):  # the gradients of the others are not even computed
+        monkeypatch.setattr(module, "linear_backward", None)
+    monkeypatch.setattr(model, "embedding_backward", None)
+    some = model.backward(dlogits, saved, frozen=True)
+    trained = [name for name in params if ".attention." in name or name.rpartition(".")[2].startswith("norm")]
+    assert list(some) == trained
+    assert len(trained) == 1 + 2 * (2 + len(config.module.param_shapes(config.attention)))
+    for name in trained:
+        np.testing.assert_array_equal(some[name], every[name], err_msg=name)
 
 
 def test_loss_is_the_mean_over_next_tokens(rng):
@@ -148,6 +171,10 @@ def test_a_failed_decode_leaves_all_caches(rng):
         ),
         (lambda p, i: model.decode(p, i, [], CONFIG), "caches has 0 entries; expected n_layers=2"),
         (lambda p, i: model.forward(p, i, CONFIG, last=True), "last=True leaves nothing for backward"),
+        (
+            lambda p, i: model.backward(np.zeros((2, 3, 11)), model.forward(p, i, CONFIG)[1], frozen=1),  # type: ignore[arg-type]
+            "frozen=1 must be True or False",
+        ),
         (lambda p, i: model.backward(i, None), "saved is None; expected what forward returns"),
         (lambda p, i: generate.greedy(p, i[:, :0], CONFIG, 2), r"ids has shape \(2, 0\); expected \(B, N\) with at"),
         (lambda p, i: generate.greedy(p, i, CONFIG, -1), "n_tokens=-1 must be a whole number of at least 0"),

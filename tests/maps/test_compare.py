@@ -189,14 +189,22 @@ def test_no_sinks_beside_the_first_means_no_other_view(rng):
     assert layer.views["without_sinks"] is layer.views["without_first"]
 
 
+def test_a_single_map_has_weights_and_nothing_to_compare_with(rng):
+    maps = random_maps(rng, 2, 3, 24, 24)
+    alone = compare.measure(maps[:, 1:2], rng)
+    assert (alone.n_maps, alone.views) == (1, {})
+    assert alone.first_weight == pytest.approx(maps[:, 1, 1:, 0].mean(), abs=1e-14)
+    assert compare.measure(maps, rng).n_maps == 3
+
+
 @pytest.mark.parametrize(
     "shape, message",
     [
         ((2, 3, 8), r"maps has shape \(2, 3, 8\); expected \(W, n, N, N\)"),
-        ((1, 3, 8, 8), "with W ≥ 2, n ≥ 2 and N ≥ 3"),
-        ((2, 1, 8, 8), "with W ≥ 2, n ≥ 2 and N ≥ 3"),
-        ((2, 2, 8, 7), "with W ≥ 2, n ≥ 2 and N ≥ 3"),
-        ((2, 2, 2, 2), "with W ≥ 2, n ≥ 2 and N ≥ 3"),
+        ((1, 3, 8, 8), "with W ≥ 2, n ≥ 1 and N ≥ 3"),
+        ((2, 0, 8, 8), "with W ≥ 2, n ≥ 1 and N ≥ 3"),
+        ((2, 2, 8, 7), "with W ≥ 2, n ≥ 1 and N ≥ 3"),
+        ((2, 2, 2, 2), "with W ≥ 2, n ≥ 1 and N ≥ 3"),
     ],
 )
 def test_maps_that_cannot_be_measured(shape, message, rng):
@@ -290,7 +298,7 @@ def test_heads_that_share_a_key():
     assert clustering.n_shared(clustering.cut(similarity, 2), groups) == 2
     same = compare.Comparison(similarity, 1 - similarity)
     view = compare.View(same, same, same, similarity, np.ones(2))
-    found = report.report([compare.Layer(0.0, 0.0, [], dict.fromkeys(compare.VIEWS, view))] * 3, n_k=2)
+    found = report.report([compare.Layer(0.0, 0.0, [], dict.fromkeys(compare.VIEWS, view))] * 3, [2] * 3)
     sharing = found["summary"]["all_keys"]["sharing_a_key"]
     assert (sharing["groups_found"], sharing["groups"]) == (6, 6)
     assert (sharing["layers_more_alike_within"], sharing["layers"]) == (3, 3)
@@ -327,7 +335,7 @@ def test_report_of_a_random_model(rng):
     config = small.config("gqa", vocab_size=11, hidden_size=64, n_layers=2)  # 8 maps, 2 key heads
     params, ids = model.init(config, rng), rng.integers(0, 11, (3, 30))
     layers = [compare.measure(maps, rng) for maps in compare.layer_maps(params, ids, config)]
-    found = json.loads(json.dumps(report.report(layers, n_k=2), allow_nan=False))
+    found = json.loads(json.dumps(report.report(layers, [2, 2]), allow_nan=False))
     assert [layer["layer"] for layer in found["layers"]] == [0, 1]
     for name in compare.VIEWS:
         summary, views = found["summary"][name], [layer[name] for layer in found["layers"]]
@@ -346,4 +354,23 @@ def test_report_of_a_random_model(rng):
         selves = [np.trace(view["other"]["cosine"]) / 8 for view in views]
         assert summary["same_head_other_text"] == pytest.approx(np.mean(selves), abs=1e-5)
     # every head has its own key: there is nothing to share
-    assert report.report(layers, n_k=8)["summary"]["all_keys"]["sharing_a_key"] is None
+    assert report.report(layers, [8, 8])["summary"]["all_keys"]["sharing_a_key"] is None
+
+
+def test_report_of_layers_with_different_numbers_of_maps(rng):
+    maps = [random_maps(rng, 2, n, 24, 24, sharpness=2) for n in (2, 1, 4)]
+    two, one, four = layers = [compare.measure(of_layer, rng) for of_layer in maps]
+    found = json.loads(json.dumps(report.report(layers, [1, 1, 2]), allow_nan=False))
+    assert [(layer["maps"], layer["key_heads"]) for layer in found["layers"]] == [(2, 1), (1, 1), (4, 2)]
+    assert found["layers"][1]["first_weight"] == one.first_weight
+    for name in compare.VIEWS:
+        assert found["layers"][1][name] is None
+        summary = found["summary"][name]
+        assert (summary["layers"], summary["maps"]) == (2, 6)
+        means = [compare.between_heads(layer.views[name].same.cosine) for layer in (four, two)]
+        assert summary["cosine_same"] == pytest.approx(np.mean(means), abs=1e-14)
+        needed = [found["layers"][i][name]["maps_needed"]["0.8"] for i in (0, 2)]
+        assert summary["maps_needed"]["0.8"] == sum(needed)
+        assert (summary["sharing_a_key"]["layers"], summary["sharing_a_key"]["groups"]) == (1, 2)
+    with pytest.raises(ValueError, match="none of the 2 has two maps to compare; expected at least one that has"):
+        report.report([one, one], [1, 1])

@@ -20,6 +20,7 @@ def visible():
 
 
 TARGETS = np.array([[1, 4, -100], [0, -100, 2]])
+TEACHER = 2 * np.random.default_rng(2).standard_normal((2, 3, 5))
 
 # name: (the inputs' shapes, forward of named arrays → (y, saved), backward → gradients in the order of the inputs)
 CASES: dict[str, Any] = {
@@ -52,6 +53,7 @@ CASES: dict[str, Any] = {
         lambda a: ops.cross_entropy_forward(a["logits"], TARGETS),
         ops.cross_entropy_backward,
     ),
+    "kl": (dict(logits=(2, 3, 5)), lambda a: ops.kl_forward(a["logits"], TEACHER), ops.kl_backward),
     **{
         f"gate_{kind}": (dict(a=(4, 6)), lambda a, kind=kind: ops.gate_forward(a["a"], kind), ops.gate_backward)
         for kind in ("sigmoid", "silu", "relu2", "none")
@@ -101,6 +103,17 @@ def test_softmax_gradient_through_lse(rng):
     assert errors["x"] <= BOUND
     assert np.isneginf(lse[0, 1])
     assert not dx[0, 1].any()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_the_gradient_of_linear_by_its_input_alone(dtype, bias, rng):
+    """To the last bit the first result of linear_backward, which computes the others too."""
+    x, w, b, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((2, 3, 4), (4, 5), (5,), (2, 3, 5)))
+    _, saved = ops.linear_forward(x, w, b if bias else None)
+    dx = ops.linear_backward_input(dy, saved)
+    assert dx.dtype == dtype
+    np.testing.assert_array_equal(dx, ops.linear_backward(dy, saved)[0])
 
 
 def test_linear_without_bias_has_no_bias_gradient(rng):

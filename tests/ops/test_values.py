@@ -5,6 +5,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+from scipy import special
 
 from gta_ref import ops
 from gta_ref.ops.arrays import as_dtype, widen
@@ -111,6 +112,74 @@ def test_cross_entropy_counts_targets_that_are_not_minus_100(rng):
     assert float(loss) == pytest.approx(sum(terms) / 3, rel=1e-12)
 
 
+def divergences(logits, teacher):
+    """Terms p log(p/q) in float64, (..., vocabulary), by SciPy."""
+    return special.rel_entr(*(special.softmax(np.float64(x), axis=-1) for x in (teacher, logits)))
+
+
+def test_kl_is_the_mean_over_tokens(rng):
+    logits, teacher = 2 * rng.standard_normal((2, 3, 4, 7))
+    before = logits.copy(), teacher.copy()
+    divergence, saved = ops.kl_forward(logits, teacher)
+    terms = divergences(logits, teacher)
+    expected = math.fsum(terms.ravel()) / 12
+    # the rounding of 84 terms of either sign, and of the logarithms in them
+    assert float(divergence) == pytest.approx(expected, rel=0, abs=1e-14 * np.abs(terms).max())
+    # from q to p it is another number
+    assert abs(float(divergence) - math.fsum(divergences(teacher, logits).ravel()) / 12) > 0.01 * expected
+    first = ops.kl_backward(0.7, saved).copy()
+    np.testing.assert_array_equal(first, ops.kl_backward(0.7, saved))  # what is saved is not used up
+    np.testing.assert_array_equal(logits, before[0])
+    np.testing.assert_array_equal(teacher, before[1])
+
+
+def test_kl_of_the_same_prediction_is_zero(rng):
+    """Logits that differ by a constant per token predict the same. These are exact in binary, and so is the sum."""
+    logits = rng.integers(-20, 20, (2, 3, 9)) / 4
+    for shift in (0.0, rng.integers(-9, 9, (2, 3, 1)) / 2):
+        divergence, saved = ops.kl_forward(logits + shift, logits)
+        assert divergence == 0
+        assert not ops.kl_backward(1.0, saved).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_kl_in_low_precision(dtype, rng):
+    """Both compute in float32, whose rounding errors are bounded here step by step, to first order."""
+    logits, teacher = (4 * rng.standard_normal((2, 6, 50))).astype(dtype)
+    divergence, saved = ops.kl_forward(logits, teacher)
+    dlogits = ops.kl_backward(1.0, saved)
+    assert (divergence.dtype, dlogits.dtype) == (np.float32, dtype)
+    u, (n, vocabulary) = 2.0**-24, logits.shape
+    wide = np.float64(logits), np.float64(teacher)
+    spread = max(np.ptp(x, axis=-1).max() for x in wide)
+    # log q = (x − max) − log Σ exp(x − max): x − max is rounded, each exp errs by that and 2 u, the sum of V by V u,
+    # the logarithm by 2 u of at most log V, and the last subtraction by u of at most spread + log V
+    of_log = u * (spread + (spread + 2 + vocabulary) + 2 * math.log(vocabulary) + spread + math.log(vocabulary))
+    of_p = of_log + 2 * u  # relative
+    terms = divergences(*wide)
+    size = np.abs(terms).sum() / n
+    # p (log p − log q): both logarithms, p, the difference, the product; then the sum of n V terms
+    bound = 2 * of_log + size * (of_p + 2 * u + n * vocabulary * u)
+    assert abs(float(divergence) - math.fsum(terms.ravel()) / n) <= bound
+    q, p = (special.softmax(x, axis=-1) for x in wide)
+    allowed = (of_p * (p + q) + 2 * u * np.abs(q - p)) / n
+    if dtype == "float16":  # rounded once more
+        allowed = allowed + np.maximum(2.0**-11 * np.abs(q - p) / n, 2.0**-25)
+    assert (np.abs(dlogits - (q - p) / n) <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("largest", [2.0**14, 2.0**100])
+def test_kl_of_huge_logits(dtype, largest):
+    """Each prediction is certain of another word: the divergence is the difference of two logits."""
+    logits = np.array([[largest, 0, -largest]], dtype)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        divergence, saved = ops.kl_forward(logits, -logits)
+        dlogits = ops.kl_backward(1.0, saved)
+    assert divergence == 2 * largest
+    np.testing.assert_array_equal(dlogits, [[1, 0, -1]])
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -120,6 +189,9 @@ def test_cross_entropy_counts_targets_that_are_not_minus_100(rng):
         (lambda: ops.cross_entropy_forward(np.zeros((2, 3)), np.array([0, 3])), "targets go from 0 to 3; expected 0 to 2"),
         (lambda: ops.cross_entropy_forward(np.zeros((2, 3)), np.array([-100, -100])), "no token that counts"),
         (lambda: ops.cross_entropy_forward(np.zeros((2, 3)), np.array([0])), r"targets has shape \(1,\); expected \(2,\)"),
+        (lambda: ops.kl_forward(np.zeros((2, 3)), np.zeros((2, 4))), r"teacher has shape \(2, 4\); expected \(2, 3\)"),
+        (lambda: ops.kl_forward(np.zeros((2, 3)), np.zeros(3)), r"teacher has shape \(3,\); expected \(2, 3\)"),
+        (lambda: ops.kl_forward(np.zeros((2, 3)), [[0.0] * 3] * 2), "teacher is a list; expected an array"),  # type: ignore[arg-type]
         (lambda: ops.gate_forward(np.zeros(2), "gelu"), "gate='gelu' must be one of 'sigmoid', 'silu', 'relu2', 'none'"),
         (lambda: ops.rope_forward(np.zeros((2, 4)), *ops.rope_angles(np.arange(2), 4), "pairs"), "pairing='pairs' must be one of"),
         (lambda: ops.rope_angles(np.arange(2), 5), "head_dim=5 must be even"),
@@ -165,6 +237,12 @@ def test_sixteen_bits_are_storage(rng, dtype):
     loss, saved = ops.cross_entropy_forward(x, np.zeros((2, 3), int))
     assert loss.dtype == np.float32
     assert ops.cross_entropy_backward(1.0, saved).dtype == LOW[dtype]
+    divergence, saved = ops.kl_forward(x, dy)
+    wide, wide_saved = ops.kl_forward(widen(x), widen(dy))
+    assert (divergence.dtype, divergence) == (np.float32, wide)
+    got, want = ops.kl_backward(1.0, saved), ops.kl_backward(1.0, wide_saved).astype(LOW[dtype])
+    assert got.dtype == LOW[dtype]
+    np.testing.assert_array_equal(got.view(np.uint16), want.view(np.uint16))
 
 
 def test_float32_stays_float32(rng):
@@ -179,6 +257,7 @@ def test_float32_stays_float32(rng):
         *((lambda kind=kind: ops.gate_forward(x, kind), ops.gate_backward) for kind in ("sigmoid", "silu", "relu2")),
         (lambda: ops.decoder_forward(x[:, None], w[None], True), ops.decoder_backward),
         (lambda: ops.cross_entropy_forward(x, np.zeros((2, 3), int)), ops.cross_entropy_backward),
+        (lambda: ops.kl_forward(x, x * x), ops.kl_backward),
     ):
         y, saved = forward()
         grads = backward(y, saved)

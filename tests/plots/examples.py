@@ -158,10 +158,10 @@ EXAMPLES = {
         GRID - 2, GRID.repeat(4, axis=1) - 2, list("abcd"), 4, 2
     ),
     "maps.attention_maps": lambda: maps.attention_maps(causal(9, 32, 32), WORDS, clusters=CLUSTERS, title="a model"),
-    "maps.head_similarity": lambda: maps.head_similarity(layers(), 3),
+    "maps.head_similarity": lambda: maps.head_similarity(layers(), [3] * 30),
     "maps.similarity_by_layer": lambda: maps.similarity_by_layer(layers()),
     "maps.maps_needed": lambda: maps.maps_needed(
-        dict.fromkeys(VIEWS, np.full((30, 5), 9)), (0.5, 0.7, 0.8, 0.9, 0.95), 9
+        dict.fromkeys(VIEWS, np.full((30, 5), 9)), (0.5, 0.7, 0.8, 0.9, 0.95), [9] * 30
     ),
     "roofline.roofline": lambda: roofline.roofline(
         {"prefill": {name: operators(m, 1, 4096, 0, fused=True) for name, m in MODELS.items()}}, H100

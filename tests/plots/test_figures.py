@@ -50,8 +50,8 @@ def wide():
     yield "maps", maps.attention_maps(causal(12, 60, 60), ["token"] * 60, title="t " * 200)
     yield "shared", maps.attention_maps(causal(2, 8, 8), list("abcdefgh"), n_heads=4)
     yield "similarity", maps.similarity_by_layer(layers)
-    yield "heads", maps.head_similarity(layers, 2)
-    yield "needed", maps.maps_needed(dict.fromkeys(VIEWS, np.ones((60, 2), int)), (0.5, 0.9), 4)
+    yield "heads", maps.head_similarity(layers, [2] * 40)
+    yield "needed", maps.maps_needed(dict.fromkeys(VIEWS, np.ones((60, 2), int)), (0.5, 0.9), [4] * 60)
     yield "study", studies.study(summary([8, 16, 32], [1.0, 1.1, 1.2]))
     case = {"kind": "decode", "contestants": {"numba": {"of_ceiling": 0.5}}}
     yield "speed", speed.core_speed([{**case, "name": f"N {i}"} for i in range(12)], "a machine, " * 30)
@@ -64,6 +64,21 @@ def wide():
     yield "family", cache.family({name: layer for name, (layer, _) in layers.items()})
     bytes_per_token = {"GTA-1B": 3, "GQA-1B": 10}
     yield "cache", cache.cache_growth(bytes_per_token, {name: [(1, n)] for name, n in bytes_per_token.items()})
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_labels_of_attention_maps_are_on_the_page(n):
+    words = 2 * ["*", "Python", "for", "All", "in", "program", "represented", "objects", "between", *"abcdefg"]
+    title = "a model, layer 1, reading a text\nheads of the same colour form a cluster"
+    figure = maps.attention_maps(causal(n, 32, 32), words, clusters=[[0]], title=title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page = figure.bbox
+    for ax in figure.axes:
+        for label in (ax.xaxis.label, ax.yaxis.label):
+            box = label.get_window_extent(canvas.get_renderer())
+            inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+            assert inside or not label.get_text(), label.get_text()
 
 
 FIGURES = dict(wide())

@@ -10,14 +10,17 @@ from typer.testing import CliRunner
 
 from gta_ref.cli import app
 from gta_ref.files import read_tensors, write_tensors
-from gta_ref.lm import model
+from gta_ref.lm import model, model_files
+from gta_ref.lm.language_model import Bytes
 from gta_ref.lm.small import config as small
 from gta_ref.lm.text import from_file
 from gta_ref.lm.train import Settings, begin, save
+from gta_ref.mechanisms import gta
 from gta_ref.verify.models.block import Computer, Way, run
 from gta_ref.verify.models.export import export_activations
 from gta_ref.verify.models.reference import Reference, from_hugging_face, load_reference
 from gta_ref.verify.models.verify import stage_shapes, verify_model
+from gta_ref.weights import pretrained
 from gta_ref.weights.llama_deepseek import save_deepseek_attention
 from tests.verify.model_candidate import SIZES, Llama, random_state
 
@@ -248,3 +251,24 @@ def test_the_command(tmp_path):
     np.testing.assert_allclose(ours["logits"], DUMP["logits"], rtol=1e-3, atol=1e-4)
     result = runner.invoke(app, ["verify", "model", str(checkpoint)])
     assert result.exit_code == 2
+
+
+def test_the_command_with_layers_that_differ(tmp_path, monkeypatch):
+    """A file as gta-ref convert writes it: its own stages are right, and one of another layer's size is not."""
+    monkeypatch.setattr(pretrained, "load_tokenizer", lambda name: Bytes())
+    layers = [gta.Config(16, 4, 4, n_q, 1, 1, d_l) for n_q, d_l in ((4, 8), (1, 6), (2, 4))]
+    config = model.Config(256, 3, 24, layers)
+    params = model.init(config, np.random.default_rng(0))
+    checkpoint, dump, bad = (str(tmp_path / f"{name}.safetensors") for name in ("gta", "dump", "bad"))
+    model_files.save(checkpoint, model_files.Content(config, params, "smollm2", 99))
+    runner = CliRunner()
+    result = runner.invoke(app, ["verify", "model", checkpoint, "--export", dump, "--prompt", "some words"])
+    assert result.exit_code == 0, result.output
+    stages = read_tensors(dump)[0]
+    assert [stages[f"blocks.{i}.attention.map"].shape for i in range(3)] == [(1, n, 10, 10) for n in (4, 1, 2)]
+    result = runner.invoke(app, ["verify", "model", checkpoint, dump])
+    assert result.exit_code == 0, result.output
+    write_tensors(bad, {**stages, "blocks.2.attention.c": -stages["blocks.2.attention.c"]})
+    result = runner.invoke(app, ["verify", "model", checkpoint, bad])
+    assert result.exit_code == 1
+    assert "First wrong stage: blocks.2.attention.c" in result.output

@@ -8,7 +8,8 @@ import pytest
 
 from gta_ref import files
 from gta_ref.lm import model
-from gta_ref.mechanisms import gta
+from gta_ref.mechanisms import gqa, gta
+from gta_ref.weights.llama import save_llama
 from gta_ref.weights.official import load_official, read_state, save_official
 
 
@@ -112,6 +113,19 @@ def test_what_the_released_code_cannot_hold(change, message, rng):
     config = gta.Config(**{**sizes, **change})
     with pytest.raises(ValueError, match=message):
         save_official(gta.init(config, rng), config)
+
+
+def test_layers_that_differ_have_no_published_form(rng):
+    """Neither the released code's nor Llama's."""
+    for mechanism, save, layers in (
+        ("gta", save_official, [gta.Config(16, 4, 4, n_q, 1, 1, 8) for n_q in (2, 4)]),
+        ("gqa", save_llama, [gqa.Config(16, 4, 4, n_k) for n_k in (2, 4)]),
+    ):
+        config = model.Config(11, 2, 6, layers, mechanism)
+        with pytest.raises(
+            ValueError, match=r"config\.attention differs from layer to layer; expected one for all, as in"
+        ):
+            save(model.init(config, rng), config)
 
 
 @pytest.fixture

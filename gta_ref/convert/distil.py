@@ -1,0 +1,132 @@
+r"""The two losses by which a converted model is healed, with their gradients. The original is never changed.
+
+**Layer by layer.** Every layer reads what the original's layer reads, and is to put out the same. With
+:math:`h_l(t)` what the original's attention puts out at token t, and :math:`\hat h_l(t)` the converted layer's,
+
+.. math::
+    \mathcal L_\text{layers} = \sum_l
+    \frac{\sum_t \omega_l(t) \|\hat h_l(t) - h_l(t)\|^2}{\sum_t \omega_l(t) \|h_l(t)\|^2}
+
+where :math:`\omega_l(t)` is the inverse mean square of the residual stream after the attention: an error counts as much
+as the next RMSNorm lets through. Layers do not wait for one another, and no gradient goes through the MLPs.
+
+**End to end.** The divergence of the converted model's prediction from the original's, averaged over all tokens,
+:mod:`gta_ref.ops.kl`. The errors of all layers together decide, as far as they matter to the prediction.
+
+In both, the sequences of a batch are distributed over the threads, as in :mod:`gta_ref.lm.gradient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gta_ref import threads
+from gta_ref.errors import check_shape
+from gta_ref.lm import block, model
+from gta_ref.mechanisms import gqa, gta
+from gta_ref.ops import Array, embedding_forward, kl_backward, kl_forward
+from gta_ref.ops.arrays import Params
+
+Found = tuple[float, dict[str, Array]]  # a loss, and its gradient by every parameter that is trained
+
+
+class Original(NamedTuple):
+    """The model that is imitated.
+
+    Attributes
+    ----------
+    params : dict of str to array
+    config : gta_ref.lm.model.Config
+        Of mechanism "gqa".
+    """
+
+    params: Params
+    config: model.Config
+
+
+def by_layers(params: Params, config: model.Config, original: Original, ids: Array) -> Found:
+    """The loss layer by layer, and its gradient by the parameters of the attention.
+
+    Parameters
+    ----------
+    params, config
+        The converted model.
+    original : Original
+    ids : (B, N), integers
+
+    Returns
+    -------
+    loss : float
+        The sum over the layers of the share of the output's mean square that is wrong.
+    grads : dict of str to array
+    """
+
+    def part(some: Array) -> tuple[Array, dict[str, Array]]:
+        """Numerators and denominators of all layers, (2, L), and the numerators' gradients."""
+        sums = np.zeros((2, config.n_layers))
+        grads: dict[str, Array] = {}
+        x, _ = embedding_forward(some, original.params["embed"])
+        for i in range(config.n_layers):
+            layer = block.select(original.params, f"layers.{i}.")
+            rows = block.rows_by("auto", x)
+            normed, _ = rows.rmsnorm_forward(x, layer["norm_1"], original.config.norm_eps)
+            wanted, _ = gqa.forward(
+                block.select(layer, "attention."), normed, original.config.layer(i), need_saved=False
+            )
+            h = x + wanted
+            omega = 1 / (np.square(h).mean(axis=-1, keepdims=True) + original.config.norm_eps)  # (B, N, 1)
+            out, saved = gta.forward(block.select(params, f"layers.{i}.attention."), normed, config.layer(i))
+            error = out - wanted
+            weighted = omega * error
+            sums[:, i] = np.vdot(error, weighted), np.vdot(wanted, omega * wanted)
+            _, of_layer = gta.backward(2 * weighted, saved)
+            grads |= {f"layers.{i}.attention.{name}": grad for name, grad in of_layer.items()}
+            x, _ = block.mlp_forward(layer, h, original.config.norm_eps, rows)
+        return sums, grads
+
+    (lost, whole), grads = _sum_of_parts(part, ids)
+    for i in range(config.n_layers):
+        for grad in block.select(grads, f"layers.{i}.").values():
+            grad /= whole[i]
+    return float((lost / whole).sum()), grads
+
+
+def end_to_end(params: Params, config: model.Config, original: Original, ids: Array) -> Found:
+    """The divergence from the original, in nats per token, and its gradient by all but MLPs, embedding and head.
+
+    Parameters and results are those of :func:`by_layers`; the gains of the norms have gradients too.
+    """
+
+    def part(some: Array) -> Found:
+        wanted, _ = model.forward(original.params, some, original.config, need_saved=False)
+        logits, saved = model.forward(params, some, config)
+        loss, divergence = kl_forward(logits, wanted)
+        del logits, wanted
+        share = len(some) / len(ids)  # the divergence is a mean over tokens, and all sequences have as many
+        return share * float(loss), model.backward(kl_backward(share, divergence), saved, frozen=True)
+
+    return _sum_of_parts(part, ids)
+
+
+def _sum_of_parts(part: Callable[[Array], tuple[Any, dict[str, Array]]], ids: Array) -> tuple[Any, dict[str, Array]]:
+    """The sums of what `part` returns for some of the sequences, each thread computing some of them."""
+    check_shape("ids", ids, ("B", "N"))
+    if ids.size == 0:
+        raise ValueError(f"ids has shape {ids.shape}; expected at least one token")
+    workers = min(threads.get_threads(), len(ids))
+    parts = np.array_split(ids, workers)
+    found: list[Any] = [None] * workers
+
+    def work(worker: int) -> None:
+        found[worker] = part(parts[worker])
+
+    with threads.blas.one_thread():
+        threads.run(workers, work)
+    losses, grads = zip(*found, strict=True)
+    for more in grads[1:]:
+        for name, grad in more.items():
+            np.add(grads[0][name], grad, out=grads[0][name])
+    return sum(losses), grads[0]

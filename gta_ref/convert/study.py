@@ -1,0 +1,314 @@
+"""The study of conversion: what smaller caches and fewer maps cost SmolLM2, before and after healing.
+
+Every point of the study is a conversion, judged on held-out text, and most are healed with one small budget. What a
+point has found is kept in a file of its own, so that a study that was stopped continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gta_ref.convert import heal, heal_files, judge, sharing, texts, whole
+from gta_ref.convert.distil import Original
+from gta_ref.convert.heal import Settings
+from gta_ref.convert.sizes import Sizes
+from gta_ref.errors import check_names, check_type
+from gta_ref.files import read_json, write_json
+from gta_ref.lm import generate, model
+from gta_ref.lm.language_model import LanguageModel
+from gta_ref.mechanisms import gta
+from gta_ref.ops import Array
+
+BUDGET = Settings(layer_steps=60, steps=40)  # about a quarter of an hour on two cores
+LONG = Settings(layer_steps=200, steps=100)  # about 40 minutes
+SHARED = 3  # maps of a layer whose maps are shared, for nine heads
+_JUDGED = ("held_out", "samples")
+_KEYS = {  # of a result of each kind
+    "study": ("model", "text", "fitted", "judged"),
+    "sharing": ("n_q", "divergence"),
+    "original": ("maps", "cache_elements", *_JUDGED),
+    "point": ("maps", "cache_elements", "gate", "shared_layers", "keys_lost", "values_lost", *_JUDGED),
+    "healing": ("settings", "seconds", "losses", *_JUDGED),
+}
+PROMPTS = ("The attention mechanism", "def fibonacci(n):")
+SAVE_EVERY = 20  # steps
+_SAMPLE = 40  # tokens
+
+
+@dataclass(frozen=True)
+class Point:
+    """A conversion that is to be measured.
+
+    Parameters
+    ----------
+    name : str
+    sizes : Sizes
+        Of the layers that share maps; the others keep all maps, with the same latents.
+    layers : int, optional
+        How many layers share maps: those in which it costs least. Default: all.
+    budgets : sequence of Settings
+        One per healing; none if the point is not healed.
+    """
+
+    name: str
+    sizes: Sizes
+    layers: int | None = None
+    budgets: Sequence[Settings] = ()
+
+
+def _seeds(*seeds: int) -> tuple[Settings, ...]:
+    return tuple(dataclasses.replace(BUDGET, seed=seed) for seed in seeds)
+
+
+_HALF = Sizes(n_q=SHARED, n_k=1, latent_dim=128)
+POINTS = (
+    Point("3 maps, n_k 1, d_l 128", _HALF, budgets=(*_seeds(0, 1, 2), LONG)),
+    Point("3 maps in 23 layers", Sizes(n_q=SHARED), 23, _seeds(0, 1, 2)),
+    Point("9 maps, d_l 64", Sizes(latent_dim=64), budgets=_seeds(0, 1, 2)),
+    Point("3 maps, n_k 1, d_l 128, no gate", dataclasses.replace(_HALF, gate="none"), budgets=_seeds(0, 1, 2)),
+    Point("3 maps", Sizes(n_q=SHARED), budgets=_seeds(0)),
+    Point("1 map", Sizes(n_q=1), budgets=_seeds(0)),
+    Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15, _seeds(0)),
+    Point("9 maps, d_l 32", Sizes(latent_dim=32), budgets=_seeds(0)),
+    *(Point(f"9 maps, d_l {d_l}", Sizes(latent_dim=d_l)) for d_l in (96, 128, 160)),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points, and how much text there is to them.
+
+    Parameters
+    ----------
+    points : sequence of Point
+    fitted, judged : (int, int)
+        Windows of each kind of text, and tokens per window: for the closed form, and for judging.
+    """
+
+    points: Sequence[Point] = POINTS
+    fitted: tuple[int, int] = (16, 512)
+    judged: tuple[int, int] = (8, 512)
+
+
+def quick() -> Plan:
+    """A plan of minutes, only to see that the study runs."""
+    tiny = Settings(layer_steps=2, steps=2, batch=2, length=64)
+    return Plan(
+        (
+            Point("9 maps, d_l 64", Sizes(latent_dim=64)),
+            Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15, (tiny,)),
+        ),
+        fitted=(1, 256),
+        judged=(1, 128),
+    )
+
+
+class Told(NamedTuple):
+    """Progress: what is being done, and how much of it is done."""
+
+    what: str
+    done: int
+    of: int
+
+
+@dataclass
+class Study:
+    """A study under way.
+
+    Parameters
+    ----------
+    teacher : LanguageModel
+        The original.
+    plan : Plan
+    corpus : gta_ref.convert.texts.Corpus
+        What is learnt from in healing.
+    folder : Path
+        For the files of the points.
+    tell : callable, optional
+        Called with a :class:`Told`.
+    """
+
+    teacher: LanguageModel
+    plan: Plan
+    corpus: texts.Corpus
+    folder: Path
+    tell: Callable[[Told], Any] = lambda told: None
+    held_out: dict[str, Array] = field(init=False)
+    fitted: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        encode, plan = self.teacher.tokenizer.encode, self.plan
+        self.held_out = {kind: texts.windows(encode, kind, *plan.judged, held_out=True) for kind in texts.KINDS}
+        self.fitted = np.concatenate(
+            [texts.windows(encode, kind, *plan.fitted, held_out=False) for kind in texts.KINDS]
+        )
+
+    @property
+    def original(self) -> Original:
+        """The original, as healing takes it."""
+        return Original(self.teacher.params, self.teacher.config)
+
+    def run(self) -> dict[str, Any]:
+        """Carry out what is left, and return all that was found.
+
+        Raises
+        ------
+        ValueError
+            If a file in the folder is damaged, or the folder is that of another study.
+        OSError
+            If the folder cannot be made or written to.
+        gta_ref.lm.train.DivergedError
+            If a healing diverges; what was found before is kept.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_folder()
+        alone = self._kept("sharing", "sharing", self._sharing)
+        original = self._kept("original", "original", self._of_original)
+        # first every conversion, then one healing of each point, then the next: an early result for all points
+        for n in range(1 + max(len(point.budgets) for point in self.plan.points)):
+            points = [self._point(point, alone["divergence"], n) for point in self.plan.points]
+        return {
+            "model": self.teacher.name,
+            "text": self.corpus.name,
+            "fitted_tokens": self.fitted.size,
+            "judged_tokens": {kind: ids.size for kind, ids in self.held_out.items()},
+            "sharing": alone,
+            "original": original,
+            "points": points,
+        }
+
+    def _check_folder(self) -> None:
+        """Raise ValueError if results in the folder were found with another model or other text."""
+        ours = {
+            "model": self.teacher.name,
+            "text": self.corpus.name,
+            "fitted": list(self.plan.fitted),
+            "judged": list(self.plan.judged),
+        }
+        found = self._kept("study", "study", lambda: ours)
+        for name, expected in ours.items():
+            if found[name] != expected:
+                raise ValueError(
+                    f"{self.folder}: the results there have {name}={found[name]!r}; expected {expected!r}; choose "
+                    "another folder"
+                )
+
+    def _kept(self, kind: str, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What is in the file of this name, or else the result of `work`, written to it."""
+        path = self.folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
+        if path.exists():
+            kept: dict[str, Any] = read_json(path)
+            check_type(f"{path}: the result", kept, dict, "a dict")
+            check_names(str(path), kept, _KEYS[kind])
+            return kept
+        found = work()
+        write_json(path, found)
+        return found
+
+    def _sharing(self) -> dict[str, Any]:
+        n = self.original.config.n_layers
+        # chosen by text that is learnt from: what is held out only judges
+        chosen_by = self.fitted[:: max(1, len(self.fitted) // 4)]
+        divergence = []
+        for one in sharing.costs(self.original, Sizes(n_q=SHARED), self.fitted, chosen_by):
+            divergence.append(one)
+            self.tell(Told("sharing maps in one layer alone", len(divergence), n))
+        return {"n_q": SHARED, "divergence": divergence}
+
+    def _of_original(self) -> dict[str, Any]:
+        return {
+            "maps": sum(one.n_heads for one in self.original.config.layers),
+            "cache_elements": _cache(self.original.config),
+            **self._judged(self.original.params, self.original.config),
+        }
+
+    def _judged(self, params: Any, config: model.Config) -> dict[str, Any]:
+        found = {
+            kind: judge.beside(params, config, self.original, ids)._asdict() for kind, ids in self.held_out.items()
+        }
+        tokenizer = self.teacher.tokenizer
+        samples = {}
+        for prompt in PROMPTS:
+            ids = np.array([tokenizer.encode(prompt)])
+            samples[prompt] = tokenizer.decode(generate.greedy(params, ids, config, _SAMPLE)[0, ids.size :].tolist())
+        return {"held_out": found, "samples": samples}
+
+    def _point(self, point: Point, alone: Sequence[float], n_healed: int) -> dict[str, Any]:
+        """What a point has found, with its first `n_healed` healings."""
+        n = self.original.config.n_layers
+        order = np.argsort(alone, kind="stable")[: point.layers]
+        kept = dataclasses.replace(point.sizes, n_q=None, n_k=None)
+        sizes = [point.sizes if i in order else kept for i in range(n)]
+        made: list[Any] = []  # the conversion, computed only if some file of the point is missing
+
+        def converted() -> Any:
+            if not made:
+
+                def tell(i: int, _: Any) -> None:
+                    self.tell(Told(f"{point.name}: converting", i + 1, n))
+
+                made[:] = whole.convert(*self.original, sizes, self.fitted, on_layer=tell)
+            return made
+
+        def closed_form() -> dict[str, Any]:
+            params, config, reports = converted()
+            return {
+                "maps": sum(one.n_q for one in config.layers),
+                "cache_elements": _cache(config),
+                "gate": point.sizes.gate,
+                "shared_layers": sorted(order.tolist()) if point.sizes.n_q is not None else [],
+                "keys_lost": [report.keys_lost for report in reports],
+                "values_lost": [report.values_lost for report in reports],
+                **self._judged(params, config),
+            }
+
+        found = self._kept("point", point.name, closed_form)
+        healed = [
+            self._kept("healing", f"{point.name}, {_label(budget)}", partial(self._healed, point, budget, converted))
+            for budget in point.budgets[:n_healed]
+        ]
+        return {"name": point.name, **found, "healed": healed}
+
+    def _healed(self, point: Point, budget: Settings, converted: Callable[[], Any]) -> dict[str, Any]:
+        params, config, _ = converted()
+        begun = heal.begin(params, config, budget, self.corpus)
+        saved = self.folder / "healing.safetensors"  # of the one point that is being healed
+        label = f"{point.name}, {_label(budget)}"
+        mark = saved.with_suffix(".json")
+        if saved.exists() and mark.exists() and read_json(mark) == label:
+            begun = heal_files.load(saved, begun)
+
+        def on_step(now: heal.Healing) -> None:
+            self.tell(Told(f"{label}: healing, loss {now.losses[-1]:.3f}", now.state.step, budget.total))
+            if now.state.step % SAVE_EVERY == 0:
+                mark.unlink(missing_ok=True)
+                heal_files.save(saved, now)
+                write_json(mark, label)
+
+        heal.advance(begun, self.original, self.corpus, on_step=on_step)
+        judged = self._judged(begun.params, config)
+        for path in (mark, saved):
+            path.unlink(missing_ok=True)
+        return {
+            "settings": dataclasses.asdict(budget),
+            "seconds": begun.seconds,
+            "losses": begun.losses,
+            **judged,
+        }
+
+
+def _label(budget: Settings) -> str:
+    return f"{budget.layer_steps}+{budget.steps} steps, seed {budget.seed}"
+
+
+def _cache(config: model.Config) -> float:
+    """Cached elements per token and layer, on average over the layers."""
+    structure = gta.structure if config.module is gta else config.module.structure
+    return float(np.mean([structure(one).cache_elements for one in config.layers]))
