@@ -16,6 +16,7 @@ _TEXTS = 256  # that the original writes itself
 
 def study_convert(folder: Path, quick: bool, plot: Path | None, json: Path | None) -> None:
     """Carry out the study, print what was found, and write it to the files that are asked for."""
+    from gta_ref.convert import plan as plans
     from gta_ref.convert import study, texts
     from gta_ref.files import write_json
     from gta_ref.weights import pretrained
@@ -34,7 +35,7 @@ def study_convert(folder: Path, quick: bool, plot: Path | None, json: Path | Non
             bar.update(task, description=told.what, completed=told.done, total=told.of)
 
         corpus = texts.corpus(teacher.tokenizer.encode, **own)
-        plan = study.quick() if quick else study.Plan()
+        plan = plans.quick() if quick else plans.Plan()
         try:
             found = study.Study(teacher, plan, corpus, folder, tell).run()
         except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """The study of conversion: what smaller caches and fewer maps cost SmolLM2, before and after healing.
 
-Every point of the study is a conversion, judged on held-out text, and most are healed with one small budget. What a
-point has found is kept in a file of its own, so that a study that was stopped continues.
+Every point of its plan (:mod:`gta_ref.convert.plan`) is a conversion, judged on held-out text. What a point has found
+is kept in a file of its own, so that a study that was stopped continues.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from gta_ref.convert import heal, heal_files, judge, sharing, texts, whole
 from gta_ref.convert.distil import Original
 from gta_ref.convert.heal import Settings
+from gta_ref.convert.plan import SHARED, Plan, Point
 from gta_ref.convert.sizes import Sizes
 from gta_ref.errors import check_names, check_type
 from gta_ref.files import read_json, write_json
@@ -26,9 +27,6 @@ from gta_ref.lm.language_model import LanguageModel
 from gta_ref.mechanisms import gta
 from gta_ref.ops import Array
 
-BUDGET = Settings(layer_steps=60, steps=40)  # about a quarter of an hour on two cores
-LONG = Settings(layer_steps=200, steps=100)  # about 40 minutes
-SHARED = 3  # maps of a layer whose maps are shared, for nine heads
 _JUDGED = ("held_out", "samples")
 _KEYS = {  # of a result of each kind
     "study": ("model", "text", "fitted", "judged"),
@@ -40,74 +38,6 @@ _KEYS = {  # of a result of each kind
 PROMPTS = ("The attention mechanism", "def fibonacci(n):")
 SAVE_EVERY = 20  # steps
 _SAMPLE = 40  # tokens
-
-
-@dataclass(frozen=True)
-class Point:
-    """A conversion that is to be measured.
-
-    Parameters
-    ----------
-    name : str
-    sizes : Sizes
-        Of the layers that share maps; the others keep all maps, with the same latents.
-    layers : int, optional
-        How many layers share maps: those in which it costs least. Default: all.
-    budgets : sequence of Settings
-        One per healing; none if the point is not healed.
-    """
-
-    name: str
-    sizes: Sizes
-    layers: int | None = None
-    budgets: Sequence[Settings] = ()
-
-
-def _seeds(*seeds: int) -> tuple[Settings, ...]:
-    return tuple(dataclasses.replace(BUDGET, seed=seed) for seed in seeds)
-
-
-_HALF = Sizes(n_q=SHARED, n_k=1, latent_dim=128)
-POINTS = (
-    Point("3 maps, n_k 1, d_l 128", _HALF, budgets=(*_seeds(0, 1, 2), LONG)),
-    Point("3 maps in 23 layers", Sizes(n_q=SHARED), 23, _seeds(0, 1, 2)),
-    Point("9 maps, d_l 64", Sizes(latent_dim=64), budgets=_seeds(0, 1, 2)),
-    Point("3 maps, n_k 1, d_l 128, no gate", dataclasses.replace(_HALF, gate="none"), budgets=_seeds(0, 1, 2)),
-    Point("3 maps", Sizes(n_q=SHARED), budgets=_seeds(0)),
-    Point("1 map", Sizes(n_q=1), budgets=_seeds(0)),
-    Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15, _seeds(0)),
-    Point("9 maps, d_l 32", Sizes(latent_dim=32), budgets=_seeds(0)),
-    *(Point(f"9 maps, d_l {d_l}", Sizes(latent_dim=d_l)) for d_l in (96, 128, 160)),
-)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The points, and how much text there is to them.
-
-    Parameters
-    ----------
-    points : sequence of Point
-    fitted, judged : (int, int)
-        Windows of each kind of text, and tokens per window: for the closed form, and for judging.
-    """
-
-    points: Sequence[Point] = POINTS
-    fitted: tuple[int, int] = (16, 512)
-    judged: tuple[int, int] = (8, 512)
-
-
-def quick() -> Plan:
-    """A plan of minutes, only to see that the study runs."""
-    tiny = Settings(layer_steps=2, steps=2, batch=2, length=64)
-    return Plan(
-        (
-            Point("9 maps, d_l 64", Sizes(latent_dim=64)),
-            Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15, (tiny,)),
-        ),
-        fitted=(1, 256),
-        judged=(1, 128),
-    )
 
 
 class Told(NamedTuple):

@@ -123,6 +123,16 @@ def test_the_rates_of_the_stages(models):
     assert last < 3 * heal.FINAL * 7e-5  # the end of the cosine
 
 
+def test_the_gradient_is_clipped(models, monkeypatch):
+    """With a norm far below ε = 1e-8, the first step is at most η 1e-12 / 1e-8."""
+    monkeypatch.setattr(heal, "CLIP", 1e-12)
+    found = {0: begun(models).params}
+    healing = begun(models, layer_rate=0.1)
+    heal.advance(healing, models[2], tiny.corpus(), on_step=lambda now: found.setdefault(now.state.step, now.params))
+    moved = max(np.abs(found[1][name] - w).max() for name, w in found[0].items())
+    assert 1e-7 < moved <= 1.0001e-5
+
+
 def test_an_exact_conversion_begins_with_no_loss():
     """To rounding; AdamW's steps then have the size of the rate even so, and what they lose is of its square."""
     models = tiny.converted(Sizes())
@@ -191,6 +201,17 @@ def test_an_interrupted_step_is_no_step(models):
         heal.advance(healing, models[2], Breaks(*tiny.corpus()))
     assert healing.state.step == len(healing.losses) == 6
     assert_same(healed(models, healing), healed(models))
+
+
+def test_a_loss_without_its_step_is_forgotten(models, tmp_path):
+    """As it is left by an interruption between the two."""
+    healing = begun(models)
+    with pytest.raises(Stop):
+        heal.advance(healing, models[2], tiny.corpus(), on_step=stop_at(3))
+    healing.losses.append(9.0)
+    heal_files.save(tmp_path / "healing.safetensors", healing)
+    for one in (healing, heal_files.load(tmp_path / "healing.safetensors", begun(models))):
+        assert_same(healed(models, one), healed(models))
 
 
 @pytest.mark.parametrize("stages", [{"layer_rate": 1e300}, {"layer_steps": 0, "rate": 1e300}])

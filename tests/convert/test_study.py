@@ -9,8 +9,9 @@ import pytest
 
 from gta_ref.convert import heal, judge, sharing, study, texts, whole
 from gta_ref.convert.heal import Settings
+from gta_ref.convert.plan import Plan, Point, quick
 from gta_ref.convert.sizes import Sizes
-from gta_ref.convert.study import Plan, Point, Study
+from gta_ref.convert.study import Study
 from gta_ref.files import write_json
 from gta_ref.lm import generate, train
 from gta_ref.mechanisms import gqa
@@ -22,7 +23,7 @@ PLAN = Plan(
     (
         Point("6 maps, d_l 5", Sizes(latent_dim=5)),
         Point("3 maps, d_l 6", Sizes(n_q=3, latent_dim=6, gate="none"), budgets=(BUDGET, OTHER)),
-        Point("3 maps in 1 layer", Sizes(n_q=3), 1, (BUDGET,)),
+        Point("3 maps in 1 layer", Sizes(n_q=3, latent_dim=7), 1, (BUDGET,)),
     ),
     fitted=(2, 48),
     judged=(3, 40),
@@ -97,7 +98,7 @@ def test_what_is_found(found):
     assert (result["original"]["maps"], result["original"]["cache_elements"]) == (12, 16)
     assert [point["name"] for point in result["points"]] == [point.name for point in PLAN.points]
     assert [point["maps"] for point in result["points"]] == [12, 6, 9]
-    assert [point["cache_elements"] for point in result["points"]] == [8 + 5, 4 + 6, (4 + 8 + 16) / 2]
+    assert [point["cache_elements"] for point in result["points"]] == [8 + 5, 4 + 6, (4 + 8) / 2 + 7]
     assert [point["gate"] for point in result["points"]] == ["sigmoid", "none", "sigmoid"]
     assert [len(point["healed"]) for point in result["points"]] == [0, 2, 1]
     for of in (result["original"], *result["points"], *result["points"][1]["healed"]):
@@ -253,7 +254,7 @@ def test_the_folder_of_another_study(found, no_work):
             other.run()
 
 
-@pytest.mark.parametrize("plan", [Plan(), study.quick()], ids=["whole", "quick"])
+@pytest.mark.parametrize("plan", [Plan(), quick()], ids=["whole", "quick"])
 def test_the_plans_fit_smollm2(plan):
     attention = gqa.Config(576, 9, 64, 3)
     names = [point.name for point in plan.points]

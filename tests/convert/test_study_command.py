@@ -7,6 +7,7 @@ import pytest
 
 from gta_ref.commands import study_convert as command
 from gta_ref.convert import heal, study, texts, whole, written
+from gta_ref.convert import plan as plans
 from tests.convert import tiny
 from tests.convert.commands import one_line, run, use_tiny
 
@@ -36,7 +37,7 @@ def test_what_it_shows_and_writes(folder):
     done = quick("--json", "study.json", "--plot", "study.png")
     assert done.exit_code == 0, done.output
     found = json.loads(Path("study.json").read_text())
-    expected = study.Study(tiny.language_model(), study.quick(), texts.corpus(tiny.ENCODE), Path("runs")).run()
+    expected = study.Study(tiny.language_model(), plans.quick(), texts.corpus(tiny.ENCODE), Path("runs")).run()
     assert found == expected  # from the files of the folder
     assert [len(point["healed"]) for point in found["points"]] == [0, 1]
     assert Path("study.png").stat().st_size > 20_000
@@ -93,9 +94,9 @@ def test_the_whole_study_reads_what_the_original_writes(folder, monkeypatch):
     """And does not mix its results with those of the quick one."""
     monkeypatch.setattr(command, "_TEXTS", 2)
     monkeypatch.setattr(written, "LENGTH", 300)
-    plan = study.quick()
+    plan = plans.quick()
     for name in ("Plan", "quick"):
-        monkeypatch.setattr(study, name, lambda: plan)
+        monkeypatch.setattr(plans, name, lambda: plan)
     whole_study = ("study", "convert", "--out", "runs")
     assert run(*whole_study, "--json", "study.json").exit_code == 0
     text = Path("runs/written.txt").read_text("utf-8")

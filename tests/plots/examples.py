@@ -21,6 +21,7 @@ from gta_ref.plots import (
     cache,
     cache_steps,
     choosing,
+    convert,
     costs,
     cuda,
     distributed,
@@ -103,6 +104,24 @@ THREADS = np.arange(256).reshape(16, 16) % 32
 LENGTHS = [2**i for i in range(7, 14)]
 CLUSTERS = [[0, 1, 2], [3, 4], [5, 6], [7, 8]]
 
+
+def conversions():
+    """The study of conversion: 12 points, of which every second one is healed three times."""
+
+    def judged(lost):
+        return {"held_out": {kind: {"loss": whole + lost} for kind, whole in (("prose", 2.5), ("code", 1.9))}}
+
+    points = [
+        {"name": f"3 maps, n_k 1, d_l {d_l}, no gate", "maps": 270, "cache_elements": 64 + d_l, "healed": []}
+        | judged(5 / d_l)
+        for d_l in range(32, 416, 32)
+    ]
+    for point in points[::2]:
+        point["healed"] = [judged(2 / (point["cache_elements"] + i)) for i in range(3)]
+    sharing = {"n_q": 3, "divergence": [0.1 / (1 + i) for i in range(30)]}
+    return {"model": "SmolLM2-135M-Instruct.Q4_1", "original": judged(0), "points": points, "sharing": sharing}
+
+
 # the pictures of wrong answers
 ANSWERS = {
     "exercises.difference": lambda: pictures.difference("z", "N, d_l", GRID, GRID[::-1], (0, 3)),
@@ -131,6 +150,7 @@ EXAMPLES = {
         [32, 64, 128, 256],
         (5, 128),
     ),
+    "convert.study": lambda: convert.study(conversions()),
     "costs.time_parts": lambda: costs.time_parts(
         {
             f"{stage} 32 × 4096": {name: estimate(m, stage, 32, 4096, H100) for name, m in MODELS.items()}

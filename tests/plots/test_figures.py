@@ -11,8 +11,9 @@ from matplotlib.text import Annotation
 from gta_ref.costs.frontier import Choice, choices
 from gta_ref.costs.model import Model
 from gta_ref.maps.compare import VIEWS, measure
-from gta_ref.plots import cache, choosing, costs, e2e, maps, sharing, speed, studies, verify
+from gta_ref.plots import cache, choosing, convert, costs, e2e, maps, sharing, speed, studies, verify
 from gta_ref.plots.common import WIDTH, panels
+from tests.plots.examples import conversions
 
 RNG = np.random.default_rng(0)
 
@@ -135,6 +136,22 @@ def test_a_difference_is_filled_if_its_interval_excludes_zero():
     ax = choosing.intervals(found | {"baseline": next(iter(found["arms"]))}).axes[0]
     fills = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() in "os^DvPX*"]
     assert [fill == "white" for fill in fills] == [True, False]
+
+
+def test_the_conversions_show_each_loss_above_the_originals():
+    found = conversions()
+    figure = convert.study(found)
+    for ax, kind in zip(figure.axes, ("prose", "code"), strict=False):
+        marks = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_ydata())]
+        hollow = {line.get_ydata()[0]: line.get_xdata()[0] for line in marks if line.get_markerfacecolor() == "white"}
+        filled = {line.get_ydata()[0]: line.get_xdata() for line in marks if line.get_markerfacecolor() != "white"}
+        whole = found["original"]["held_out"][kind]["loss"]
+        points = sorted(found["points"], key=lambda point: point["cache_elements"])
+        for row, point in enumerate(points):
+            assert hollow[row] == point["held_out"][kind]["loss"] - whole
+            healed = [one["held_out"][kind]["loss"] - whole for one in point["healed"]]
+            np.testing.assert_array_equal(filled.get(row, []), healed)
+    np.testing.assert_array_equal([bar.get_width() for bar in figure.axes[2].patches], found["sharing"]["divergence"])
 
 
 def test_who_reads_what_says_the_sizes():
