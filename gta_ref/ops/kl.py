@@ -22,7 +22,7 @@ def kl_forward(logits: Array, teacher: Array) -> tuple[Array, Any]:
 
     Returns
     -------
-    divergence : scalar array, float32 or float64; in nats per token, at least 0 but for rounding; 0 without tokens
+    divergence : scalar array, float32 or float64; in nats per token, at least 0 except for rounding; 0 without tokens
     saved : for :func:`kl_backward`
     """
     xp = array_module(logits)

@@ -35,8 +35,8 @@ def test_windows():
 
 
 SENTENCE = (
-    "{} of this package explains in whole sentences what it does and why, so that somebody who reads nothing else can "
-    "understand it, and it is long enough to be of use without the paragraphs before it and after it, which nobody has"
+    "{} of this package explains in whole sentences what it does and why, so that a reader of nothing else can "
+    "understand it, and it is long enough to be of use without the paragraphs before it and after it, which are missing"
 )
 PARAMETERS = "x : array of numbers that " + SENTENCE.format("A list of parameters")
 EXAMPLE = ">>> print(something) # " + SENTENCE.format("An example")

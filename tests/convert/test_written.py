@@ -72,7 +72,7 @@ def test_a_token_of_probability_1(token, dtype, number):
 
 @pytest.mark.parametrize("size", [2, 3, 7, 1000])
 def test_a_token_without_probability_is_never_drawn(size):
-    """Neither before the first possible token with the number 0, nor behind the last with the largest."""
+    """Neither before the first possible token with the number 0, nor after the last with the largest."""
     logits = RNG(3).standard_normal((2, size + 2))
     logits[:, [0, -1]] = -np.inf
     assert written.draw(logits, Given([0.0, LARGEST])).tolist() == [1, size]
