@@ -118,7 +118,7 @@ def _figures(
     return {
         "tokens": tokens,
         "maps": [sum(s.n_q for s in of) for of in structures],
-        "cache_elements": [sum(s.cache_elements for s in of) / len(of) for of in structures],
+        "cache_elements": [original.cache_elements, made.cache_elements],
         "loss": losses,
         "layers": [report._asdict() for report in reports],
     }

@@ -61,7 +61,7 @@ def heal(
     from gta_ref.convert import heal_files, judge
     from gta_ref.convert import texts as sources
     from gta_ref.convert.distil import Original
-    from gta_ref.files import read_tensors, write_json
+    from gta_ref.files import write_json
     from gta_ref.lm import model_files
     from gta_ref.lm.train import DivergedError
     from gta_ref.weights import pretrained
@@ -69,10 +69,7 @@ def heal(
     if out.suffix != ".safetensors":
         raise ValueError(f"out={str(out)!r} must end in .safetensors")
     settings = healing_of.Settings(**{name: context.params[name] for name in _SETTINGS} | (_QUICK if quick else {}))
-    tensors, metadata = read_tensors(model)
-    if metadata.get("format") != model_files.FORMAT:
-        raise ValueError(f"{model}: not a converted model; expected a file that gta-ref convert has written")
-    content = model_files.parse(model, tensors, metadata)
+    content = model_files.load(model)
     teacher = pretrained.load(content.tokenizer)
     original = Original(teacher.params, teacher.config)
 

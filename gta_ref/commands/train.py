@@ -105,11 +105,10 @@ def _train(
         if not _is_done(training, run):
             check_writable(out)
     made = run.config
-    cached = [made.module.structure(attention).cache_elements for attention in made.layers]
     console.print(
         f"{mechanism if resume is None else made.mechanism}: {small.n_parameters(made):,} parameters, "
         f"{made.n_layers} layers of width {made.hidden_size}; "
-        f"{sum(cached) / len(cached):g} cached elements per token and layer",
+        f"{made.cache_elements:g} cached elements per token and layer",
         highlight=False,
     )
     console.print(f"text: {source.name}", highlight=False)

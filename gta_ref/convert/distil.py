@@ -18,14 +18,15 @@ In both, the sequences of a batch are distributed over the threads, as in :mod:`
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gta_ref import threads
+from gta_ref.convert.layer import error_weights
 from gta_ref.errors import check_shape
 from gta_ref.lm import block, model
+from gta_ref.lm.gradient import sum_of_parts
 from gta_ref.mechanisms import gqa, gta
 from gta_ref.ops import Array, embedding_forward, kl_backward, kl_forward
 from gta_ref.ops.arrays import Params
@@ -77,7 +78,7 @@ def by_layers(params: Params, config: model.Config, original: Original, ids: Arr
                 block.select(layer, "attention."), normed, original.config.layer(i), need_saved=False
             )
             h = x + wanted
-            omega = 1 / (np.square(h).mean(axis=-1, keepdims=True) + original.config.norm_eps)  # (B, N, 1)
+            omega = error_weights(h, original.config.norm_eps)[..., None].astype(h.dtype)  # (B, N, 1)
             out, saved = gta.forward(block.select(params, f"layers.{i}.attention."), normed, config.layer(i))
             error = out - wanted
             weighted = omega * error
@@ -87,7 +88,7 @@ def by_layers(params: Params, config: model.Config, original: Original, ids: Arr
             x, _ = block.mlp_forward(layer, h, original.config.norm_eps, rows)
         return sums, grads
 
-    (lost, whole), grads = _sum_of_parts(part, ids)
+    (lost, whole), grads = sum_of_parts(part, _parts(ids))
     for i in range(config.n_layers):
         for grad in block.select(grads, f"layers.{i}.").values():
             grad /= whole[i]
@@ -108,25 +109,12 @@ def end_to_end(params: Params, config: model.Config, original: Original, ids: Ar
         share = len(some) / len(ids)  # the divergence is a mean over tokens, and all sequences have as many
         return share * float(loss), model.backward(kl_backward(share, divergence), saved, frozen=True)
 
-    return _sum_of_parts(part, ids)
+    return sum_of_parts(part, _parts(ids))
 
 
-def _sum_of_parts(part: Callable[[Array], tuple[Any, dict[str, Array]]], ids: Array) -> tuple[Any, dict[str, Array]]:
-    """The sums of what `part` returns for some of the sequences, each thread computing some of them."""
+def _parts(ids: Array) -> list[Array]:
+    """The sequences, divided among the threads."""
     check_shape("ids", ids, ("B", "N"))
     if ids.size == 0:
         raise ValueError(f"ids has shape {ids.shape}; expected at least one token")
-    workers = min(threads.get_threads(), len(ids))
-    parts = np.array_split(ids, workers)
-    found: list[Any] = [None] * workers
-
-    def work(worker: int) -> None:
-        found[worker] = part(parts[worker])
-
-    with threads.blas.one_thread():
-        threads.run(workers, work)
-    losses, grads = zip(*found, strict=True)
-    for more in grads[1:]:
-        for name, grad in more.items():
-            np.add(grads[0][name], grad, out=grads[0][name])
-    return sum(losses), grads[0]
+    return np.array_split(ids, min(threads.get_threads(), len(ids)))

@@ -8,7 +8,6 @@ computes what the uninterrupted run would have computed, to the last bit on the 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from gta_ref.convert.distil import Original
 from gta_ref.convert.texts import Corpus
 from gta_ref.errors import LARGEST, as_int, as_positive_float, as_size
 from gta_ref.lm import model, optimizer
-from gta_ref.lm.train import DivergedError
+from gta_ref.lm.train import clipped
 from gta_ref.mechanisms import gqa, gta
 from gta_ref.ops import Array
 from gta_ref.ops.arrays import Params, check_config, check_params_alone
@@ -120,7 +119,8 @@ class Healing:
     @property
     def params(self) -> dict[str, Array]:
         """All parameters of the model as it is now."""
-        return {name: {**self.frozen, **self.state.trained}[name] for name in model.param_shapes(self.config)}
+        every = {**self.frozen, **self.state.trained}
+        return {name: every[name] for name in model.param_shapes(self.config)}
 
 
 def is_trained(name: str) -> bool:
@@ -193,11 +193,7 @@ def take_step(healing: Healing, original: Original, corpus: Corpus) -> tuple[Sta
     by_layers = step <= settings.layer_steps
     gradient = distil.by_layers if by_layers else distil.end_to_end
     ids = corpus.batch(np.random.default_rng([settings.seed, step]), settings.batch, settings.length)
-    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
-        loss, grads = gradient(healing.params, healing.config, original, ids)
-        grads, norm = optimizer.clip(grads, CLIP)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DivergedError(f"step {step}: the loss is {loss:g} and the norm of its gradient {norm:g}")
+    loss, grads = clipped(lambda: gradient(healing.params, healing.config, original, ids), CLIP, step)
     if by_layers:
         count, steps, peak = step, settings.layer_steps, settings.layer_rate
     else:
@@ -218,7 +214,12 @@ def _digest(params: Params) -> str:
     return found.hexdigest()[:12]
 
 
+def next_trains(trained: Params, step: int, settings: Settings) -> dict[str, Array]:
+    """Those of the parameters that the stage trains to which the step after `step` belongs."""
+    by_layers = step < settings.layer_steps
+    return {name: w for name, w in trained.items() if ".attention." in name or not by_layers}
+
+
 def _fresh(trained: Params, step: int, settings: Settings) -> optimizer.Moments:
     """Moments before the first step of the stage that follows after `step` steps."""
-    by_layers = step < settings.layer_steps
-    return optimizer.zeros({name: w for name, w in trained.items() if ".attention." in name or not by_layers})
+    return optimizer.zeros(next_trains(trained, step, settings))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gta_ref.convert.heal import Healing, State
+from gta_ref.convert.heal import Healing, State, next_trains
 from gta_ref.errors import as_int, check_shape
 from gta_ref.files import one_line, parse_json, read_tensors, write_tensors
 from gta_ref.lm import optimizer
@@ -89,10 +89,9 @@ def _healing(about: Any, tensors: dict[str, Array], beginning: Healing) -> Heali
         raise ValueError(f"losses has dtype {losses.dtype}; expected float64")
     if type(seconds) not in (int, float) or not 0.0 <= seconds <= sys.float_info.max:
         raise ValueError(f"seconds={seconds!r} must be a finite number of at least 0")
-    first = State(0, beginning.state.trained, beginning.state.moments)
-    names = [name for name in first.trained if ".attention." in name or step >= settings.layer_steps]
-    trained = _like("trained", tensors, first.trained)
-    m, v = (_like(kind, tensors, {name: first.trained[name] for name in names}) for kind in ("m", "v"))
+    first = beginning.state.trained
+    trained = _like("trained", tensors, first)
+    m, v = (_like(kind, tensors, next_trains(first, step, settings)) for kind in ("m", "v"))
     state = State(step, trained, optimizer.Moments(m, v))
     return dataclasses.replace(beginning, state=state, losses=losses.tolist(), seconds=float(seconds))
 

@@ -139,6 +139,16 @@ def convert_layer(
     return {name: np.ascontiguousarray(new[name], dtype) for name in config.shapes}, config, report
 
 
+def error_weights(h: Array, eps: float) -> Array:
+    """ω, (B, N) float64: the inverse mean square of the residual stream after the attention, h (B, N, H).
+
+    An error counts as much as the next RMSNorm lets through, so that the few tokens with a huge stream do not decide
+    alone.
+    """
+    weights: Array = 1 / (np.square(h).mean(axis=-1, dtype=np.float64) + eps)
+    return weights
+
+
 def _measure(params: Params, config: gqa.Config, x: Array, omega: Array) -> _Original:
     n_h, n_k, d = config.n_heads, config.n_k, config.head_dim
     key_of = np.arange(n_h) // (n_h // n_k)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from gta_ref.convert.distil import Original
-from gta_ref.convert.layer import convert_layer
+from gta_ref.convert.layer import convert_layer, error_weights
 from gta_ref.convert.sizes import Sizes
 from gta_ref.lm import block
 from gta_ref.mechanisms import gqa, gta
@@ -41,8 +39,7 @@ def costs(original: Original, sizes: Sizes, ids: Array, judged: Array) -> Iterat
         normed = [rows.rmsnorm_forward(x, layer["norm_1"], config.norm_eps)[0] for x in streams]
         mixed = [gqa.forward(attention, x, config.layer(i), need_saved=False)[0] for x in normed]
         h, h_judged = (x + change for x, change in zip(streams, mixed, strict=True))
-        # as in the conversion of a whole model, an error counts as much as the next RMSNorm lets through
-        weights = 1 / (np.square(h).mean(axis=-1, dtype=np.float64) + config.norm_eps)
+        weights = error_weights(h, config.norm_eps)  # as in the conversion of a whole model
         fitted, made, _ = convert_layer(attention, config.layer(i), sizes, normed[0], weights=weights)
         shared, _ = gta.forward(fitted, normed[1], made, need_saved=False)
         moved, _ = block.mlp_forward(layer, streams[1] + shared, config.norm_eps, rows)

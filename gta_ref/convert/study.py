@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from gta_ref.errors import check_names, check_type
 from gta_ref.files import read_json, write_json
 from gta_ref.lm import generate, model
 from gta_ref.lm.language_model import LanguageModel
-from gta_ref.mechanisms import gta
 from gta_ref.ops import Array
 
 _JUDGED = ("held_out", "samples")
@@ -157,7 +156,7 @@ class Study:
     def _of_original(self) -> dict[str, Any]:
         return {
             "maps": sum(one.n_heads for one in self.original.config.layers),
-            "cache_elements": _cache(self.original.config),
+            "cache_elements": self.original.config.cache_elements,
             **self._judged(self.original.params, self.original.config),
         }
 
@@ -178,22 +177,19 @@ class Study:
         order = np.argsort(alone, kind="stable")[: point.layers]
         kept = dataclasses.replace(point.sizes, n_q=None, n_k=None)
         sizes = [point.sizes if i in order else kept for i in range(n)]
-        made: list[Any] = []  # the conversion, computed only if some file of the point is missing
 
+        def tell(i: int, _: Any) -> None:
+            self.tell(Told(f"{point.name}: converting", i + 1, n))
+
+        @cache  # computed once, and only if some file of the point is missing
         def converted() -> Any:
-            if not made:
-
-                def tell(i: int, _: Any) -> None:
-                    self.tell(Told(f"{point.name}: converting", i + 1, n))
-
-                made[:] = whole.convert(*self.original, sizes, self.fitted, on_layer=tell)
-            return made
+            return whole.convert(*self.original, sizes, self.fitted, on_layer=tell)
 
         def closed_form() -> dict[str, Any]:
             params, config, reports = converted()
             return {
                 "maps": sum(one.n_q for one in config.layers),
-                "cache_elements": _cache(config),
+                "cache_elements": config.cache_elements,
                 "gate": point.sizes.gate,
                 "shared_layers": sorted(order.tolist()) if point.sizes.n_q is not None else [],
                 "keys_lost": [report.keys_lost for report in reports],
@@ -238,9 +234,3 @@ class Study:
 
 def _label(budget: Settings) -> str:
     return f"{budget.layer_steps}+{budget.steps} steps, seed {budget.seed}"
-
-
-def _cache(config: model.Config) -> float:
-    """Cached elements per token and layer, on average over the layers."""
-    structure = gta.structure if config.module is gta else config.module.structure
-    return float(np.mean([structure(one).cache_elements for one in config.layers]))

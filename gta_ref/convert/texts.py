@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gta_ref.errors import as_size, check_choice
-from gta_ref.lm.text import HELD_OUT, standard_library
+from gta_ref.lm.text import HELD_OUT, Text, standard_library
 from gta_ref.ops import Array
 
 KINDS = ("prose", "code")
@@ -37,7 +38,7 @@ def pieces(kind: str, *, held_out: bool) -> str:
     """All pieces of one kind, one after the other: those to learn from, or those that are held out."""
     check_choice("kind", kind, KINDS)
     if kind == "code":
-        library = standard_library()
+        library = _library()
         return bytes(library.validation if held_out else library.train).decode("utf-8", "replace")
     topics = importlib.import_module("pydoc_data.topics").topics
     kept: dict[str, str] = {}
@@ -48,6 +49,12 @@ def pieces(kind: str, *, held_out: bool) -> str:
     return "\n\n".join(
         text for name, text in sorted(kept.items()) if (zlib.crc32(name.encode()) % HELD_OUT == 0) == held_out
     )
+
+
+@cache
+def _library() -> Text:
+    """The standard library, read once: that takes seconds, and every kind of window is cut from it."""
+    return standard_library()
 
 
 def docstrings(packages: Sequence[str] = DOCUMENTED) -> str:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from gta_ref.convert.layer import Report, convert_layer
+from gta_ref.convert.layer import Report, convert_layer, error_weights
 from gta_ref.convert.sizes import Sizes
 from gta_ref.errors import check_type
 from gta_ref.lm import block, model
@@ -75,10 +73,9 @@ def convert(
         normed, normed_new = (rows.rmsnorm_forward(a, layer["norm_1"], config.norm_eps)[0] for a in (x, x_new))
         original = block.select(layer, "attention.")
         mixed, _ = gqa.forward(original, normed, config.layer(i), need_saved=False)
-        # what would bring the converted model's residual stream back to the original's; an error counts as much as the
-        # next RMSNorm lets through, so that the few tokens with a huge stream do not decide alone
+        # what would bring the converted model's residual stream back to the original's
         target = mixed + (x - x_new)
-        weights = 1 / (np.square(x + mixed).mean(axis=-1, dtype=np.float64) + config.norm_eps)
+        weights = error_weights(x + mixed, config.norm_eps)
         fitted, _, report = convert_layer(original, config.layer(i), one, normed, normed_new, target, weights)
         mixed_new, _ = gta.forward(fitted, normed_new, attention[i], need_saved=False)
         x, x_new = (block.mlp_forward(layer, h, config.norm_eps, rows)[0] for h in (x + mixed, x_new + mixed_new))

@@ -94,6 +94,12 @@ class Config:
         """The attention's Config of every layer."""
         return self.attention if isinstance(self.attention, tuple) else (self.attention,) * self.n_layers
 
+    @property
+    def cache_elements(self) -> float:
+        """Cached elements per token and layer; the mean over the layers, if they differ."""
+        total: int = sum(self.module.structure(attention).cache_elements for attention in self.layers)
+        return total / self.n_layers
+
     @classmethod
     def preset(cls, name: str) -> Config:
         """Return a published model by name: "gta-1b" or its baseline "gqa-1b"."""

@@ -11,6 +11,7 @@ is memory: every thread holds a whole gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,19 +58,33 @@ def loss_and_gradient(
         loss, saved = model.loss_forward(params, ids, config, targets=targets, engine=engine)
         return float(loss), model.loss_backward(saved)
     parts = np.array_split(sequences, workers)
-    found: list[Any] = [None] * workers
 
-    def work(worker: int) -> None:
-        mine = parts[worker]
+    def part(mine: Array) -> tuple[float, dict[str, Array]]:
         weight = float(counts[mine].sum() / counts.sum())
-        part, saved = model.loss_forward(params, ids[mine], config, targets=targets[mine], engine=engine)
-        found[worker] = weight * float(part), model.loss_backward(saved, weight)
+        loss, saved = model.loss_forward(params, ids[mine], config, targets=targets[mine], engine=engine)
+        return weight * float(loss), model.loss_backward(saved, weight)
 
-    with threads.blas.one_thread():
-        threads.run(workers, work)
+    found = sum_of_parts(part, parts)
     if len(sequences) < len(ids):
         # only for its check: a sequence that no part contains may have a wrong id
         embedding_forward(ids, params["embed"])
+    return found
+
+
+def sum_of_parts(
+    part: Callable[[Array], tuple[Any, dict[str, Array]]], parts: Sequence[Array]
+) -> tuple[Any, dict[str, Array]]:
+    """Call `part` with each of the parts, in a thread of its own, and add up the losses and gradients that it returns.
+
+    The first part's gradients are overwritten with the sums.
+    """
+    found: list[Any] = [None] * len(parts)
+
+    def work(worker: int) -> None:
+        found[worker] = part(parts[worker])
+
+    with threads.blas.one_thread():
+        threads.run(len(parts), work)
     losses, grads = zip(*found, strict=True)
     for more in grads[1:]:
         for name, grad in more.items():

@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 from gta_ref.errors import as_int, check_names
-from gta_ref.files import one_line, parse_json, write_tensors
+from gta_ref.files import one_line, parse_json, read_tensors, write_tensors
 from gta_ref.lm import model
 from gta_ref.lm.run_files import config_from_dict, config_to_dict
 from gta_ref.ops import Array
@@ -44,6 +44,22 @@ def save(path: str | os.PathLike[str], content: Content) -> None:
         "context_length": content.context_length,
     }
     write_tensors(path, content.params, {"format": FORMAT, "model": json.dumps(about)})
+
+
+def load(path: str | os.PathLike[str]) -> Content:
+    """Read a file that :func:`save` has written.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, of another kind, or something does not fit the rest; the message names the file.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a converted model; expected a file that gta-ref convert has written")
+    return parse(path, tensors, metadata)
 
 
 def parse(path: str | os.PathLike[str], tensors: dict[str, Array], metadata: dict[str, str]) -> Content:

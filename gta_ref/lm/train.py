@@ -141,16 +141,30 @@ def take_step(
     settings, (before, params, moments) = run.settings, run.state
     step = before + 1
     ids, targets = source.batch(np.random.default_rng([settings.seed, step]), settings.batch, settings.length)
-    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is reported once, below
-        loss, grads = gradient(params, ids, targets, run.config, engine)
-        grads, norm = optimizer.clip(grads, settings.clip)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise DivergedError(f"step {step}: the loss is {loss:g} and the norm of its gradient {norm:g}")
+    loss, grads = clipped(lambda: gradient(params, ids, targets, run.config, engine), settings.clip, step)
     rate = optimizer.learning_rate(
         step, settings.steps, settings.learning_rate, settings.warmup, settings.final_fraction
     )
     params, moments = optimizer.step(params, grads, moments, step, rate, settings.weight_decay)
     return State(step, params, moments), loss
+
+
+def clipped(
+    gradient: Callable[[], tuple[float, dict[str, Array]]], largest: float, step: int
+) -> tuple[float, dict[str, Array]]:
+    """Compute a step's loss and gradient, and scale the gradient so that its norm is at most `largest`.
+
+    Raises
+    ------
+    DivergedError
+        If the loss or the gradient's norm is not finite; the message names the step.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
+        loss, grads = gradient()
+        grads, norm = optimizer.clip(grads, largest)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise DivergedError(f"step {step}: the loss is {loss:g} and the norm of its gradient {norm:g}")
+    return loss, grads
 
 
 def validation_loss(run: Run, source: Source, *, engine: str = "auto") -> float:

@@ -13,20 +13,9 @@ from gta_ref.lm import model
 from gta_ref.lm.train import DivergedError
 from gta_ref.mechanisms import gta
 from tests.convert import tiny
+from tests.convert.tiny import Stop, stop_at
 
 SETTINGS = heal.Settings(layer_steps=5, steps=4, batch=3, length=24, seed=2)
-
-
-class Stop(Exception):  # noqa: N818
-    pass
-
-
-def stop_at(step):
-    def stop(healing):
-        if healing.state.step == step:
-            raise Stop
-
-    return stop
 
 
 @pytest.fixture(scope="module")

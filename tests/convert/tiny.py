@@ -47,3 +47,17 @@ def converted(sizes=CUT, dtype="float64", **of_original):
     before = original(dtype, **of_original)
     params, config, _ = convert(*before, sizes, windows(3, 40, held_out=False))
     return params, config, before
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def stop_at(step):
+    """A callback that interrupts a healing after a step."""
+
+    def stop(healing):
+        if healing.state.step == step:
+            raise Stop
+
+    return stop
