@@ -30,7 +30,7 @@
 # %matplotlib inline
 import numpy as np
 
-from gta_ref.convert.layer import convert_layer
+from gta_ref.convert.layer import Inputs, convert_layer
 from gta_ref.convert.sizes import Sizes
 from gta_ref.lm import block, model, small, text, train
 from gta_ref.maps import clusters as clustering
@@ -276,7 +276,7 @@ wanted, _ = gqa.forward(of_layer, normed, lm.attention, need_saved=False)
 
 def lost(sizes):
     """Share of the output's mean square that a conversion loses on these passages."""
-    made, config, _ = convert_layer(of_layer, lm.attention, sizes, normed)
+    made, config, _ = convert_layer(of_layer, lm.attention, sizes, Inputs(normed))
     got, _ = gta.forward(made, normed, config, need_saved=False)
     return float(np.square(got - wanted).sum() / np.square(wanted).sum())
 
@@ -294,7 +294,7 @@ assert lost(Sizes()) < 1e-6 < lost(Sizes(latent_dim=whole // 3)) < lost(Sizes(n_
 # conversion has put these heads side by side.
 
 # %%
-made, config, report = convert_layer(of_layer, lm.attention, Sizes(n_q=n_k, latent_dim=whole // 3), normed)
+made, config, report = convert_layer(of_layer, lm.attention, Sizes(n_q=n_k, latent_dim=whole // 3), Inputs(normed))
 trace = {}
 gta.forward(made, normed[:1], config, trace=trace)
 print("heads of each map:", report.maps)

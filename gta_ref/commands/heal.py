@@ -35,7 +35,7 @@ def heal(
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
     layer_rate: Annotated[float, typer.Option(help="Peak of the learning rate, layer by layer.")] = 1e-3,
-    rate: Annotated[float, typer.Option(help="Peak of the learning rate, end to end.")] = 1e-4,
+    rate: Annotated[float, typer.Option(help="Peak of the learning rate, end to end.")] = 5e-5,
     seed: Annotated[int, typer.Option(help="Seed of the text that is drawn.")] = 0,
     texts: Annotated[
         int, typer.Option(help="Texts of 256 tokens that the original writes first, to be learnt from too.", min=0)

@@ -8,10 +8,15 @@ r"""The two losses by which a converted model is healed, with their gradients. T
     \frac{\sum_t \omega_l(t) \|\hat h_l(t) - h_l(t)\|^2}{\sum_t \omega_l(t) \|h_l(t)\|^2}
 
 where :math:`\omega_l(t)` is the inverse mean square of the residual stream after the attention: an error counts as much
-as the next RMSNorm lets through. Layers do not wait for one another, and no gradient goes through the MLPs.
+as the next RMSNorm lets through. The sums go over all tokens of the texts, and over every eighth token once more, read
+alone, with eight times the weight (:func:`gta_ref.convert.layer.with_alone`). Layers do not wait for one another, and
+no gradient goes through the MLPs.
 
 **End to end.** The divergence of the converted model's prediction from the original's, averaged over all tokens,
-:mod:`gta_ref.ops.kl`. The errors of all layers together decide, as far as they matter to the prediction.
+:mod:`gta_ref.ops.kl`. The errors of all layers together decide, as far as they matter to the prediction. Too few
+sequences begin in a batch for that to say what the first token of any text needs. So the errors at tokens that are read
+alone are added: eight times the mean over tokens and features of :math:`\omega_l (\hat h_l - h_l)^2`, summed over the
+layers.
 
 In both, the sequences of a batch are distributed over the threads, as in :mod:`gta_ref.lm.gradient`.
 """
@@ -23,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gta_ref import threads
-from gta_ref.convert.layer import error_weights
+from gta_ref.convert.layer import EVERY, error_weights, with_alone
 from gta_ref.errors import check_shape
 from gta_ref.lm import block, model
 from gta_ref.lm.gradient import sum_of_parts
@@ -66,27 +71,10 @@ def by_layers(params: Params, config: model.Config, original: Original, ids: Arr
     """
 
     def part(some: Array) -> tuple[Array, dict[str, Array]]:
-        """Numerators and denominators of all layers, (2, L), and the numerators' gradients."""
-        sums = np.zeros((2, config.n_layers))
-        grads: dict[str, Array] = {}
-        x, _ = embedding_forward(some, original.params["embed"])
-        for i in range(config.n_layers):
-            layer = block.select(original.params, f"layers.{i}.")
-            rows = block.rows_by("auto", x)
-            normed, _ = rows.rmsnorm_forward(x, layer["norm_1"], original.config.norm_eps)
-            wanted, _ = gqa.forward(
-                block.select(layer, "attention."), normed, original.config.layer(i), need_saved=False
-            )
-            h = x + wanted
-            omega = error_weights(h, original.config.norm_eps)[..., None].astype(h.dtype)  # (B, N, 1)
-            out, saved = gta.forward(block.select(params, f"layers.{i}.attention."), normed, config.layer(i))
-            error = out - wanted
-            weighted = omega * error
-            sums[:, i] = np.vdot(error, weighted), np.vdot(wanted, omega * wanted)
-            _, of_layer = gta.backward(2 * weighted, saved)
-            grads |= {f"layers.{i}.attention.{name}": grad for name, grad in of_layer.items()}
-            x, _ = block.mlp_forward(layer, h, original.config.norm_eps, rows)
-        return sums, grads
+        texts, alone = with_alone(some)
+        sums, grads = _errors(params, config, original, texts)
+        more, of_alone = _errors(params, config, original, alone)
+        return sums + EVERY * more, {name: grad + EVERY * of_alone[name] for name, grad in grads.items()}
 
     (lost, whole), grads = sum_of_parts(part, _parts(ids))
     for i in range(config.n_layers):
@@ -107,9 +95,37 @@ def end_to_end(params: Params, config: model.Config, original: Original, ids: Ar
         loss, divergence = kl_forward(logits, wanted)
         del logits, wanted
         share = len(some) / len(ids)  # the divergence is a mean over tokens, and all sequences have as many
-        return share * float(loss), model.backward(kl_backward(share, divergence), saved, frozen=True)
+        grads = model.backward(kl_backward(share, divergence), saved, frozen=True)
+        _, alone = with_alone(some)
+        (lost, _), more = _errors(params, config, original, alone)
+        per_element = share * EVERY / (len(alone) * config.hidden_size)
+        for name, grad in more.items():
+            grads[name] += per_element * grad
+        return share * float(loss) + per_element * float(lost.sum()), grads
 
     return sum_of_parts(part, _parts(ids))
+
+
+def _errors(params: Params, config: model.Config, original: Original, ids: Array) -> tuple[Array, dict[str, Array]]:
+    """Numerators and denominators of the loss of each layer, (2, L), and the numerators' gradients."""
+    sums = np.zeros((2, config.n_layers))
+    grads: dict[str, Array] = {}
+    x, _ = embedding_forward(ids, original.params["embed"])
+    for i in range(config.n_layers):
+        layer = block.select(original.params, f"layers.{i}.")
+        rows = block.rows_by("auto", x)
+        normed, _ = rows.rmsnorm_forward(x, layer["norm_1"], original.config.norm_eps)
+        wanted, _ = gqa.forward(block.select(layer, "attention."), normed, original.config.layer(i), need_saved=False)
+        h = x + wanted
+        omega = error_weights(h, original.config.norm_eps)[..., None].astype(h.dtype)  # (B, N, 1)
+        out, saved = gta.forward(block.select(params, f"layers.{i}.attention."), normed, config.layer(i))
+        error = out - wanted
+        weighted = omega * error
+        sums[:, i] = np.vdot(error, weighted), np.vdot(wanted, omega * wanted)
+        _, of_layer = gta.backward(2 * weighted, saved)
+        grads |= {f"layers.{i}.attention.{name}": grad for name, grad in of_layer.items()}
+        x, _ = block.mlp_forward(layer, h, original.config.norm_eps, rows)
+    return sums, grads
 
 
 def _parts(ids: Array) -> list[Array]:

@@ -27,6 +27,22 @@ from gta_ref.mechanisms import gqa, gta
 from gta_ref.ops import Array, linear_forward, rope_forward, rope_tables
 from gta_ref.ops.arrays import Params, check_layer
 
+EVERY = 8  # see with_alone()
+
+
+class Inputs(NamedTuple):
+    """What a layer of the original reads of texts of one length.
+
+    Attributes
+    ----------
+    x : (B, N, H)
+    weights : (B, N), optional
+        ω, how much the square of an error at each token counts. Default: all 1.
+    """
+
+    x: Array
+    weights: Array | None = None
+
 
 class Report(NamedTuple):
     """How a layer was converted.
@@ -65,15 +81,9 @@ class _Original(NamedTuple):
 
 
 def convert_layer(
-    params: Params,
-    original: gqa.Config,
-    sizes: Sizes,
-    x: Array,
-    x_new: Array | None = None,
-    target: Array | None = None,
-    weights: Array | None = None,
+    params: Params, original: gqa.Config, sizes: Sizes, *inputs: Inputs
 ) -> tuple[dict[str, Array], gta.Config, Report]:
-    """Convert a layer by what it does on a text.
+    """Convert a layer by what it does on texts.
 
     Parameters
     ----------
@@ -81,14 +91,8 @@ def convert_layer(
         The GQA layer's.
     original : gta_ref.mechanisms.gqa.Config
     sizes : Sizes
-    x : (B, N, H)
-        The layer's inputs in the original model.
-    x_new : (B, N, H), optional
-        The layer's inputs in the converted model, whose earlier layers may differ. Default: x.
-    target : (B, N, H), optional
-        What the converted layer is to put out for x_new. Default: what the original puts out for x.
-    weights : (B, N), optional
-        ω, how much the square of an error at each token counts. Default: all 1.
+    *inputs : Inputs
+        At least one. Each of them has texts of another length.
 
     Returns
     -------
@@ -103,14 +107,14 @@ def convert_layer(
         If the sizes do not fit the layer, or the layer has what GTA has not.
     """
     config = sizes.config(original)
-    check_layer(params, gqa.param_shapes(original), x, original.hidden_size)
-    x_new = x if x_new is None else x_new
-    check_shape("x_new", x_new, x.shape)
-    weights = np.ones(x.shape[:2]) if weights is None else weights
-    check_shape("weights", weights, x.shape[:2])
-    omega = weights.reshape(-1).astype(np.float64)
-    found = _measure(params, original, x, omega)
-    target = found.output if target is None else target.reshape(found.output.shape)
+    for x, weights in inputs:
+        check_layer(params, gqa.param_shapes(original), x, original.hidden_size)
+        if weights is not None:
+            check_shape("weights", weights, x.shape[:2])
+    omega = np.concatenate([np.ones(x.shape[:2]).ravel() if w is None else w.ravel() for x, w in inputs])
+    omega = omega.astype(np.float64)
+    every_x = [x for x, _ in inputs]
+    found = _measure(params, original, every_x, omega)
     dtype = params["w_q"].dtype
     new: dict[str, Array] = {}
 
@@ -121,14 +125,14 @@ def convert_layer(
         found.w_q, found.w_k, maps, fits, parts, found.key_of, original.rope_pairing
     )
 
-    # 3. by what the new maps see in the converted model
-    q, k = (_heads(linear_forward(x_new, new[f"w_{name}"].astype(dtype))[0], config.head_dim) for name in "qk")
-    seen = _attended(q, k, x_new @ params["w_v"], original)
+    # 3. by what the new maps see
+    w_q, w_k = new["w_q"].astype(dtype), new["w_k"].astype(dtype)
+    seen = np.concatenate([_attended(x, w_q, w_k, params["w_v"], original) for x in every_x], axis=1)
     new["w_c"], new["w_p"], heads, latent = _fit_values(found, config, maps, seen, omega)
 
     # 4. for all heads together
     order = [i for of_map in maps for i in of_map]
-    new["w_o"] = latents.ridge(heads, target, found.w_o[order].reshape(heads.shape[1], -1), omega)
+    new["w_o"] = latents.ridge(heads, found.output, found.w_o[order].reshape(heads.shape[1], -1), omega)
 
     # 5.
     if config.gate != "none":
@@ -137,6 +141,18 @@ def convert_layer(
     keys_lost = sum(fit.lost for fit in fits)
     report = Report(maps, keys_lost / (keys_lost + sum(fit.kept for fit in fits)), latent)
     return {name: np.ascontiguousarray(new[name], dtype) for name in config.shapes}, config, report
+
+
+def with_alone(ids: Array) -> tuple[Array, Array]:
+    """Texts (B, N), and every eighth of their tokens as a text of its own, (T, 1).
+
+    The first token of a text reads only itself, and all later tokens read it. Trained models rely on that: they give it
+    a residual stream that is many times larger than any other, and much of the attention (Sun et al., arXiv 2402.17762;
+    Xiao et al., arXiv 2309.17453). It is one token among hundreds, so that a fit to whole texts hardly sees it, and
+    where it is lost, everything after it is. So the tokens that are read alone are weighted by EVERY: together they
+    count as much as the texts.
+    """
+    return ids, ids[:, ::EVERY].reshape(-1, 1)
 
 
 def error_weights(h: Array, eps: float) -> Array:
@@ -149,12 +165,14 @@ def error_weights(h: Array, eps: float) -> Array:
     return weights
 
 
-def _measure(params: Params, config: gqa.Config, x: Array, omega: Array) -> _Original:
+def _measure(params: Params, config: gqa.Config, every_x: list[Array], omega: Array) -> _Original:
     n_h, n_k, d = config.n_heads, config.n_k, config.head_dim
     key_of = np.arange(n_h) // (n_h // n_k)
     w_o = np.asarray(params["w_o"], np.float64).reshape(n_h, d, -1)
-    q, k = (_heads(linear_forward(x, params[f"w_{name}"])[0], d) for name in "qk")
-    seen = _attended(q, k, x @ params["w_v"], config)  # (n_h, T, n_k·d)
+    w_q, w_k, w_v = (params[f"w_{name}"] for name in "qkv")
+    every_token = np.concatenate([x.reshape(1, -1, x.shape[2]) for x in every_x], axis=1)
+    moments = rotary.moments(_heads(every_token @ w_q, d), _heads(every_token @ w_k, d), config.rope_pairing)
+    seen = np.concatenate([_attended(x, w_q, w_k, w_v, config) for x in every_x], axis=1)  # (n_h, T, n_k·d)
     seen = seen.reshape(n_h, -1, n_k, d)
     values = np.stack([seen[i, :, key_of[i]] for i in range(n_h)])
     energy, exchanged = np.zeros(n_h), np.zeros((n_h, n_h))
@@ -169,7 +187,7 @@ def _measure(params: Params, config: gqa.Config, x: Array, omega: Array) -> _Ori
         params["w_v"],
         w_o,
         key_of,
-        rotary.moments(q, k, config.rope_pairing),
+        moments,
         values,
         energy,
         exchanged,
@@ -242,11 +260,12 @@ def _fit_values(
     return np.concatenate(w_c, axis=1), np.stack(w_p), np.concatenate(out, axis=1), lost / (lost + kept)
 
 
-def _attended(q: Array, k: Array, v: Array, config: gqa.Config) -> Array:
-    """Every map on all values v (B, N, n_k·d), for queries and keys (B, n, N, d) before RoPE: (n_q, T, n_k·d)."""
+def _attended(x: Array, w_q: Array, w_k: Array, w_v: Array, config: gqa.Config) -> Array:
+    """Every map of the projections on all values, for x (B, N, H): (n_q, T, n_k·d)."""
+    q, k = (_heads(linear_forward(x, w)[0], config.head_dim) for w in (w_q, w_k))
     cos, sin = rope_tables(q, np.arange(q.shape[2]), config.rope_theta, config.rope_pairing)
     q, k = (rope_forward(one, cos, sin, config.rope_pairing)[0] for one in (q, k))
-    z, _, _ = attend(q, k, v[:, None], Mask(), config.scale, "auto", need_saved=False)
+    z, _, _ = attend(q, k, (x @ w_v)[:, None], Mask(), config.scale, "auto", need_saved=False)
     return z.swapaxes(0, 1).reshape(z.shape[1], -1, z.shape[3])
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gta_ref.convert.distil import Original
-from gta_ref.convert.layer import convert_layer, error_weights
+from gta_ref.convert.layer import convert_layer
 from gta_ref.convert.sizes import Sizes
+from gta_ref.convert.whole import inputs_of_layers
 from gta_ref.lm import block
 from gta_ref.mechanisms import gqa, gta
 from gta_ref.ops import Array, embedding_forward, kl_forward, linear_forward
@@ -32,19 +33,17 @@ def costs(original: Original, sizes: Sizes, ids: Array, judged: Array) -> Iterat
     """
     params, config = original
     layers = [block.select(params, f"layers.{i}.") for i in range(config.n_layers)]
-    streams = [embedding_forward(text, params["embed"])[0] for text in (ids, judged)]
-    wanted = _logits(original, layers, streams[1], 0)
-    for i, layer in enumerate(layers):
-        rows, attention = block.rows_by("auto", streams[1]), block.select(layer, "attention.")
-        normed = [rows.rmsnorm_forward(x, layer["norm_1"], config.norm_eps)[0] for x in streams]
-        mixed = [gqa.forward(attention, x, config.layer(i), need_saved=False)[0] for x in normed]
-        h, h_judged = (x + change for x, change in zip(streams, mixed, strict=True))
-        weights = error_weights(h, config.norm_eps)  # as in the conversion of a whole model
-        fitted, made, _ = convert_layer(attention, config.layer(i), sizes, normed[0], weights=weights)
-        shared, _ = gta.forward(fitted, normed[1], made, need_saved=False)
-        moved, _ = block.mlp_forward(layer, streams[1] + shared, config.norm_eps, rows)
+    x, _ = embedding_forward(judged, params["embed"])
+    wanted = _logits(original, layers, x, 0)
+    for i, (layer, inputs) in enumerate(zip(layers, inputs_of_layers(params, config, ids), strict=True)):
+        rows, attention = block.rows_by("auto", x), block.select(layer, "attention.")
+        normed, _ = rows.rmsnorm_forward(x, layer["norm_1"], config.norm_eps)
+        mixed, _ = gqa.forward(attention, normed, config.layer(i), need_saved=False)
+        fitted, made, _ = convert_layer(attention, config.layer(i), sizes, *inputs)
+        shared, _ = gta.forward(fitted, normed, made, need_saved=False)
+        moved, _ = block.mlp_forward(layer, x + shared, config.norm_eps, rows)
         yield float(kl_forward(_logits(original, layers, moved, i + 1), wanted)[0])
-        streams = [block.mlp_forward(layer, x, config.norm_eps, rows)[0] for x in (h, h_judged)]
+        x, _ = block.mlp_forward(layer, x + mixed, config.norm_eps, rows)
 
 
 def _logits(original: Original, layers: list[dict[str, Array]], x: Array, first: int) -> Array:

@@ -1,21 +1,20 @@
-"""Turn a whole GQA language model into GTA, layer by layer, from the first to the last.
+"""Turn a whole GQA language model into GTA, layer by layer.
 
-Both models read the same text. The layer in hand is fitted by what the original does with its own input and by what
-the converted model, as far as it is made, gives to it. So a layer makes up, as far as it can, for what the layers
-before it have lost.
+Every layer is fitted by what it does in the original, for a text and for some of its tokens alone
+(:func:`gta_ref.convert.layer.with_alone`). So no layer depends on how another one is converted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gta_ref.convert.layer import Report, convert_layer, error_weights
+from gta_ref.convert.layer import EVERY, Inputs, Report, convert_layer, error_weights, with_alone
 from gta_ref.convert.sizes import Sizes
 from gta_ref.errors import check_type
 from gta_ref.lm import block, model
-from gta_ref.mechanisms import gqa, gta
+from gta_ref.mechanisms import gqa
 from gta_ref.ops import Array, embedding_forward
 from gta_ref.ops.arrays import Params
 
@@ -65,22 +64,27 @@ def convert(
     made = replace(config, attention=attention, mechanism="gta")
     new = {name: w for name, w in params.items() if ".attention." not in name}
     reports = []
-    x, _ = embedding_forward(ids, params["embed"])
-    x_new = x
-    for i, one in enumerate(every):
-        layer = block.select(params, f"layers.{i}.")
-        rows = block.rows_by("auto", x)
-        normed, normed_new = (rows.rmsnorm_forward(a, layer["norm_1"], config.norm_eps)[0] for a in (x, x_new))
-        original = block.select(layer, "attention.")
-        mixed, _ = gqa.forward(original, normed, config.layer(i), need_saved=False)
-        # what would bring the converted model's residual stream back to the original's
-        target = mixed + (x - x_new)
-        weights = error_weights(x + mixed, config.norm_eps)
-        fitted, _, report = convert_layer(original, config.layer(i), one, normed, normed_new, target, weights)
-        mixed_new, _ = gta.forward(fitted, normed_new, attention[i], need_saved=False)
-        x, x_new = (block.mlp_forward(layer, h, config.norm_eps, rows)[0] for h in (x + mixed, x_new + mixed_new))
+    for i, (one, inputs) in enumerate(zip(every, inputs_of_layers(params, config, ids), strict=True)):
+        of_layer = block.select(params, f"layers.{i}.attention.")
+        fitted, _, report = convert_layer(of_layer, config.layer(i), one, *inputs)
         new |= {f"layers.{i}.attention.{name}": w for name, w in fitted.items()}
         reports.append(report)
         if on_layer is not None:
             on_layer(i, report)
     return {name: new[name] for name in model.param_shapes(made)}, made, reports
+
+
+def inputs_of_layers(params: Params, config: model.Config, ids: Array) -> Iterator[list[Inputs]]:
+    """What each layer of the original reads of the text ids (B, N), and of some of its tokens alone."""
+    streams = [embedding_forward(some, params["embed"])[0] for some in with_alone(ids)]
+    for i in range(config.n_layers):
+        layer = block.select(params, f"layers.{i}.")
+        rows, attention = block.rows_by("auto", streams[0]), block.select(layer, "attention.")
+        normed = [rows.rmsnorm_forward(x, layer["norm_1"], config.norm_eps)[0] for x in streams]
+        after = [
+            x + gqa.forward(attention, read, config.layer(i), need_saved=False)[0]
+            for x, read in zip(streams, normed, strict=True)
+        ]
+        weights = [error_weights(h, config.norm_eps) for h in after]
+        yield [Inputs(normed[0], weights[0]), Inputs(normed[1], EVERY * weights[1])]
+        streams = [block.mlp_forward(layer, h, config.norm_eps, rows)[0] for h in after]

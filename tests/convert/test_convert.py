@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gta_ref.convert.layer import convert_layer
+from gta_ref.convert.layer import Inputs, convert_layer, with_alone
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import convert
 from gta_ref.lm import generate, model
@@ -71,7 +71,7 @@ def test_the_fit_is_better_than_one_head_for_all():
     layer = {name: params[f"layers.0.attention.{name}"] for name in gqa.param_shapes(config.attention)}
     x = RNG(3).standard_normal((4, 60, 24))
     wanted = gqa.forward(layer, x, config.attention, need_saved=False)[0]
-    new, made, report = convert_layer(layer, config.attention, Sizes(n_q=2, n_k=1, latent_dim=4), x)
+    new, made, report = convert_layer(layer, config.attention, Sizes(n_q=2, n_k=1, latent_dim=4), Inputs(x))
     error = np.square(gta.forward(new, x, made, need_saved=False)[0] - wanted).sum()
     assert 0 < error < 0.6 * np.square(wanted).sum()
     assert 0 < report.keys_lost < 1
@@ -79,6 +79,30 @@ def test_the_fit_is_better_than_one_head_for_all():
     w_q = layer["w_q"].reshape(24, 6, 4)
     plain = {**layer, "w_q": np.repeat(w_q[:, [0, 3]], 3, axis=1).reshape(24, 24)}
     assert error < np.square(gqa.forward(plain, x, config.attention, need_saved=False)[0] - wanted).sum()
+
+
+def test_tokens_that_are_read_alone_are_fitted_too():
+    """A token alone sees its own value only, unlike all other tokens. To fit it costs the others little here."""
+    params, config, _ = original()
+    layer = {name: params[f"layers.0.attention.{name}"] for name in gqa.param_shapes(config.attention)}
+    x, alone, others = (RNG(3 + i).standard_normal((*shape, 24)) for i, shape in enumerate([(4, 60), (60, 1), (60, 1)]))
+
+    def error(new, made, x):
+        wanted = gqa.forward(layer, x, config.attention, need_saved=False)[0]
+        return np.square(gta.forward(new, x, made, need_saved=False)[0] - wanted).sum() / np.square(wanted).sum()
+
+    sizes = Sizes(n_q=2, n_k=1, latent_dim=4)
+    without, _, _ = convert_layer(layer, config.attention, sizes, Inputs(x))
+    new, made, _ = convert_layer(layer, config.attention, sizes, Inputs(x), Inputs(alone))
+    assert error(new, made, others) < 0.9 * error(without, made, others)
+    assert error(new, made, x) < 1.1 * error(without, made, x)
+
+
+def test_which_tokens_are_read_alone():
+    ids = RNG(0).integers(0, 50, (2, 20))
+    texts, alone = with_alone(ids)
+    assert texts is ids
+    np.testing.assert_array_equal(alone, [[ids[b, t]] for b in range(2) for t in (0, 8, 16)])
 
 
 def test_layers_of_different_sizes():

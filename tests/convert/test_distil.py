@@ -52,29 +52,41 @@ def rms_normed(x, gain, eps):
     return x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps) * gain
 
 
-def defined_by_layers(new, made, original, ids):
-    """The loss layer by layer, straight from its formula."""
+def errors(new, made, original, ids):
+    """Weighted squares of the errors of all layers, and of their outputs, (2, L), straight from the formula."""
     params, config = original
-    x, total = params["embed"][ids], 0.0
+    x, found = params["embed"][ids], []
     for i in range(config.n_layers):
         layer = block.select(params, f"layers.{i}.")
         normed = rms_normed(x, layer["norm_1"], config.norm_eps)
         wanted, _ = gqa.forward(block.select(layer, "attention."), normed, config.layer(i))
-        found, _ = gta.forward(block.select(new, f"layers.{i}.attention."), normed, made.layer(i))
+        mine, _ = gta.forward(block.select(new, f"layers.{i}.attention."), normed, made.layer(i))
         omega = 1 / (np.square(x + wanted).mean(axis=-1) + config.norm_eps)
-        error, size = (np.einsum("bn,bnh,bnh->", omega, a, a) for a in (found - wanted, wanted))
-        total += error / size
+        found.append([np.einsum("bn,bnh,bnh->", omega, a, a) for a in (mine - wanted, wanted)])
         x, _ = block.forward(layer, x, gqa, config.layer(i), config.norm_eps)
-    return total
+    return np.transpose(found)
 
 
-def defined_end_to_end(new, made, original, ids):
-    """The divergence by SciPy."""
+def alone(ids):
+    """Tokens 0, 8, ... of every sequence, each a sequence of its own."""
+    return np.array([[one[i]] for one in ids for i in range(0, len(one), 8)])
+
+
+def defined_by_layers(*of):
+    *models, ids = of
+    lost, whole = errors(*models, ids) + 8 * errors(*models, alone(ids))
+    return (lost / whole).sum()
+
+
+def defined_end_to_end(*of):
+    """The divergence by SciPy, and the errors at tokens alone."""
+    new, made, original, ids = of
     p, q = (
         special.softmax(model.forward(some, ids, config, need_saved=False)[0], axis=-1)
         for some, config in ((original.params, original.config), (new, made))
     )
-    return special.rel_entr(p, q).sum() / ids.size
+    lost, _ = errors(new, made, original, alone(ids))
+    return special.rel_entr(p, q).sum() / ids.size + 8 * lost.sum() / (alone(ids).size * made.hidden_size)
 
 
 @pytest.mark.parametrize("sizes", [CUT, Sizes(n_q=2, latent_dim=4, gate="none")], ids=["gated", "not gated"])
