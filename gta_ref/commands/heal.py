@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 50  # steps
 _SETTINGS = ("layer_steps", "steps", "batch", "length", "layer_rate", "rate", "seed")
-_QUICK = {"layer_steps": 6, "steps": 4, "batch": 2, "length": 128}
+# The first steps of AdamW have the size of the rate, whatever the gradient: a few steps must be small ones.
+_QUICK = {"layer_steps": 6, "steps": 4, "batch": 2, "length": 128, "layer_rate": 2e-4}
 _JUDGED, _QUICK_JUDGED = (8, 512), (2, 256)  # windows of held-out text, and tokens in each
 
 

@@ -85,7 +85,7 @@ def test_quick_has_settings_of_its_own(folder):
         "steps": 4,
         "batch": 2,
         "length": 128,
-        "layer_rate": 1e-3,
+        "layer_rate": 2e-4,
         "rate": 1e-4,
         "seed": 0,
     }
