@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SAVE_EVERY = 50  # steps
 _SETTINGS = ("layer_steps", "steps", "batch", "length", "layer_rate", "rate", "seed")
 # The first steps of AdamW have the size of the rate, whatever the gradient: a few steps must be small ones.
-_QUICK = {"layer_steps": 6, "steps": 4, "batch": 2, "length": 128, "layer_rate": 2e-4}
+_QUICK = {"layer_steps": 6, "steps": 4, "batch": 2, "length": 128, "layer_rate": 2e-4, "rate": 5e-5}
 _JUDGED, _QUICK_JUDGED = (8, 512), (2, 256)  # windows of held-out text, and tokens in each
 
 
@@ -35,8 +35,8 @@ def heal(
     steps: Annotated[int, typer.Option(help="Steps end to end, on the original's predictions.")] = 300,
     batch: Annotated[int, typer.Option(help="Sequences per step.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 256,
-    layer_rate: Annotated[float, typer.Option(help="Peak of the learning rate, layer by layer.")] = 1e-3,
-    rate: Annotated[float, typer.Option(help="Peak of the learning rate, end to end.")] = 5e-5,
+    layer_rate: Annotated[float, typer.Option(help="Peak of the learning rate, layer by layer.")] = 3e-3,
+    rate: Annotated[float, typer.Option(help="Peak of the learning rate, end to end.")] = 2e-4,
     seed: Annotated[int, typer.Option(help="Seed of the text that is drawn.")] = 0,
     texts: Annotated[
         int, typer.Option(help="Texts of 256 tokens that the original writes first, to be learnt from too.", min=0)

@@ -41,7 +41,7 @@ class Settings:
     batch, length : int
         Sequences per step, and tokens per sequence. Defaults: 8 and 256.
     layer_rate, rate : float
-        The peaks of the two stages' learning rates. Defaults: 1e-3 and 5e-5.
+        The peaks of the two stages' learning rates. Defaults: 3e-3 and 2e-4.
     seed : int
         Of the text that is drawn. Default 0.
     """
@@ -50,8 +50,8 @@ class Settings:
     steps: int = 300
     batch: int = 8
     length: int = 256
-    layer_rate: float = 1e-3
-    rate: float = 5e-5
+    layer_rate: float = 3e-3
+    rate: float = 2e-4
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -202,6 +202,12 @@ class Study:
             self._kept("healing", f"{point.name}, {_label(budget)}", partial(self._healed, point, budget, converted))
             for budget in point.budgets[:n_healed]
         ]
+        for budget, one in zip(point.budgets, healed, strict=False):
+            if one["settings"] != dataclasses.asdict(budget):
+                raise ValueError(
+                    f"{self.folder}: {point.name}, {_label(budget)}, was healed there with {one['settings']}; expected "
+                    f"{dataclasses.asdict(budget)}; choose another folder"
+                )
         return {"name": point.name, **found, "healed": healed}
 
     def _healed(self, point: Point, budget: Settings, converted: Callable[[], Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The study of conversion on a tiny model: what it finds, which files it keeps, and how a stopped one continues."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -287,3 +288,15 @@ def test_a_result_is_written_whole(found, tmp_path, monkeypatch):
     monkeypatch.setattr(texts, "pieces", PIECES)
     monkeypatch.setattr(study, "_SAMPLE", 5)
     assert without_seconds(made(tmp_path).run()) == without_seconds(found[0])
+
+
+def test_a_healing_with_other_settings(found, no_work):
+    """A result that was found with another rate is not taken for one of this plan, although its file has the name."""
+    folder = found[1]
+    faster = dataclasses.replace(PLAN.points[1], budgets=(dataclasses.replace(BUDGET, rate=0.125), OTHER))
+    plan = dataclasses.replace(PLAN, points=(PLAN.points[0], faster, PLAN.points[2]))
+    message = (
+        rf"{re.escape(str(folder))}: .*, was healed there with .*'rate': 0\.\d+.*; expected .*'rate': 0\.125.*; choose"
+    )
+    with pytest.raises(ValueError, match=message):
+        made(folder, plan).run()
