@@ -55,16 +55,16 @@ def assert_same(healing, other):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("stages", [(40, 0), (0, 40), (20, 20)], ids=["layer by layer", "end to end", "both"])
+@pytest.mark.parametrize("stages", [(400, 0), (0, 200), (100, 100)], ids=["layer by layer", "end to end", "both"])
 def test_it_comes_nearer_to_the_original(stages, dtype):
     """On text that it has not learnt from."""
     models = tiny.converted(dtype=dtype)
     params, config, original = models
     layer_steps, steps = stages
-    done = healed(models, layer_steps=layer_steps, steps=steps, batch=4, length=32, layer_rate=3e-3, rate=3e-3)
+    done = healed(models, layer_steps=layer_steps, steps=steps, batch=8, length=32, layer_rate=6e-3, rate=6e-3)
     held_out = tiny.windows(6, 64, held_out=True)
     before, after = (judge.beside(some, config, original, held_out) for some in (params, done.params))
-    assert 0 < after.divergence < (0.95 if steps else 0.99) * before.divergence  # which only the second stage minimises
+    assert 0 < after.divergence < 0.85 * before.divergence
     if layer_steps:
         before, after = (distil.by_layers(some, config, original, held_out)[0] for some in (params, done.params))
         assert 0 < after < 0.85 * before
