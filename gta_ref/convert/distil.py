@@ -9,7 +9,7 @@ r"""The two losses by which a converted model is healed, with their gradients. T
 
 where :math:`\omega_l(t)` is the inverse mean square of the residual stream after the attention: an error counts as much
 as the next RMSNorm lets through. The sums go over all tokens of the texts, and over every eighth token once more, read
-alone, with eight times the weight (:func:`gta_ref.convert.layer.with_alone`). Layers do not wait for one another, and
+alone, with eight times the weight (:func:`gta_ref.convert.layer.read_alone`). Layers do not wait for one another, and
 no gradient goes through the MLPs.
 
 **End to end.** The divergence of the converted model's prediction from the original's, averaged over all tokens,
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gta_ref import threads
-from gta_ref.convert.layer import EVERY, error_weights, with_alone
+from gta_ref.convert.layer import EVERY, error_weights, read_alone
 from gta_ref.errors import check_shape
 from gta_ref.lm import block, model
 from gta_ref.lm.gradient import sum_of_parts
@@ -71,9 +71,8 @@ def by_layers(params: Params, config: model.Config, original: Original, ids: Arr
     """
 
     def part(some: Array) -> tuple[Array, dict[str, Array]]:
-        texts, alone = with_alone(some)
-        sums, grads = _errors(params, config, original, texts)
-        more, of_alone = _errors(params, config, original, alone)
+        sums, grads = _errors(params, config, original, some)
+        more, of_alone = _errors(params, config, original, read_alone(some))
         return sums + EVERY * more, {name: grad + EVERY * of_alone[name] for name, grad in grads.items()}
 
     (lost, whole), grads = sum_of_parts(part, _parts(ids))
@@ -96,7 +95,7 @@ def end_to_end(params: Params, config: model.Config, original: Original, ids: Ar
         del logits, wanted
         share = len(some) / len(ids)  # the divergence is a mean over tokens, and all sequences have as many
         grads = model.backward(kl_backward(share, divergence), saved, frozen=True)
-        _, alone = with_alone(some)
+        alone = read_alone(some)
         (lost, _), more = _errors(params, config, original, alone)
         per_element = share * EVERY / (len(alone) * config.hidden_size)
         for name, grad in more.items():

@@ -27,7 +27,7 @@ from gta_ref.mechanisms import gqa, gta
 from gta_ref.ops import Array, linear_forward, rope_forward, rope_tables
 from gta_ref.ops.arrays import Params, check_layer
 
-EVERY = 8  # see with_alone()
+EVERY = 8  # see read_alone()
 
 
 class Inputs(NamedTuple):
@@ -143,8 +143,8 @@ def convert_layer(
     return {name: np.ascontiguousarray(new[name], dtype) for name in config.shapes}, config, report
 
 
-def with_alone(ids: Array) -> tuple[Array, Array]:
-    """Texts (B, N), and every eighth of their tokens as a text of its own, (T, 1).
+def read_alone(ids: Array) -> Array:
+    """Every eighth token of texts (B, N) as a text of its own, (T, 1).
 
     The first token of a text reads only itself, and all later tokens read it. Trained models rely on that: they give it
     a residual stream that is many times larger than any other, and much of the attention (Sun et al., arXiv 2402.17762;
@@ -152,7 +152,7 @@ def with_alone(ids: Array) -> tuple[Array, Array]:
     where it is lost, everything after it is. So the tokens that are read alone are weighted by EVERY: together they
     count as much as the texts.
     """
-    return ids, ids[:, ::EVERY].reshape(-1, 1)
+    return ids[:, ::EVERY].reshape(-1, 1)
 
 
 def error_weights(h: Array, eps: float) -> Array:

@@ -1,7 +1,7 @@
 """Turn a whole GQA language model into GTA, layer by layer.
 
 Every layer is fitted by what it does in the original, for a text and for some of its tokens alone
-(:func:`gta_ref.convert.layer.with_alone`). So no layer depends on how another one is converted.
+(:func:`gta_ref.convert.layer.read_alone`). So no layer depends on how another one is converted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gta_ref.convert.layer import EVERY, Inputs, Report, convert_layer, error_weights, with_alone
+from gta_ref.convert.layer import EVERY, Inputs, Report, convert_layer, error_weights, read_alone
 from gta_ref.convert.sizes import Sizes
 from gta_ref.errors import check_type
 from gta_ref.lm import block, model
@@ -76,7 +76,7 @@ def convert(
 
 def inputs_of_layers(params: Params, config: model.Config, ids: Array) -> Iterator[list[Inputs]]:
     """What each layer of the original reads of the text ids (B, N), and of some of its tokens alone."""
-    streams = [embedding_forward(some, params["embed"])[0] for some in with_alone(ids)]
+    streams = [embedding_forward(some, params["embed"])[0] for some in (ids, read_alone(ids))]
     for i in range(config.n_layers):
         layer = block.select(params, f"layers.{i}.")
         rows, attention = block.rows_by("auto", streams[0]), block.select(layer, "attention.")

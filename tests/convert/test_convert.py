@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gta_ref.convert.layer import Inputs, convert_layer, with_alone
+from gta_ref.convert.layer import Inputs, convert_layer, read_alone
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import convert
 from gta_ref.lm import generate, model
@@ -100,9 +100,7 @@ def test_tokens_that_are_read_alone_are_fitted_too():
 
 def test_which_tokens_are_read_alone():
     ids = RNG(0).integers(0, 50, (2, 20))
-    texts, alone = with_alone(ids)
-    assert texts is ids
-    np.testing.assert_array_equal(alone, [[ids[b, t]] for b in range(2) for t in (0, 8, 16)])
+    np.testing.assert_array_equal(read_alone(ids), [[ids[b, t]] for b in range(2) for t in (0, 8, 16)])
 
 
 def test_layers_of_different_sizes():
