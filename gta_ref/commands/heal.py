@@ -61,7 +61,7 @@ def heal(
     from gta_ref.convert import heal as healing_of
     from gta_ref.convert import heal_files, judge
     from gta_ref.convert import texts as sources
-    from gta_ref.convert.distil import Original
+    from gta_ref.convert.original import Original
     from gta_ref.files import write_json
     from gta_ref.lm import model_files
     from gta_ref.lm.train import DivergedError

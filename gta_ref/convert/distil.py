@@ -9,8 +9,8 @@ r"""The two losses by which a converted model is healed, with their gradients. T
 
 where :math:`\omega_l(t)` is the inverse mean square of the residual stream after the attention: an error counts as much
 as the next RMSNorm lets through. The sums go over all tokens of the texts, and over every eighth token once more, read
-alone, with eight times the weight (:func:`gta_ref.convert.layer.read_alone`). Layers do not wait for one another, and
-no gradient goes through the MLPs.
+alone, with eight times the weight (:func:`gta_ref.convert.original.read_alone`). Layers do not wait for one another,
+and no gradient goes through the MLPs.
 
 **End to end.** The divergence of the converted model's prediction from the original's, averaged over all tokens,
 :mod:`gta_ref.ops.kl`. The errors of all layers together decide, as far as they matter to the prediction. Too few
@@ -23,34 +23,18 @@ In both, the sequences of a batch are distributed over the threads, as in :mod:`
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from gta_ref import threads
-from gta_ref.convert.layer import EVERY, error_weights, read_alone
+from gta_ref.convert.original import EVERY, Original, error_weights, read_alone, reads
 from gta_ref.errors import check_shape
 from gta_ref.lm import block, model
 from gta_ref.lm.gradient import sum_of_parts
-from gta_ref.mechanisms import gqa, gta
-from gta_ref.ops import Array, embedding_forward, kl_backward, kl_forward
+from gta_ref.mechanisms import gta
+from gta_ref.ops import Array, kl_backward, kl_forward
 from gta_ref.ops.arrays import Params
 
 Found = tuple[float, dict[str, Array]]  # a loss, and its gradient by every parameter that is trained
-
-
-class Original(NamedTuple):
-    """The model that is imitated.
-
-    Attributes
-    ----------
-    params : dict of str to array
-    config : gta_ref.lm.model.Config
-        Of mechanism "gqa".
-    """
-
-    params: Params
-    config: model.Config
 
 
 def by_layers(params: Params, config: model.Config, original: Original, ids: Array) -> Found:
@@ -109,21 +93,14 @@ def _errors(params: Params, config: model.Config, original: Original, ids: Array
     """Numerators and denominators of the loss of each layer, (2, L), and the numerators' gradients."""
     sums = np.zeros((2, config.n_layers))
     grads: dict[str, Array] = {}
-    x, _ = embedding_forward(ids, original.params["embed"])
-    for i in range(config.n_layers):
-        layer = block.select(original.params, f"layers.{i}.")
-        rows = block.rows_by("auto", x)
-        normed, _ = rows.rmsnorm_forward(x, layer["norm_1"], original.config.norm_eps)
-        wanted, _ = gqa.forward(block.select(layer, "attention."), normed, original.config.layer(i), need_saved=False)
-        h = x + wanted
-        omega = error_weights(h, original.config.norm_eps)[..., None].astype(h.dtype)  # (B, N, 1)
-        out, saved = gta.forward(block.select(params, f"layers.{i}.attention."), normed, config.layer(i))
-        error = out - wanted
+    for i, read in enumerate(reads(original, ids)):
+        omega = error_weights(read, original.config.norm_eps)[..., None].astype(read.out.dtype)  # (B, N, 1)
+        out, saved = gta.forward(block.select(params, f"layers.{i}.attention."), read.normed, config.layer(i))
+        error = out - read.out
         weighted = omega * error
-        sums[:, i] = np.vdot(error, weighted), np.vdot(wanted, omega * wanted)
+        sums[:, i] = np.vdot(error, weighted), np.vdot(read.out, omega * read.out)
         _, of_layer = gta.backward(2 * weighted, saved)
         grads |= {f"layers.{i}.attention.{name}": grad for name, grad in of_layer.items()}
-        x, _ = block.mlp_forward(layer, h, original.config.norm_eps, rows)
     return sums, grads
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gta_ref.convert import distil
-from gta_ref.convert.distil import Original
+from gta_ref.convert.original import Original
 from gta_ref.convert.texts import Corpus
 from gta_ref.errors import LARGEST, as_int, as_positive_float, as_size
 from gta_ref.lm import model, optimizer

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gta_ref.convert.distil import Original
+from gta_ref.convert.original import Original
 from gta_ref.lm import model
 from gta_ref.ops import Array, cross_entropy_forward, kl_forward
 from gta_ref.ops.arrays import Params

@@ -27,8 +27,6 @@ from gta_ref.mechanisms import gqa, gta
 from gta_ref.ops import Array, linear_forward, rope_forward, rope_tables
 from gta_ref.ops.arrays import Params, check_layer
 
-EVERY = 8  # see read_alone()
-
 
 class Inputs(NamedTuple):
     """What a layer of the original reads of texts of one length.
@@ -141,28 +139,6 @@ def convert_layer(
     keys_lost = sum(fit.lost for fit in fits)
     report = Report(maps, keys_lost / (keys_lost + sum(fit.kept for fit in fits)), latent)
     return {name: np.ascontiguousarray(new[name], dtype) for name in config.shapes}, config, report
-
-
-def read_alone(ids: Array) -> Array:
-    """Every eighth token of texts (B, N) as a text of its own, (T, 1).
-
-    The first token of a text reads only itself, and all later tokens read it. Trained models rely on that: they give it
-    a residual stream that is many times larger than any other, and much of the attention (Sun et al., arXiv 2402.17762;
-    Xiao et al., arXiv 2309.17453). It is one token among hundreds, so that a fit to whole texts hardly sees it, and
-    where it is lost, everything after it is. So the tokens that are read alone are weighted by EVERY: together they
-    count as much as the texts.
-    """
-    return ids[:, ::EVERY].reshape(-1, 1)
-
-
-def error_weights(h: Array, eps: float) -> Array:
-    """ω, (B, N) float64: the inverse mean square of the residual stream after the attention, h (B, N, H).
-
-    An error counts as much as the next RMSNorm lets through, so that the few tokens with a huge stream do not decide
-    alone.
-    """
-    weights: Array = 1 / (np.square(h).mean(axis=-1, dtype=np.float64) + eps)
-    return weights
 
 
 def _measure(params: Params, config: gqa.Config, every_x: list[Array], omega: Array) -> _Original:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gta_ref.convert.distil import Original
 from gta_ref.convert.layer import convert_layer
+from gta_ref.convert.original import Original, reads
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import inputs_of_layers
-from gta_ref.lm import block
+from gta_ref.lm import block, model
 from gta_ref.mechanisms import gqa, gta
-from gta_ref.ops import Array, embedding_forward, kl_forward, linear_forward
+from gta_ref.ops import Array, kl_forward, linear_forward
 
 
 def costs(original: Original, sizes: Sizes, ids: Array, judged: Array) -> Iterator[float]:
@@ -31,26 +31,23 @@ def costs(original: Original, sizes: Sizes, ids: Array, judged: Array) -> Iterat
     divergence : float
         KL(original ‖ model), in nats per token, of the model in which this layer alone is converted.
     """
-    params, config = original
-    layers = [block.select(params, f"layers.{i}.") for i in range(config.n_layers)]
-    x, _ = embedding_forward(judged, params["embed"])
-    wanted = _logits(original, layers, x, 0)
-    for i, (layer, inputs) in enumerate(zip(layers, inputs_of_layers(params, config, ids), strict=True)):
-        rows, attention = block.rows_by("auto", x), block.select(layer, "attention.")
-        normed, _ = rows.rmsnorm_forward(x, layer["norm_1"], config.norm_eps)
-        mixed, _ = gqa.forward(attention, normed, config.layer(i), need_saved=False)
-        fitted, made, _ = convert_layer(attention, config.layer(i), sizes, *inputs)
-        shared, _ = gta.forward(fitted, normed, made, need_saved=False)
-        moved, _ = block.mlp_forward(layer, x + shared, config.norm_eps, rows)
-        yield float(kl_forward(_logits(original, layers, moved, i + 1), wanted)[0])
-        x, _ = block.mlp_forward(layer, x + mixed, config.norm_eps, rows)
+    config = original.config
+    wanted, _ = model.forward(original.params, judged, config, need_saved=False)
+    layers = zip(reads(original, judged), inputs_of_layers(original, ids), strict=True)
+    for i, (read, inputs) in enumerate(layers):
+        fitted, made, _ = convert_layer(block.select(read.params, "attention."), config.layer(i), sizes, *inputs)
+        out, _ = gta.forward(fitted, read.normed, made, need_saved=False)
+        rows = block.rows_by("auto", read.stream)
+        moved, _ = block.mlp_forward(read.params, read.stream + out, config.norm_eps, rows)
+        yield float(kl_forward(_logits(original, moved, i + 1), wanted)[0])
 
 
-def _logits(original: Original, layers: list[dict[str, Array]], x: Array, first: int) -> Array:
+def _logits(original: Original, x: Array, first: int) -> Array:
     """What the original predicts from the residual stream x before the layer `first`."""
     params, config = original
     for i in range(first, config.n_layers):
-        x, _ = block.forward(layers[i], x, gqa, config.layer(i), config.norm_eps, need_saved=False)
+        layer = block.select(params, f"layers.{i}.")
+        x, _ = block.forward(layer, x, gqa, config.layer(i), config.norm_eps, need_saved=False)
     normed, _ = block.rows_by("auto", x).rmsnorm_forward(x, params["norm"], config.norm_eps)
     logits, _ = linear_forward(normed, params["embed"].T if config.tied else params["head"])
     return logits

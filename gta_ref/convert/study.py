@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gta_ref.convert import heal, heal_files, judge, sharing, texts, whole
-from gta_ref.convert.distil import Original
 from gta_ref.convert.heal import Settings
+from gta_ref.convert.original import Original
 from gta_ref.convert.plan import SHARED, Plan, Point
 from gta_ref.convert.sizes import Sizes
 from gta_ref.errors import check_names, check_type

@@ -1,7 +1,7 @@
 """Turn a whole GQA language model into GTA, layer by layer.
 
 Every layer is fitted by what it does in the original, for a text and for some of its tokens alone
-(:func:`gta_ref.convert.layer.read_alone`). So no layer depends on how another one is converted.
+(:func:`gta_ref.convert.original.read_alone`). So no layer depends on how another one is converted.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gta_ref.convert.layer import EVERY, Inputs, Report, convert_layer, error_weights, read_alone
+from gta_ref.convert.layer import Inputs, Report, convert_layer
+from gta_ref.convert.original import EVERY, Original, error_weights, read_alone, reads
 from gta_ref.convert.sizes import Sizes
 from gta_ref.errors import check_type
 from gta_ref.lm import block, model
 from gta_ref.mechanisms import gqa
-from gta_ref.ops import Array, embedding_forward
+from gta_ref.ops import Array
 from gta_ref.ops.arrays import Params
 
 
@@ -64,7 +65,7 @@ def convert(
     made = replace(config, attention=attention, mechanism="gta")
     new = {name: w for name, w in params.items() if ".attention." not in name}
     reports = []
-    for i, (one, inputs) in enumerate(zip(every, inputs_of_layers(params, config, ids), strict=True)):
+    for i, (one, inputs) in enumerate(zip(every, inputs_of_layers(Original(params, config), ids), strict=True)):
         of_layer = block.select(params, f"layers.{i}.attention.")
         fitted, _, report = convert_layer(of_layer, config.layer(i), one, *inputs)
         new |= {f"layers.{i}.attention.{name}": w for name, w in fitted.items()}
@@ -74,17 +75,11 @@ def convert(
     return {name: new[name] for name in model.param_shapes(made)}, made, reports
 
 
-def inputs_of_layers(params: Params, config: model.Config, ids: Array) -> Iterator[list[Inputs]]:
+def inputs_of_layers(original: Original, ids: Array) -> Iterator[list[Inputs]]:
     """What each layer of the original reads of the text ids (B, N), and of some of its tokens alone."""
-    streams = [embedding_forward(some, params["embed"])[0] for some in (ids, read_alone(ids))]
-    for i in range(config.n_layers):
-        layer = block.select(params, f"layers.{i}.")
-        rows, attention = block.rows_by("auto", streams[0]), block.select(layer, "attention.")
-        normed = [rows.rmsnorm_forward(x, layer["norm_1"], config.norm_eps)[0] for x in streams]
-        after = [
-            x + gqa.forward(attention, read, config.layer(i), need_saved=False)[0]
-            for x, read in zip(streams, normed, strict=True)
+    eps = original.config.norm_eps
+    for text, alone in zip(reads(original, ids), reads(original, read_alone(ids)), strict=True):
+        yield [
+            Inputs(text.normed, error_weights(text, eps)),
+            Inputs(alone.normed, EVERY * error_weights(alone, eps)),
         ]
-        weights = [error_weights(h, config.norm_eps) for h in after]
-        yield [Inputs(normed[0], weights[0]), Inputs(normed[1], EVERY * weights[1])]
-        streams = [block.mlp_forward(layer, h, config.norm_eps, rows)[0] for h in after]

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gta_ref.convert.layer import Inputs, convert_layer, read_alone
+from gta_ref.convert.layer import Inputs, convert_layer
+from gta_ref.convert.original import read_alone
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import convert
 from gta_ref.lm import generate, model

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from gta_ref.convert.distil import Original, by_layers, end_to_end
+from gta_ref.convert.distil import by_layers, end_to_end
+from gta_ref.convert.original import Original
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import convert
 from gta_ref.lm import block, model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gta_ref.convert import distil, heal, heal_files, judge, texts
-from gta_ref.convert.distil import Original
+from gta_ref.convert.original import Original
 from gta_ref.convert.sizes import Sizes
 from gta_ref.lm import model
 from gta_ref.lm.train import DivergedError

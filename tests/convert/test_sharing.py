@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gta_ref.convert import judge
-from gta_ref.convert.distil import Original
+from gta_ref.convert.original import Original
 from gta_ref.convert.sharing import costs
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import convert

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from gta_ref.convert import texts
-from gta_ref.convert.distil import Original
+from gta_ref.convert.original import Original
 from gta_ref.convert.sizes import Sizes
 from gta_ref.convert.whole import convert
 from gta_ref.lm import model
