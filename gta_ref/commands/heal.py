@@ -117,7 +117,7 @@ def written_text(console: Console, teacher: LanguageModel, n: int, path: Path) -
 
     if path.exists():
         try:
-            return path.read_text("utf-8")
+            return path.read_bytes().decode()  # read_text() would turn the line ends of Windows into others
         except UnicodeDecodeError:
             raise ValueError(f"{path}: not a text in UTF-8") from None
     check_writable(path)
@@ -126,7 +126,7 @@ def written_text(console: Console, teacher: LanguageModel, n: int, path: Path) -
         task = bar.add_task("", total=written.LENGTH)
         text = written.texts(teacher, n, on_token=lambda: bar.advance(task))
     with atomic_path(path) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(text.encode())
     return text
 
 

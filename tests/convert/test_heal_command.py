@@ -152,11 +152,14 @@ def test_divergence(folder):
 
 def test_the_original_writes_first(folder, monkeypatch):
     monkeypatch.setattr(written, "LENGTH", 100)
+    write = written.texts
+    monkeypatch.setattr(written, "texts", lambda *of, **options: write(*of, **options).replace("\n", "\r\n"))
     arguments = ("heal", *SHORT, "--texts", 3, "--written", "own.txt", "--json", "healed.json")
     assert run(*arguments).exit_code == 0
-    text = Path("own.txt").read_text("utf-8")
+    text = Path("own.txt").read_bytes().decode()
     assert text == written.texts(pretrained.load(), 3)
-    assert f"written {len(text):,} characters" in json.loads(Path("healed.json").read_text())["text"]
+    learnt_from = json.loads(Path("healed.json").read_text())["text"]
+    assert f"written {len(text):,} characters" in learnt_from
     first = load_model(Path("gta-healed.safetensors")).params
 
     def no_work(*arguments, **options):
@@ -164,6 +167,7 @@ def test_the_original_writes_first(folder, monkeypatch):
 
     monkeypatch.setattr(written, "texts", no_work)
     assert run(*arguments).exit_code == 0
+    assert json.loads(Path("healed.json").read_text())["text"] == learnt_from  # to the last character
     for name, w in load_model(Path("gta-healed.safetensors")).params.items():
         np.testing.assert_array_equal(w, first[name])
 
