@@ -155,7 +155,7 @@ LEFT_OUT = (
     ("gta_ref/core/cpu/lanes.py", "MANY_REGISTERS", "the size of a register tile"),
     ("gta_ref/core/cpu/lanes.py", "[A-Z]*[A-Z]", "the sizes of vectors and tiles"),
     ("gta_ref/core/cpu/lanes.py", "_has", "which instructions the machine has"),
-    ("gta_ref/core/cpu/matrix_units.py", "_granted", "whether the machine has the unit"),
+    ("gta_ref/core/cpu/matrix_units.py", "granted", "whether the machine has the unit"),
     ("gta_ref/core/cpu/plan.py", "[A-Z]*[A-Z]", "the sizes of tiles and chunks"),
     *(("gta_ref/core/cpu/*.py", name, "the sizes of tiles") for name in ("KEYS", "GROUP", "BLOCK", "(SUM_ROWS*")),
     ("gta_ref/core/cpu/plan.py", "costs", "how evenly the threads are loaded"),

@@ -46,10 +46,11 @@ def form() -> str | None:
         raise ValueError(f"{VARIABLE}={chosen!r} must be auto, off or emulated")
     if chosen == "emulated":
         return "emulated"
-    return "amx" if chosen == "auto" and _granted() else None
+    return "amx" if chosen == "auto" and granted() else None
 
 
-def _granted() -> bool:
+@cache
+def granted() -> bool:
     """Whether the CPU has the unit and the system lets this process use it."""
     if not (sys.platform == "linux" and platform.machine() == "x86_64" and VECTOR_BYTES == 64):
         return False

@@ -1,4 +1,4 @@
-"""bfloat16 on a matrix unit, which most machines lack: the same kernels with its instructions written out.
+"""bfloat16 on a matrix unit, and, as most machines lack one, the same kernels with its instructions written out.
 
 The truth is the definition in float64. The sums are float32, so a score has the error of one; a weight is rounded to
 bfloat16, so z may be off by 2^-8 of the sum of its terms' sizes, and is rounded itself.
@@ -28,9 +28,12 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 HALF_ULP = 2.0**-8  # of a bfloat16 number, as a part of it, at most
 
 
-@pytest.fixture
-def emulated(monkeypatch):
-    monkeypatch.setattr(matrix_units, "form", lambda: "emulated")
+ON_THE_UNIT = pytest.param("amx", marks=pytest.mark.skipif(not matrix_units.granted(), reason="no matrix unit here"))
+
+
+@pytest.fixture(params=["emulated", ON_THE_UNIT])
+def unit(request, monkeypatch):
+    monkeypatch.setattr(matrix_units, "form", lambda: request.param)
 
 
 def forward(arrays, mask=None, scale=None, engine="numba"):
@@ -63,25 +66,25 @@ def assert_right(arrays, mask=None, scale=None):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_definition(case, emulated):
+def test_equals_the_definition(case, unit):
     sizes, mask = CASES[case]
     assert_right(random_inputs(np.random.default_rng(1), sizes, BFLOAT16), mask)
 
 
 @pytest.mark.parametrize("width", [1, 2, 15, 16, 31, 32, 33, 64, 96, 130])
-def test_widths(width, emulated):
+def test_widths(width, unit):
     other = 161 - width
     assert_right(random_inputs(np.random.default_rng(width), (1, 2, 1, 1, 20, 45, width, other), BFLOAT16))
 
 
 @pytest.mark.parametrize("keys", [1, 15, 16, 17, 31, 32, 33, 127, 128, 129, 160, 300])
-def test_lengths(keys, emulated):
+def test_lengths(keys, unit):
     rng = np.random.default_rng(keys)
     for queries, mask in ((20, None), (20, Mask(causal=False)), (keys, None)):
         assert_right(random_inputs(rng, (1, 4, 2, 2, queries, keys, 32, 24), BFLOAT16), mask)
 
 
-def test_the_last_row_of_full_panels_sees_one_key_more_than_a_tile_holds(emulated):
+def test_the_last_row_of_full_panels_sees_one_key_more_than_a_tile_holds(unit):
     assert_right(random_inputs(np.random.default_rng(9), (1, 2, 2, 2, 48, 65, 32, 24), BFLOAT16))
 
 
@@ -112,7 +115,7 @@ def test_products_of_tiles_are_exact(rng):
     np.testing.assert_array_equal(got, a.astype(np.float64) @ b.astype(np.float64))
 
 
-def test_is_what_runs(emulated, monkeypatch):
+def test_is_what_runs(unit, monkeypatch):
     """Weights are rounded, so that the results differ from those of float32 arithmetic."""
     arrays = random_inputs(np.random.default_rng(2), (1, 5, 1, 1, 100, 100, 64, 128), BFLOAT16)
     z, lse = forward(arrays)
@@ -121,7 +124,7 @@ def test_is_what_runs(emulated, monkeypatch):
     assert np.abs(lse - lse_float32).max() < 1e-5
 
 
-def test_error_is_little_more_than_that_of_storing_the_result(emulated):
+def test_error_is_little_more_than_that_of_storing_the_result(unit):
     arrays = random_inputs(np.random.default_rng(3), (1, 5, 1, 1, 400, 400, 64, 128), BFLOAT16)
     exact, _ = forward([x.astype(np.float64) for x in arrays[:3]], engine="reference")
     got, stored = (
@@ -130,7 +133,7 @@ def test_error_is_little_more_than_that_of_storing_the_result(emulated):
     assert stored < got < 1.4 * stored
 
 
-def test_any_strides_and_threads_give_the_same_bits(emulated):
+def test_any_strides_and_threads_give_the_same_bits(unit):
     arrays = random_inputs(np.random.default_rng(4), (2, 6, 2, 2, 150, 150, 33, 40), BFLOAT16)[:3]
     mask, threads = Mask(k_start=[0, 70], k_stop=[150, 131]), get_threads()
     want = [x.tobytes() for x in forward(arrays, mask)]
@@ -148,7 +151,7 @@ def test_any_strides_and_threads_give_the_same_bits(emulated):
         set_threads(threads)
 
 
-def test_decoding_reads_no_cache_to_choose(emulated, monkeypatch):
+def test_decoding_reads_no_cache_to_choose(unit, monkeypatch):
     """A call with few rows has no unit, so nothing has to be known about its numbers."""
     monkeypatch.setattr(engine, "_largest_code", lambda x: pytest.fail("an array was read"))
     assert_right(random_inputs(np.random.default_rng(8), (1, 5, 1, 1, 1, 300, 64, 128), BFLOAT16))
@@ -156,7 +159,7 @@ def test_decoding_reads_no_cache_to_choose(emulated, monkeypatch):
 
 @pytest.mark.parametrize("name", ["q", "k", "v"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_left_to_float32(name, value, emulated, monkeypatch):
+def test_nan_and_infinity_are_left_to_float32(name, value, unit, monkeypatch):
     arrays = list(random_inputs(np.random.default_rng(5), (1, 2, 1, 1, 40, 40, 32, 32), BFLOAT16)[:3])
     arrays["qkv".index(name)][0, 0, 20, 3] = value
     for x, y in zip(forward(arrays), in_float32(arrays, monkeypatch), strict=True):
@@ -164,7 +167,7 @@ def test_nan_and_infinity_are_left_to_float32(name, value, emulated, monkeypatch
 
 
 @pytest.mark.parametrize("stretch, scale", [(1e3, None), (1e30, None), (1.0, 1e30), (1.0, 1e-30)])
-def test_very_large_scores_and_odd_scales_are_left_to_float32(stretch, scale, emulated, monkeypatch):
+def test_very_large_scores_and_odd_scales_are_left_to_float32(stretch, scale, unit, monkeypatch):
     arrays = random_inputs(np.random.default_rng(6), (1, 2, 1, 1, 40, 40, 32, 32), BFLOAT16, stretch)
     if stretch == 1e3:
         arrays = (arrays[0], (arrays[1] * 100).astype(BFLOAT16), *arrays[2:])
@@ -173,7 +176,7 @@ def test_very_large_scores_and_odd_scales_are_left_to_float32(stretch, scale, em
 
 
 @pytest.mark.parametrize("stretch", [1.0, 30.0])
-def test_the_backward_uses_what_the_unit_has_saved(stretch, emulated):
+def test_the_backward_uses_what_the_unit_has_saved(stretch, unit):
     """It is computed in float32, from the unit's z, m and 1/l: as near to float64 as bfloat16 results can be."""
     arrays = random_inputs(np.random.default_rng(7), (2, 4, 2, 1, 60, 60, 32, 48), BFLOAT16, stretch)
     mask = Mask(k_start=[0, 17])
