@@ -1,5 +1,5 @@
 """What several test modules use: cases and random inputs of the attention core, both of its passes in one call, small
-configurations, files that may be damaged, and Python code in a process of its own."""
+configurations, the CPU's matrix units, files that may be damaged, and Python code in a process of its own."""
 
 import os
 import subprocess
@@ -7,9 +7,17 @@ import sys
 import textwrap
 
 import numpy as np
+import pytest
 
 from gta_ref.core import Mask, attention_backward, attention_forward
+from gta_ref.core.cpu import matrix_units
 from gta_ref.mechanisms import NAMES, load
+
+# forms of the CPU's matrix unit
+MATRIX_UNITS = (
+    "emulated",
+    pytest.param("amx", marks=pytest.mark.skipif(not matrix_units.granted(), reason="this CPU has no matrix unit")),
+)
 
 # (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
 CASES = {

@@ -72,7 +72,8 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     -------
     result : dict
         name, kind, sizes, dtype, unit (the form of the matrix unit that computes bfloat16, or None);
-        ``fma`` (operations per second) and ``read`` (bytes per second), medians over the rounds;
+        ``fma`` (operations per second), ``read`` (bytes per second) and, on a matrix unit, ``products`` (operations per
+        second), medians over the rounds;
         and contestants: name → error, wrong and, unless it is wrong, seconds (median), least (the shortest time), rate
         (operations or bytes per second), of_ceiling (rate ÷ ceiling of the same round) and times_numba (time ÷ numba's
         time in the same round), the last two as medians over the rounds; best_of_ceiling (with the shortest time and
@@ -90,7 +91,9 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
     }
     rounds, slow = (5, 3) if quick else (ROUNDS, SLOW_ROUNDS)
     times: dict[str, list[float]] = {name: [] for name in runs}
-    ceiling: dict[str, list[float]] = {"fma": [], "read": []}
+    unit = matrix_units.form() if case.dtype == "bfloat16" else None
+    limit = "read" if case.kind == "decode" else "products" if unit == "amx" else "fma"
+    ceiling: dict[str, list[float]] = {name: [] for name in dict.fromkeys(("fma", "read", limit))}
     for work in runs.values():
         work()  # work that is done only once: buffers, threads, memory pages
     for turn in range(rounds):
@@ -99,6 +102,8 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
             break
         time.sleep(PAUSE)
         ceiling["fma"].append(ceilings.multiply())
+        if limit == "products":
+            ceiling[limit].append(ceilings.products())
         reads = []
         first = turn % len(names)
         for name in names[first:] + names[:first]:
@@ -106,23 +111,21 @@ def measure(case: Case, ceilings: Ceilings, against_torch: bool, quick: bool) ->
             reads.append(ceilings.read())  # empties the caches and wakes the cores before each contestant alike
             times[name].append(seconds(runs[name]) / case.copies)
         ceiling["read"].append(statistics.median(reads))
-    decoding = case.kind == "decode"
-    work_done = case.cache_bytes if decoding else case.operations
-    limit = ceiling["read" if decoding else "fma"]
+    work_done = case.cache_bytes if limit == "read" else case.operations
     for name, taken in times.items():
         checks[name] |= {
             "seconds": statistics.median(taken),
             "least": min(taken),
             "rate": work_done / statistics.median(taken),
-            "of_ceiling": statistics.median(work_done / t / c for t, c in zip(taken, limit, strict=False)),
-            "best_of_ceiling": work_done / min(taken) / max(limit),
+            "of_ceiling": statistics.median(work_done / t / c for t, c in zip(taken, ceiling[limit], strict=False)),
+            "best_of_ceiling": work_done / min(taken) / max(ceiling[limit]),
             "times_numba": statistics.median(t / n for t, n in zip(taken, times["numba"], strict=False)),
         }
     return {
         "name": case.name,
         "kind": case.kind,
         "dtype": case.dtype,
-        "unit": matrix_units.form() if case.dtype == "bfloat16" else None,
+        "unit": unit,
         "sizes": {"B": case.batch, "n_q": case.n_q, "n_k": case.n_k, "n_v": case.n_v, "N": case.length}
         | {"d_k": case.d_k, "d_v": case.d_v},
         **{name: statistics.median(found) for name, found in ceiling.items()},

@@ -1,7 +1,8 @@
-"""The two ceilings of the attention core, measured by loops of the project's own: multiply–adds, and reading memory.
+"""The ceilings of the attention core, measured by loops of the project's own: multiply–adds, and reading memory.
 
-Both use all threads of the engine "numba", so a share of them is comparable at any number of threads. They are measured
-between the contestants, so that all have the same conditions.
+Where the CPU has a matrix unit, its multiply–adds of bfloat16 numbers are a third one. All use all threads of the
+engine "numba", so a share of them is comparable at any number of threads. They are measured between the contestants, so
+that all have the same conditions.
 
 A ceiling that is too low makes every share too high. The loop of multiply–adds therefore runs so long that the start of
 the threads does not count, and several times: after a pause, a core needs a millisecond or two to reach its clock.
@@ -10,15 +11,19 @@ the threads does not count, and several times: after a pause, a core needs a mil
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import types
 
+from gta_ref.core.cpu import matrix_units
 from gta_ref.core.cpu.compiling import compiled
 from gta_ref.core.cpu.dots import prefetch
-from gta_ref.core.cpu.lanes import MANY_REGISTERS, REALS, VECTOR_BYTES, Lanes, micro_kernel
+from gta_ref.core.cpu.lanes import I64, MANY_REGISTERS, REALS, VECTOR_BYTES, Lanes, micro_kernel
+from gta_ref.core.cpu.matrix_units import FORMS, PAIRS, TILE_BYTES, TILE_ROWS, A, B
 from gta_ref.core.cpu.memory import address
+from gta_ref.core.cpu.pairs import begin, end
 from gta_ref.core.cpu.turning import sum_lanes
 from gta_ref.threads import get_threads, run
 
@@ -28,6 +33,7 @@ MULTIPLIED = 2**25  # multiply–adds of vectors per thread: 5 to 10 ms
 REPEATS = 4  # the fastest counts
 READ_BYTES = 2**29
 LINES = 8  # vectors per step of the read
+PRODUCTS = 2**21  # products of tiles per thread: about 10 ms
 
 
 @micro_kernel("turns out*")
@@ -58,6 +64,23 @@ def read(x: Lanes, at: Any, steps: Any, out: Any) -> None:
     x.store(sum_lanes(x, total[0]), out)
 
 
+@micro_kernel("turns at*", stored=True)
+def tile_products(x: Lanes, turns: Any, at: Any, storage: Any) -> None:
+    """`turns` times a product of the tile at `at` with itself for each tile of sums; the last of these goes to `at`."""
+    m, step = matrix_units.unit(x, storage), I64(TILE_BYTES)
+    for tile in range(A):  # the tiles before A hold sums
+        m.zero(tile)
+    m.load(A, at, step)
+    m.load(B, at, step)
+
+    def turn(_: Any) -> None:
+        for tile in range(A):
+            m.dot(tile)
+
+    x.for_(turns, turn)
+    m.store(A - 1, at, step)
+
+
 def _multiply_adds(turns, out, one):  # type: ignore[no-untyped-def]
     multiply_adds(turns, out, one)
 
@@ -66,8 +89,22 @@ def _read(at, steps, out, one):  # type: ignore[no-untyped-def]
     read(at, steps, out, one)
 
 
+def _tile_products(configuration, turns, at, stored, one):  # type: ignore[no-untyped-def]
+    begin(configuration, stored, one)
+    tile_products(turns, at, stored, one)
+    end(configuration, stored, one)
+
+
+@cache
+def products_kernel(form: str) -> Callable[..., None]:
+    """Compile the loop of products for a form of the matrix unit."""
+    i = types.int64
+    kernel: Callable[..., None] = compiled(_tile_products, types.void(i, i, i, FORMS[form], types.float32), strict=True)
+    return kernel
+
+
 class Ceilings:
-    """Measures both ceilings, for float32.
+    """Measures the ceilings: for float32, and of the matrix unit.
 
     Parameters
     ----------
@@ -94,6 +131,17 @@ class Ceilings:
             self._multiply(turns, address(out[i]), self._one)
 
         operations = 2 * threads * turns * SUMS * REALS[types.float32].lanes
+        return operations / min(self._seconds(lambda: run(threads, work)) for _ in range(REPEATS))
+
+    def products(self) -> float:
+        """Operations per second of the matrix unit, two per multiply–add; only where there is one."""
+        kernel, threads, turns = products_kernel("amx"), get_threads(), PRODUCTS // A
+        sizes, tiles = matrix_units.configuration(), np.zeros((threads, TILE_ROWS, TILE_BYTES), np.uint8)
+
+        def work(i: int) -> None:
+            kernel(address(sizes), turns, address(tiles[i]), np.int16(0), self._one)
+
+        operations = threads * turns * A * 2 * TILE_ROWS * 2 * PAIRS * VECTOR_BYTES // 4
         return operations / min(self._seconds(lambda: run(threads, work)) for _ in range(REPEATS))
 
     def read(self) -> float:

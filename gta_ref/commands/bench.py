@@ -97,9 +97,9 @@ def _show_machine(console: Console, machine: dict[str, Any]) -> None:
             highlight=False,
         )
     console.print(
-        "All in float32. The contestants take turns; times are medians over the rounds, and least is the shortest.\n"
-        "With one thread they are CPU time. Rates count useful operations only (visible pairs of a query and a key).\n"
-        "best: least time against the highest ceiling. ÷ numba: time over the time of numba.\n"
+        "In float32, unless the name says bfloat16. The contestants take turns. Times are medians over the rounds,\n"
+        "and least is the shortest; with one thread they are CPU time. Rates count useful operations only (visible\n"
+        "pairs of a query and a key). best: least time against the highest ceiling. ÷ numba: time over that of numba.\n"
         "error: largest difference from float64 over the largest value.\n",
         highlight=False,
     )
@@ -110,6 +110,8 @@ def _show_cases(console: Console, cases: list[dict[str, Any]]) -> None:
     for case in cases:
         decoding = case["kind"] == "decode"
         limit, unit, ceiling = ("read", "GB/s", case["read"]) if decoding else ("multiply–adds", "GFLOP/s", case["fma"])
+        if "products" in case:
+            limit, ceiling = "multiply–adds of the matrix unit", case["products"]
         rows.add_row(f"[bold]{case['name']}[/]")
         rows.add_row(f"  [dim]{limit}[/]", "", "", f"[dim]{ceiling / 1e9:.0f} {unit}[/]")
         for name, c in case["contestants"].items():

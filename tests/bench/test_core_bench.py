@@ -3,21 +3,29 @@
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from gta_ref.bench import contestants, core, goals, memory
+from gta_ref.bench import contestants, core, goals, memory, peak
+from gta_ref.core.cpu import matrix_units
+from gta_ref.core.cpu.lanes import VECTOR_BYTES
+from gta_ref.core.cpu.memory import address
 from gta_ref.plots.speed import core_speed
+from tests.support import MATRIX_UNITS
 
 GOALS = Path(__file__).with_name("goals.json")
 TINY = contestants.Case("forward, N 1024", "forward+backward", 2, 4, 1, 1, 70, 8, 16)
 
 
 class Ceilings:
-    """A stand-in for a machine with 4 operations and 2 bytes per second."""
+    """A stand-in for a machine with 4 operations, 64 on its matrix unit, and 2 bytes per second."""
 
     def multiply(self):
         return 4.0
+
+    def products(self):
+        return 64.0
 
     def read(self):
         return 2.0
@@ -73,6 +81,36 @@ def test_slow_contestants_run_in_fewer_rounds(monkeypatch):
     monkeypatch.setattr(core, "SLOW", 0)  # every contestant counts as slow
     core.measure(TINY, Ceilings(), against_torch=False, quick=True)
     assert len(calls) == 1 + 3  # one warm-up and three rounds
+
+
+@pytest.mark.parametrize(
+    "kind, dtype, form, ceiling",
+    [
+        ("forward", "float32", "amx", 4.0),
+        ("forward", "bfloat16", None, 4.0),
+        ("forward", "bfloat16", "emulated", 4.0),
+        ("forward", "bfloat16", "amx", 64.0),
+        ("decode", "bfloat16", "amx", 2.0),
+    ],
+)
+def test_a_share_is_one_of_what_computes(monkeypatch, kind, dtype, form, ceiling):
+    case = contestants.Case("", kind, 2, 4, 1, 1, 70, 8, 16, dtype)
+    monkeypatch.setattr(core, "of", lambda case, against_torch: {"numba": lambda case, arrays: lambda: None})
+    monkeypatch.setattr(core, "check", lambda *args: [("numba", {"wrong": False})])
+    monkeypatch.setattr(core.matrix_units, "form", lambda: form)
+    found = core.measure(case, Ceilings(), against_torch=False, quick=True)
+    numba = found["contestants"]["numba"]
+    work = case.cache_bytes if kind == "decode" else case.operations
+    assert numba["best_of_ceiling"] == pytest.approx(work / numba["least"] / ceiling)
+    assert found.get("products") == (64.0 if ceiling == 64.0 else None)
+
+
+@pytest.mark.parametrize("form", MATRIX_UNITS)
+def test_the_loop_of_tile_products(form):
+    """A tile of ones times itself, n times: every sum is 32 n."""
+    configuration, tile = matrix_units.configuration(), np.full((16, 32), 1, ml_dtypes.bfloat16)
+    peak.products_kernel(form)(address(configuration), 5, address(tile), np.int16(0), np.float32(1))
+    np.testing.assert_array_equal(tile.view(np.float32)[:, : VECTOR_BYTES // 4], 5 * 32)
 
 
 @pytest.mark.parametrize("kind", ["forward", "forward+backward", "decode"])
@@ -215,6 +253,15 @@ def test_command_shows_which_goals_are_reached(monkeypatch, tmp_path):
     judged = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["goals"]
     assert [verdict["reached"] for verdict in judged] == [True, False]
     assert "reached" not in command().output
+
+
+def test_command_names_the_ceiling(monkeypatch):
+    for products, line in ((None, "multiply–adds 1 GFLOP/s"), (3e9, "multiply–adds of the matrix unit 3 GFLOP/s")):
+        found = one_run(False, False, None)
+        if products is not None:
+            found["cases"][0]["products"] = products
+        monkeypatch.setattr(core, "run", lambda *args, found=found: found)
+        assert line in [" ".join(shown.split()) for shown in command().output.splitlines()]
 
 
 def test_command_refuses_wrong_goals_before_it_measures(monkeypatch, tmp_path):

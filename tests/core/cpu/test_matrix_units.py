@@ -22,16 +22,13 @@ from gta_ref.core.cpu.memory import address
 from gta_ref.core.cpu.pairs import multiply
 from gta_ref.threads import get_threads, set_threads
 from tests.core.cpu.test_engine import CASES
-from tests.support import random_inputs
+from tests.support import MATRIX_UNITS, random_inputs
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 HALF_ULP = 2.0**-8  # of a bfloat16 number, as a part of it, at most
 
 
-ON_THE_UNIT = pytest.param("amx", marks=pytest.mark.skipif(not matrix_units.granted(), reason="no matrix unit here"))
-
-
-@pytest.fixture(params=["emulated", ON_THE_UNIT])
+@pytest.fixture(params=MATRIX_UNITS)
 def unit(request, monkeypatch):
     monkeypatch.setattr(matrix_units, "form", lambda: request.param)
 
