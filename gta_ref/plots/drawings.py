@@ -21,6 +21,7 @@ from gta_ref.costs.model import Model
 from gta_ref.distributed.costs import LINKS, ring_seconds
 from gta_ref.files import atomic_path
 from gta_ref.mechanisms import mha, mla
+from gta_ref.plots import convert
 from gta_ref.plots.cache import cache_growth
 from gta_ref.plots.common import save
 from gta_ref.plots.costs import design_space, speed_up_frontier
@@ -119,6 +120,11 @@ def of_study(name: str) -> Figure:
     return study(_measured(f"studies/{name}"))
 
 
+def of_conversion() -> Figure:
+    """Draw the study of conversion again from docs/convert.json; nothing is converted."""
+    return convert.study(_measured("convert"))
+
+
 DRAWINGS: Mapping[str, Callable[[], Figure]] = {
     "who-reads-what": heads,
     "cache": cache,
@@ -127,6 +133,7 @@ DRAWINGS: Mapping[str, Callable[[], Figure]] = {
     "ring": ring_steps,
     "ring-layouts": layouts,
     "ring-scaling": of_ring,
+    "study-convert": of_conversion,
     **{f"study-{path.stem}": partial(of_study, path.stem) for path in sorted(STUDIES.glob("*.json"))},
 }
 
