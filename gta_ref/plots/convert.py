@@ -39,7 +39,7 @@ def study(found: Mapping[str, Any]) -> Figure:
     prose, code, layers = axes
     for ax, kind in ((prose, "prose"), (code, "code")):
         _losses(ax, points, found["original"]["held_out"][kind]["loss"], kind)
-    names = [f"{point['name']}   {point['maps']} maps, cache {point['cache_elements']:g}" for point in points]
+    names = [f"{point['name']}: {point['maps']} maps, cache {point['cache_elements']:g}" for point in points]
     prose.set_yticks(range(len(points)), names)
     code.set_yticks(range(len(points)), [""] * len(points))
     alone = found["sharing"]["divergence"]
