@@ -128,18 +128,36 @@ class Study:
                     f"{self.folder}: the results there have {name}={found[name]!r}; expected {expected!r}; choose "
                     "another folder"
                 )
+        for point in self.plan.points:
+            for budget in point.budgets:
+                label, ours = _label(point, budget), dataclasses.asdict(budget)
+                healed = self._read("healing", label)
+                if healed is not None and healed["settings"] != ours:
+                    raise ValueError(
+                        f"{self.folder}: {label}, was healed there with {healed['settings']}; expected {ours}; choose "
+                        "another folder"
+                    )
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
+
+    def _read(self, kind: str, name: str) -> dict[str, Any] | None:
+        """What is in the file of this name; None if there is no such file."""
+        path = self._path(name)
+        if not path.exists():
+            return None
+        kept: dict[str, Any] = read_json(path)
+        check_type(f"{path}: the result", kept, dict, "a dict")
+        check_names(str(path), kept, _KEYS[kind])
+        return kept
 
     def _kept(self, kind: str, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What is in the file of this name, or else the result of `work`, written to it."""
-        path = self.folder / f"{name.replace(', ', '-').replace(' ', '_')}.json"
-        if path.exists():
-            kept: dict[str, Any] = read_json(path)
-            check_type(f"{path}: the result", kept, dict, "a dict")
-            check_names(str(path), kept, _KEYS[kind])
-            return kept
-        found = work()
-        write_json(path, found)
-        return found
+        kept = self._read(kind, name)
+        if kept is None:
+            kept = work()
+            write_json(self._path(name), kept)
+        return kept
 
     def _sharing(self) -> dict[str, Any]:
         n = self.original.config.n_layers
@@ -199,22 +217,16 @@ class Study:
 
         found = self._kept("point", point.name, closed_form)
         healed = [
-            self._kept("healing", f"{point.name}, {_label(budget)}", partial(self._healed, point, budget, converted))
+            self._kept("healing", _label(point, budget), partial(self._healed, point, budget, converted))
             for budget in point.budgets[:n_healed]
         ]
-        for budget, one in zip(point.budgets, healed, strict=False):
-            if one["settings"] != dataclasses.asdict(budget):
-                raise ValueError(
-                    f"{self.folder}: {point.name}, {_label(budget)}, was healed there with {one['settings']}; expected "
-                    f"{dataclasses.asdict(budget)}; choose another folder"
-                )
         return {"name": point.name, **found, "healed": healed}
 
     def _healed(self, point: Point, budget: Settings, converted: Callable[[], Any]) -> dict[str, Any]:
         params, config, _ = converted()
         begun = heal.begin(params, config, budget, self.corpus)
         saved = self.folder / "healing.safetensors"  # of the one point that is being healed
-        label = f"{point.name}, {_label(budget)}"
+        label = _label(point, budget)
         mark = saved.with_suffix(".json")
         if saved.exists() and mark.exists() and read_json(mark) == label:
             begun = heal_files.load(saved, begun)
@@ -238,5 +250,5 @@ class Study:
         }
 
 
-def _label(budget: Settings) -> str:
-    return f"{budget.layer_steps}+{budget.steps} steps, seed {budget.seed}"
+def _label(point: Point, budget: Settings) -> str:
+    return f"{point.name}, {budget.layer_steps}+{budget.steps} steps, seed {budget.seed}"

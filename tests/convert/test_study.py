@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def test_the_folder_of_another_study(found, no_work):
 def test_the_plans_fit_smollm2(plan):
     attention = gqa.Config(576, 9, 64, 3)
     names = [point.name for point in plan.points]
-    labels = [f"{point.name}, {study._label(budget)}" for point in plan.points for budget in point.budgets]
+    labels = [study._label(point, budget) for point in plan.points for budget in point.budgets]
     assert len({*names, *labels}) == len(names) + len(labels)  # each has a file of its own
     for point in plan.points:
         made = point.sizes.config(attention)
@@ -300,3 +301,12 @@ def test_a_healing_with_other_settings(found, no_work):
     )
     with pytest.raises(ValueError, match=message):
         made(folder, plan).run()
+
+
+def test_a_healing_with_other_settings_is_refused_before_any_work(found, no_work, tmp_path):
+    healed = "3_maps-d_l_6-3+4_steps-seed_1"
+    for name in ("study", healed):
+        shutil.copy(found[1] / f"{name}.json", tmp_path)
+    slower = dataclasses.replace(PLAN.points[1], budgets=(BUDGET, dataclasses.replace(OTHER, rate=0.125)))
+    with pytest.raises(ValueError, match=r"3 maps, d_l 6, 3\+4 steps, seed 1, was healed there with"):
+        made(tmp_path, dataclasses.replace(PLAN, points=(PLAN.points[0], slower))).run()

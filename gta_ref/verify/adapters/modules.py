@@ -52,8 +52,8 @@ def torch_module(
     Returns
     -------
     ModuleLayer
-        An implementation for ``gta_ref.verify.verify``, with `capabilities` for it. The gradients come by
-        autograd and in our names and shapes, since the module's parameters are computed from ours.
+        An implementation for ``gta_ref.verify.verify``, with `capabilities` for it. Autograd
+        computes the gradients, in our names and shapes, since the module's parameters are computed from ours.
     """
     check_choice("mechanism", mechanism, MECHANISMS)
     if not callable(factory):
