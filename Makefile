@@ -40,9 +40,9 @@ test: .venv/installed-test .venv/installed-cuda .venv/installed-pretrained test-
 
 # the CUDA kernels in Numba's simulator, which has to be chosen before Numba is imported: a process of its own
 test-cudasim: .venv/installed-test .venv/installed-cuda
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q -n 2 tests/gta_cuda/test_simulated.py tests/gta_cuda/test_wgmma.py \
-	  tests/gta_cuda/test_backward_bf16.py tests/gta_cuda/test_ladder.py tests/gta_cuda/test_puzzles.py \
-	  tests/gta_cuda/test_simulated_edges.py tests/gta_cuda/test_backward_part.py
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest -q -n 2 tests/gta_cuda/test_simulated*.py tests/gta_cuda/test_wgmma.py \
+	  tests/gta_cuda/test_backward_bf16.py tests/gta_cuda/test_backward_part.py tests/gta_cuda/test_ladder.py \
+	  tests/gta_cuda/test_puzzles.py
 
 # needs a CUDA GPU, and the extra cuda13: .venv/bin/python -m pip install --editable '.[cuda13]'
 test-gpu: .venv/installed-test

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,16 @@ def test_no_two_files_import_each_other():
         for module in ready:
             del waiting[module]
     assert not waiting, f"a circle of imports among {', '.join(sorted(waiting))}"
+
+
+def test_no_test_module_is_imported():
+    """What several test modules use is in a module of its own, whose name does not begin with test_."""
+    found = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        names = re.findall(r"\b(?:from|import) (tests\.(?:\w+\.)*test_\w+)", path.read_text(encoding="utf-8"))
+        if names:
+            found[path.name] = names
+    assert not found
 
 
 def test_import_is_light():

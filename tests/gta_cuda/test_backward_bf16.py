@@ -7,7 +7,6 @@ import pytest
 from gta_cuda import backward_bf16, backward_bf16_queries, launch
 from gta_cuda.backward_parts import share
 from gta_ref.core import Mask, attention_backward, attention_forward
-from tests.gta_cuda.watched import Watch
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TILE_K = backward_bf16.Tile(rows=32, queries=16, chunk=16)  # two warps
@@ -34,12 +33,7 @@ TALL = ("masked rows", "several tiles")  # with 32 queries per warp, too
 ERROR = 2.0**-7
 
 
-@pytest.fixture(autouse=True)
-def watch(monkeypatch):
-    """Fail if there is a race, a barrier that only some threads reach, or a read of memory that was not written."""
-    watch = Watch(monkeypatch)
-    yield
-    assert not watch.faults
+pytestmark = pytest.mark.usefixtures("watch")
 
 
 def make(case, rng):

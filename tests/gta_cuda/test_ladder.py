@@ -5,25 +5,23 @@
 
 import inspect
 
-import ml_dtypes
 import numpy as np
 import pytest
 from numba import cuda, uint16
 
 from gta_cuda import ladder, ladder_steps, launch, predict, step5_mma, step5_tiles
 from gta_ref.core import Mask
-from tests.gta_cuda.test_simulated import assert_as_close, assert_rounded, exact, make
-from tests.gta_cuda.watched import Watch
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+from tests.gta_cuda.simulated import BFLOAT16, CASES, assert_as_close, assert_rounded, exact, make
 
 
-@pytest.fixture
-def watch(monkeypatch):
-    """Fail if there is a race, a barrier that only some threads reach, or a read of memory that was not written."""
-    watch = Watch(monkeypatch)
-    yield watch
-    assert not watch.faults
+@pytest.mark.parametrize("step", ladder.FIRST)
+def test_first_steps_of_the_ladder(step, watch, rng):
+    for case in ("tails, heads differ, causal", "masked rows"):
+        inputs, mask = make(CASES[case], np.float32, rng)
+        measures = {"threads": 4} if step == "naive" else {"threads": 4, "keys": 4}
+        got = ladder.run_first(step, *inputs, mask, 0.4, **measures)
+        for one, plain, truth in zip(got, exact(inputs, mask, 0.4, np.float32), exact(inputs, mask, 0.4), strict=False):
+            assert_as_close(one, plain, truth)
 
 
 # (B, n_q, n_k, n_v, N_q, N_k, d_k, d_v), mask
@@ -111,6 +109,22 @@ def test_what_the_steps_refuse():
     odd = np.zeros((1, 1, 3, 60), BFLOAT16)
     with pytest.raises(ValueError, match=r"step 'mma' needs rows that are$|must be multiples of 16"):
         ladder_steps.run_mma("mma", odd, odd, odd, Mask(), 1.0)
+
+
+@pytest.mark.parametrize("step", ["tiles", "online"])
+def test_widths_that_need_too_much_shared_memory_are_refused(step):
+    widest = {"tiles": (384, 384), "online": (192, 192)}[step]  # 32 keys of 384 floats are 48 KiB
+    ladder.first_step(step, *widest)
+    with pytest.raises(ValueError, match=r"d_v=\d+ need [\d,]+ bytes of shared memory per block; expected 49,152"):
+        ladder.first_step(step, widest[0], widest[1] + 1)
+
+
+def test_the_ladder_names_a_step_that_it_does_not_have(capsys):
+    assert ladder.main(["naive", "fast"]) == 2
+    out, message = capsys.readouterr()
+    assert out == ""
+    assert message.startswith("step 'fast' must be one of naive, tiles, online, forward, mma, ")
+    assert message.endswith(", decode_bf16, backward_whole, backward, backward_bf16\n")
 
 
 # ---- what predict counts

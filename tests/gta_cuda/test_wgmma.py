@@ -46,20 +46,10 @@ CASES = {
 }
 
 
-@pytest.fixture
-def watch(monkeypatch):
-    """Fail if there is a race, a barrier that only some threads reach, or a copy that is not waited for."""
-    from tests.gta_cuda.watched import Watch
-
-    watch = Watch(monkeypatch)
-    yield
-    assert not watch.faults
-
-
 @in_simulator
 @pytest.mark.parametrize("case", CASES)
 def test_forward(case, watch, rng):
-    from tests.gta_cuda.test_simulated import assert_as_close, assert_rounded, exact, make
+    from tests.gta_cuda.simulated import assert_as_close, assert_rounded, exact, make
 
     sizes, mask, tile = CASES[case]
     inputs, mask = make((sizes, mask), BFLOAT16, rng)

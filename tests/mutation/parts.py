@@ -24,24 +24,33 @@ CPU = (
     "tests/core/test_attention.py", BOUNDS, "tests/core/cpu/test_engine.py", "tests/core/cpu/test_threads.py",
     "tests/core/cpu/test_bounds.py",
 )  # fmt: skip
-SIMULATED, BF16, WGMMA = (f"tests/gta_cuda/test_{name}.py" for name in ("simulated", "backward_bf16", "wgmma"))
-EDGES = "tests/gta_cuda/test_simulated_edges.py"
+BF16, WGMMA, LADDER, EDGES = (
+    f"tests/gta_cuda/test_{name}.py" for name in ("backward_bf16", "wgmma", "ladder", "simulated_edges")
+)
 UNITS = (
     "tests/core/cpu/test_matrix_units.py",
     "tests/core/cpu/test_bounds.py::test_kernels_stay_within_their_arrays[bfloat16-emulated]",
 )
-LADDER = "tests/gta_cuda/test_ladder.py"
 
 
-def simulated(*names: str) -> tuple[str, ...]:
-    """Tests of tests/gta_cuda/test_simulated.py."""
-    return tuple(f"{SIMULATED}::test_{name}" for name in names)
+def simulated(*names: str, file: str = "") -> tuple[str, ...]:
+    """Tests of tests/gta_cuda/test_simulated{file}.py."""
+    return tuple(f"tests/gta_cuda/test_simulated{file}.py::test_{name}" for name in names)
 
 
 TENSOR_CORES = simulated(
-    "forward_on_tensor_cores", "tiles_of_the_tensor_cores", "the_base_of_a_row_follows_its_maximum"
+    "forward_on_tensor_cores",
+    "tiles_of_the_tensor_cores",
+    "the_base_of_a_row_follows_its_maximum",
+    file="_tensor_cores",
 )
-LAUNCHES = simulated("engine", "empty", "values_without_columns", "forward", "backward", "decode", "merge")
+DECODE_BF16 = simulated("decode_on_tensor_cores", file="_tensor_cores")
+ENGINE = simulated("engine", file="_engine")
+FIRST_STEPS = f"{LADDER}::test_first_steps_of_the_ladder"
+LAUNCHES = (
+    *simulated("engine", "empty", "values_without_columns", file="_engine"),
+    *simulated("forward", "backward", "decode", "merge"),
+)
 
 # Tests of the quick part that take seconds without reaching anything that the others do not reach
 SLOW = (
@@ -106,17 +115,17 @@ PARTS = {
     ),
     "CUDA kernels, simulated": Part(
         "", (),
-        {"cuda/forward.py": (*simulated("forward", "engine"), EDGES), "cuda/backward.py": simulated("backward", "engine"),
+        {"cuda/forward.py": (*simulated("forward"), *ENGINE, EDGES), "cuda/backward.py": (*simulated("backward"), *ENGINE),
          "cuda/tiles.py": (EDGES, *simulated("forward", "backward")), "cuda/backward_parts.py": (*simulated("backward"), BF16),
-         "cuda/decode.py": simulated("decode"), "cuda/decode_bf16.py": simulated("decode_on_tensor_cores"),
+         "cuda/decode.py": simulated("decode"), "cuda/decode_bf16.py": DECODE_BF16,
          "cuda/merge.py": simulated("merge", "decode"), "cuda/forward_bf16.py": (EDGES, *TENSOR_CORES),
-         "cuda/groups_bf16.py": TENSOR_CORES, "cuda/tiles_bf16.py": (*TENSOR_CORES, *simulated("decode_on_tensor_cores")),
+         "cuda/groups_bf16.py": TENSOR_CORES, "cuda/tiles_bf16.py": (*TENSOR_CORES, *DECODE_BF16),
          "cuda/backward_bf16.py": (BF16,), "cuda/backward_bf16_queries.py": (BF16,), "cuda/backward_tiles.py": (BF16,),
-         "cuda/forward_wgmma.py": (WGMMA,), "cuda/tiles_wgmma.py": (WGMMA,), "cuda/arrays.py": (*simulated("what_counts_as_wide", "bounds_fit_into_32_bits"), *LAUNCHES),
-         "cuda/step[123]_*.py": (*simulated("first_steps_of_the_ladder"), EDGES), "cuda/step5_*.py": (LADDER,),
-         "cuda/decode_step*.py": (LADDER,), "cuda/ladder_steps.py": (LADDER, *simulated("first_steps_of_the_ladder")), "cuda/launch_forward.py": (*LAUNCHES, WGMMA),
+         "cuda/forward_wgmma.py": (WGMMA,), "cuda/tiles_wgmma.py": (WGMMA,), "cuda/arrays.py": (*simulated("what_counts_as_wide", "bounds_fit_into_32_bits", file="_engine"), *LAUNCHES),
+         "cuda/step[123]_*.py": (FIRST_STEPS, EDGES), "cuda/step5_*.py": (LADDER,),
+         "cuda/decode_step*.py": (LADDER,), "cuda/ladder_steps.py": (LADDER,), "cuda/launch_forward.py": (*LAUNCHES, WGMMA),
          "cuda/launch_backward.py": (*LAUNCHES, BF16), "cuda/launch_backward_bf16.py": (*LAUNCHES, BF16),
-         "cuda/launch_decode.py": (*LAUNCHES, *simulated("decode_on_tensor_cores"))},
+         "cuda/launch_decode.py": (*LAUNCHES, *DECODE_BF16)},
         250, SIMULATOR,
     ),
 }  # fmt: skip

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from gta_ref.verify.run import verify
-from tests.verify.unknown_wrong import WRONG, Case
+from tests.verify.unknown_wrong import ABLE, WRONG, Case
 
-ABLE = ("attention", "backward", "decode", "padding")
 # causes that say what is wrong, although these implementations go wrong in some cases in another way
 TRUE = {
     "_inverted_without_bounds": (

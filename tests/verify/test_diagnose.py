@@ -12,8 +12,7 @@ from gta_ref.verify.report import CaseResult
 from gta_ref.verify.run import verify
 from gta_ref.verify.selftest import in_float64
 from gta_ref.verify.stepwise.dispatch import STEPS, Stepwise
-from tests.verify.test_causes import ABLE
-from tests.verify.unknown_wrong import Case, compute
+from tests.verify.unknown_wrong import ABLE, Case, compute
 
 OF = {mutant.cause: mutant for mutant in MUTANTS}
 UNSCALED = OF["scores not scaled by 1/√d_k"]

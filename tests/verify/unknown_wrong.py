@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+ABLE = ("attention", "backward", "decode", "padding")  # the capabilities that they are verified with
+
 
 class Case:
     """q, k, v with a head for each map, in the dtype of the case; the right mask; and what the steps need besides."""

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,140 +14,10 @@ from gta_ref.costs.model import Model
 from gta_ref.costs.operators import operators
 from gta_ref.mechanisms import gqa
 from gta_ref.weights.config_costs import costs_model
+from tests.weights.published import CONFIGS
 
 COUNTS = json.loads((Path(__file__).parents[1] / "data" / "transformers" / "counts.json").read_text())["parameters"]
-YARN: dict[str, Any] = dict(type="yarn", factor=40, beta_fast=32, beta_slow=1, original_max_position_embeddings=4096)
-DEEPSEEK: dict[str, Any] = dict(
-    attention_bias=False,
-    attention_dropout=0.0,
-    aux_loss_alpha=0.001,
-    hidden_act="silu",
-    initializer_range=0.02,
-    kv_lora_rank=512,
-    max_position_embeddings=163840,
-    moe_layer_freq=1,
-    pretraining_tp=1,
-    qk_nope_head_dim=128,
-    qk_rope_head_dim=64,
-    rms_norm_eps=1e-6,
-    rope_theta=10000,
-    seq_aux=True,
-    tie_word_embeddings=False,
-    torch_dtype="bfloat16",
-    use_cache=True,
-    v_head_dim=128,
-)
-CONFIGS: dict[str, dict[str, Any]] = {
-    "smollm2-135m": dict(
-        architectures=["LlamaForCausalLM"],
-        attention_bias=False,
-        bos_token_id=0,
-        hidden_act="silu",
-        hidden_size=576,
-        intermediate_size=1536,
-        is_llama_config=True,
-        max_position_embeddings=8192,
-        mlp_bias=False,
-        model_type="llama",
-        num_attention_heads=9,
-        num_hidden_layers=30,
-        num_key_value_heads=3,
-        rms_norm_eps=1e-5,
-        rope_interleaved=False,
-        rope_scaling=None,
-        rope_theta=100000,
-        tie_word_embeddings=True,
-        vocab_size=49152,
-        **{"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
-    ),
-    "llama-3-8b": dict(
-        hidden_size=4096,
-        intermediate_size=14336,
-        model_type="llama",
-        num_attention_heads=32,
-        num_hidden_layers=32,
-        num_key_value_heads=8,
-        rms_norm_eps=1e-5,
-        rope_theta=500000.0,
-        rope_scaling=dict(
-            rope_type="llama3",
-            factor=8.0,
-            low_freq_factor=1.0,
-            high_freq_factor=4.0,
-            original_max_position_embeddings=8192,
-        ),
-        tie_word_embeddings=False,
-        vocab_size=128256,
-    ),
-    "qwen3-0.6b": dict(
-        attention_bias=False,
-        head_dim=128,
-        hidden_size=1024,
-        intermediate_size=3072,
-        max_window_layers=28,
-        model_type="qwen3",
-        num_attention_heads=16,
-        num_hidden_layers=28,
-        num_key_value_heads=8,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000,
-        sliding_window=None,
-        tie_word_embeddings=True,
-        use_sliding_window=False,
-        vocab_size=151936,
-    ),
-    "deepseek-v2-lite": dict(
-        DEEPSEEK,
-        first_k_dense_replace=1,
-        hidden_size=2048,
-        intermediate_size=10944,
-        model_type="deepseek_v2",
-        moe_intermediate_size=1408,
-        n_group=1,
-        n_routed_experts=64,
-        n_shared_experts=2,
-        num_attention_heads=16,
-        num_experts_per_tok=6,
-        num_hidden_layers=27,
-        num_key_value_heads=16,
-        q_lora_rank=None,
-        rope_scaling=dict(YARN, mscale=0.707, mscale_all_dim=0.707),
-        scoring_func="softmax",
-        topk_group=1,
-        topk_method="greedy",
-        vocab_size=102400,
-    ),
-    "deepseek-v3": dict(
-        DEEPSEEK,
-        auto_map={"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
-        ep_size=1,
-        first_k_dense_replace=3,
-        hidden_size=7168,
-        intermediate_size=18432,
-        model_type="deepseek_v3",
-        moe_intermediate_size=2048,
-        n_group=8,
-        n_routed_experts=256,
-        n_shared_experts=1,
-        norm_topk_prob=True,
-        num_attention_heads=128,
-        num_experts_per_tok=8,
-        num_hidden_layers=61,
-        num_key_value_heads=128,
-        num_nextn_predict_layers=1,
-        q_lora_rank=1536,
-        quantization_config=dict(
-            activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=[128, 128]
-        ),
-        rope_scaling=dict(YARN, mscale=1.0, mscale_all_dim=1.0),
-        routed_scaling_factor=2.5,
-        scoring_func="sigmoid",
-        topk_group=4,
-        topk_method="noaux_tc",
-        vocab_size=129280,
-    ),
-}
-# elements per token and layer, bytes per token in bfloat16
+
 CACHES = {
     "smollm2-135m": (2 * 3 * 64, 23_040),
     "llama-3-8b": (2 * 8 * 128, 131_072),

@@ -13,8 +13,8 @@ from gta_ref.weights import config_json, fp8
 from gta_ref.weights.config_costs import costs_model
 from gta_ref.weights.llama import load_llama
 from gta_ref.weights.official import layer_config, load_official, model_config
-from tests.weights.test_config_costs import CONFIGS
-from tests.weights.test_config_fields import AROUND, ATTENTION, DEEPSEEK, LLAMA, MODEL
+from tests.weights.fields import AROUND, ATTENTION, DEEPSEEK, LLAMA, MODEL
+from tests.weights.published import CONFIGS
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 LLAMA3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}

@@ -14,8 +14,8 @@ from gta_ref.lm import model
 from gta_ref.mechanisms import gqa
 from gta_ref.ops import rope_scaling
 from gta_ref.weights import pretrained
-from tests.weights.test_gguf import TINY, write
-from tests.weights.test_transformers import read
+from tests.weights.gguf_files import TINY, write
+from tests.weights.transformers_data import read
 
 _MISSING = pretrained.why_not(path="any.gguf")
 pytestmark = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))

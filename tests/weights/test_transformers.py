@@ -1,13 +1,9 @@
 """Attention layers and whole models against Hugging Face's own code, run once in float64 (make_transformers_data.py)."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from gta_ref.cache import KVCache
-from gta_ref.files import read_tensors
 from gta_ref.lm import model
 from gta_ref.mechanisms import gqa, mla
 from gta_ref.weights.layouts import to_state
@@ -18,24 +14,13 @@ from gta_ref.weights.llama_deepseek import (
     load_llama_attention,
     save_deepseek_attention,
 )
+from tests.weights.transformers_data import NAMES, read
 
-DATA = Path(__file__).parents[1] / "data" / "transformers"
-NAMES = sorted(path.stem for path in DATA.glob("*.safetensors"))
 LAYERS = [name for name in NAMES if not name.startswith("model_")]
 MODELS = [name for name in NAMES if name.startswith("model_")]
 # Both programs round sums of at most 100 terms, ten or so one after another: 1000 roundings of 1.1e-16 if all go the
 # same way. The largest difference found was 4e-15.
 CLOSE = 1e-13
-
-
-def read(name):
-    """The tensors by kind and name, the parameters in float64, and the configuration."""
-    tensors, metadata = read_tensors(DATA / f"{name}.safetensors")
-    parts: dict[str, dict[str, np.ndarray]] = {"param": {}, "input": {}, "output": {}, "grad": {}}
-    for key, x in tensors.items():
-        kind, _, rest = key.partition(".")
-        parts[kind][rest] = x.astype(np.float64) if x.dtype == np.float32 else x
-    return parts, json.loads(metadata["config"])
 
 
 def close(got, want, name=""):

@@ -90,7 +90,7 @@ LENGTHS = {"32 bytes, as AVX2": "+avx,+avx2,+fma,+f16c", "16 bytes, as NEON": "+
 SHORT = """
 import numpy as np
 from gta_ref.core.cpu import lanes
-from tests.core.cpu.test_engine import CASES, assert_right
+from tests.core.cpu.cases import CASES, assert_right
 from tests.support import random_inputs
 
 for i, (sizes, mask) in enumerate(CASES.values()):

@@ -21,7 +21,7 @@ from gta_ref.core.cpu.lanes import LINE, VECTOR_BYTES
 from gta_ref.core.cpu.memory import address
 from gta_ref.core.cpu.pairs import multiply
 from gta_ref.threads import get_threads, set_threads
-from tests.core.cpu.test_engine import CASES
+from tests.core.cpu.cases import CASES
 from tests.support import MATRIX_UNITS, random_inputs
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
