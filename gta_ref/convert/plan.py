@@ -11,6 +11,7 @@ from gta_ref.convert.sizes import Sizes
 
 BUDGET = Settings(layer_steps=60, steps=40)  # about a quarter of an hour on two cores
 LONG = Settings(layer_steps=100, steps=100)  # about half an hour
+LONGEST = Settings(layer_steps=200, steps=200)  # about an hour
 SHARED = 3  # maps of a layer whose maps are shared, for nine heads
 
 
@@ -41,15 +42,14 @@ def _seeds(*seeds: int) -> tuple[Settings, ...]:
 
 _HALF = Sizes(n_q=SHARED, n_k=1, latent_dim=128)
 POINTS = (
-    Point("3 maps, n_k 1, d_l 128", _HALF, budgets=(*_seeds(0), LONG, *_seeds(1, 2))),
-    Point("3 maps in 23 layers", Sizes(n_q=SHARED), 23, (*_seeds(0), LONG)),
+    Point("3 maps, n_k 1, d_l 128", _HALF, budgets=(*_seeds(0), LONGEST, *_seeds(1, 2))),
+    Point("3 maps in 23 layers", Sizes(n_q=SHARED), 23, _seeds(0)),
     Point("9 maps, d_l 64", Sizes(latent_dim=64), budgets=(*_seeds(0), LONG)),
     Point("3 maps, n_k 1, d_l 128, no gate", dataclasses.replace(_HALF, gate="none"), budgets=_seeds(0, 1, 2)),
-    Point("3 maps", Sizes(n_q=SHARED), budgets=_seeds(0)),
-    Point("1 map", Sizes(n_q=1), budgets=_seeds(0)),
-    Point("9 maps, d_l 32", Sizes(latent_dim=32), budgets=_seeds(0)),
+    Point("3 maps", Sizes(n_q=SHARED)),
     Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15),
-    *(Point(f"9 maps, d_l {d_l}", Sizes(latent_dim=d_l)) for d_l in (96, 128, 160)),
+    Point("1 map", Sizes(n_q=1)),
+    *(Point(f"9 maps, d_l {d_l}", Sizes(latent_dim=d_l)) for d_l in (32, 96, 128, 160)),
 )
 
 
