@@ -11,7 +11,7 @@ from gta_ref.convert.sizes import Sizes
 
 BUDGET = Settings(layer_steps=60, steps=40)  # about a quarter of an hour on two cores
 LONG = Settings(layer_steps=100, steps=100)  # about half an hour
-LONGEST = Settings(layer_steps=200, steps=200)  # about an hour
+LONGEST = Settings(layer_steps=200, steps=200)  # an hour and a quarter
 SHARED = 3  # maps of a layer whose maps are shared, for nine heads
 
 
