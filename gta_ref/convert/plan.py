@@ -49,7 +49,7 @@ POINTS = (
     Point("3 maps", Sizes(n_q=SHARED)),
     Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15),
     Point("1 map", Sizes(n_q=1)),
-    *(Point(f"9 maps, d_l {d_l}", Sizes(latent_dim=d_l)) for d_l in (32, 96, 128, 160)),
+    *(Point(f"9 maps, d_l {d_l}", Sizes(latent_dim=d_l)) for d_l in (32, 96, 128)),
 )
 
 
