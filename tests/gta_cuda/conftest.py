@@ -1,5 +1,6 @@
 """Numba's simulator must be chosen before Numba is imported, so that only `make test-cudasim` collects its tests."""
 
+import importlib
 import os
 import sys
 
@@ -31,8 +32,7 @@ def watch(monkeypatch):
 
     A copy that is not waited for fails as well.
     """
-    from tests.gta_cuda.watched import Watch  # patches the simulator, which is not there otherwise
-
-    watch = Watch(monkeypatch)
+    # by its name: cuda/first_run.sh packs this file and all that it imports, but not what patches the simulator
+    watch = importlib.import_module("tests.gta_cuda.watched").Watch(monkeypatch)
     yield watch
     assert not watch.faults
