@@ -49,6 +49,15 @@ def random_inputs(rng, sizes, dtype=np.float32, stretch=1.0):
     return *((x * s).astype(dtype) for x, s in ((q, stretch), (k, 1), (v, 1), (dz, 1))), dlse.astype(wide)
 
 
+def unused_is_nan(k, v, mask, n_queries):
+    """Fill the slots of k and v before a sequence's first key and from its end on, which nothing may read, with NaN."""
+    _, k_start, k_stop = mask.resolve(len(k), n_queries, k.shape[2])
+    for b in range(len(k)):
+        for x in (k, v):
+            x[b, :, : k_start[b]] = np.nan
+            x[b, :, k_stop[b] :] = np.nan
+
+
 def both_passes(arrays, mask=None, engine="numba", dtype=None, scale=None):
     """z, lse, dq, dk and dv from the arrays of `random_inputs`, cast to `dtype` first where one is given."""
     q, k, v, dz, dlse = arrays if dtype is None else (x.astype(dtype) for x in arrays)

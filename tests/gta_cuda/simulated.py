@@ -9,6 +9,7 @@ import numpy as np
 from gta_cuda import forward_bf16
 from gta_cuda.tiles import Tile
 from gta_ref.core import Mask, attention_forward
+from tests.support import unused_is_nan
 
 TILE = Tile(rows=8, columns=8, groups=4, height=4)
 TILE_BF16 = forward_bf16.Tile(rows=32, keys=32, height=2, splits=2)  # two warps, which take 16 keys each per step
@@ -43,11 +44,7 @@ def make(case, dtype, rng):
     q, k, v = (rng.standard_normal(shape) for shape in shapes)
     k *= np.linspace(0.5, 1.5, n_keys)[:, None]
     q, k, v = (x.astype(dtype) for x in (q, k, v))
-    _, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
-    for b in range(batch):
-        for x in (k, v):
-            x[b, :, : k_start[b]] = np.nan
-            x[b, :, k_stop[b] :] = np.nan
+    unused_is_nan(k, v, mask, n_queries)
     return (q, k, v), mask
 
 

@@ -1,14 +1,14 @@
 """The bfloat16 backward on tensor cores in Numba's simulator, against float64. `make test-cudasim` runs this file."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from gta_cuda import backward_bf16, backward_bf16_queries, launch
 from gta_cuda.backward_parts import share
 from gta_ref.core import Mask, attention_backward, attention_forward
+from tests.gta_cuda.simulated import BFLOAT16
+from tests.support import unused_is_nan
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TILE_K = backward_bf16.Tile(rows=32, queries=16, chunk=16)  # two warps
 TILE_Q = backward_bf16_queries.Tile(rows=32, keys=16, chunk=16, height=1)  # two warps
 TALL_Q = backward_bf16_queries.Tile(rows=32, keys=32, chunk=16, height=2)  # one warp
@@ -41,11 +41,7 @@ def make(case, rng):
     (batch, n_q, n_k, n_v, n_queries, n_keys, d_k, d_v), mask, _ = case
     shapes = (batch, n_q, n_queries, d_k), (batch, n_k, n_keys, d_k), (batch, n_v, n_keys, d_v)
     q, k, v = (rng.standard_normal(shape).astype(BFLOAT16) for shape in shapes)
-    _, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
-    for b in range(batch):
-        for x in (k, v):
-            x[b, :, : k_start[b]] = np.nan
-            x[b, :, k_stop[b] :] = np.nan
+    unused_is_nan(k, v, mask, n_queries)
     return q, k, v
 
 

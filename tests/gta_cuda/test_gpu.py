@@ -27,11 +27,7 @@ def make(case, dtype, rng):
     (batch, n_q, n_k, n_v, n_queries, n_keys, d_k, d_v), mask = case
     shapes = (batch, n_q, n_queries, d_k), (batch, n_k, n_keys, d_k), (batch, n_v, n_keys, d_v)
     q, k, v = (rng.standard_normal(shape).astype(as_dtype(dtype)) for shape in shapes)
-    _, k_start, k_stop = mask.resolve(batch, n_queries, n_keys)
-    for b in range(batch):
-        for x in (k, v):
-            x[b, :, : k_start[b]] = np.nan
-            x[b, :, k_stop[b] :] = np.nan
+    support.unused_is_nan(k, v, mask, n_queries)
     return (q, k, v), mask
 
 

@@ -10,10 +10,8 @@ import pytest
 from gta_ref.ops import as_dtype
 from gta_ref.verify import cases, vectors
 from gta_ref.verify.exchange import LAYOUTS, from_numpy, lay_out, to_numpy
+from tests.verify.needs import needs_jax, needs_mlx, needs_torch
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
-needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-needs_mlx = pytest.mark.skipif(importlib.util.find_spec("mlx") is None, reason="MLX is not installed")
 LIBRARIES = [
     "numpy",
     pytest.param("torch", marks=needs_torch),

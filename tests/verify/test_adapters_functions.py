@@ -1,7 +1,6 @@
 """The ready adapters around attention functions of PyTorch, JAX and MLX."""
 
 import functools
-import importlib.util
 import math
 
 import numpy as np
@@ -9,11 +8,8 @@ import pytest
 
 from gta_ref.verify import adapters, vectors, verify
 from gta_ref.verify.exchange import to_numpy
+from tests.verify.needs import needs_jax, needs_mlx, needs_torch
 from tests.verify.wrong_arrays import wrong_arrays
-
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
-needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-needs_mlx = pytest.mark.skipif(importlib.util.find_spec("mlx") is None, reason="MLX is not installed")
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """The ready adapter around modules of PyTorch: a layer with parameters of its own names."""
 
-import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gta_ref.verify import adapters, vectors, verify
+from tests.verify.needs import needs_torch
 from tests.verify.wrong_arrays import wrong_arrays
-
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 
 
 def grouped_layer(c, wrong=None):

@@ -4,18 +4,9 @@ import pytest
 
 from gta_ref.mechanisms import gha, gqa, load, mla
 from gta_ref.weights import llama_deepseek
+from tests.weights.fields import DEEPSEEK
 
 LLAMA = dict(hidden_size=24, num_attention_heads=6, num_key_value_heads=2, rope_theta=500.0)
-DEEPSEEK = dict(
-    hidden_size=24,
-    num_attention_heads=4,
-    q_lora_rank=9,
-    kv_lora_rank=10,
-    qk_nope_head_dim=6,
-    qk_rope_head_dim=4,
-    v_head_dim=5,
-    rope_theta=500.0,
-)
 
 
 @pytest.mark.parametrize(
