@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import signal
+import statistics
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -166,12 +167,17 @@ def digest(job: Job) -> str:
 
 
 def result(job: Job, done: train.Run) -> dict[str, Any]:
-    """Return what is kept of a finished run: sizes, losses, and a place for what a study measures besides."""
-    structure = job.config.module.structure(job.config.attention)
+    """Return what is kept of a finished run: sizes, losses, and a place for what a study measures besides.
+
+    The elements of the cache and the MACs of the attention are those of one layer; if the layers differ in size, they
+    are the means over the layers.
+    """
+    layers = [job.config.module.structure(attention) for attention in job.config.layers]
     return {
         "parameters": sum(p.size for p in done.state.params.values()),
-        "cache_elements": structure.cache_elements,
-        "attention_macs": structure.attention_macs,
+        # the mean of equal whole numbers is that whole number
+        "cache_elements": statistics.mean(layer.cache_elements for layer in layers),
+        "attention_macs": statistics.mean(layer.attention_macs for layer in layers),
         "source": done.source,
         "validation": {str(step): loss for step, loss in done.validation.items()},
         "loss": done.validation[done.state.step],

@@ -92,7 +92,7 @@ def loss_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
             interval = arm["interval"]
             span = f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
             against = (f"{arm['difference']:+.3f}", span, arm["verdict"])
-        lines.append((name, f"{arm['cache_elements']}", f"{arm['mean']:.3f} ± {arm['spread']:.3f}", *against))
+        lines.append((name, f"{arm['cache_elements']:g}", f"{arm['mean']:.3f} ± {arm['spread']:.3f}", *against))
     return lines
 
 

@@ -79,6 +79,19 @@ def test_a_study_runs_and_finds_its_runs_again(tmp_path):
     assert rows[2].endswith("baseline")
 
 
+def test_the_sizes_of_layers_that_differ_are_means_over_the_layers(tmp_path):
+    whole, narrow = (small.config("gta", latent_dim=latent, decoder_residual=False) for latent in (32, 16))
+    layers = (whole.attention, *[narrow.attention] * (whole.n_layers - 1))
+    study = studies.quick(studies.load("mechanisms"))
+    study = replace(study, arms={"whole": whole, "mixed": replace(whole, attention=layers)}, baseline="whole", seeds=(0,))
+    results = runner.run(study, tmp_path, 1, lambda *what: None)
+    assert results[0]["cache_elements"] == whole.cache_elements == 48
+    assert results[1]["cache_elements"] == 48 - 16 * (whole.n_layers - 1) / whole.n_layers
+    assert results[1]["attention_macs"] < results[0]["attention_macs"]
+    table = summary.loss_rows(summary.summarise(study, results))
+    assert [row[1] for row in table] == ["cache", "48", f"{results[1]['cache_elements']:g}"]
+
+
 def test_verdicts_by_hand():
     # differences 0.1, 0.2, 0.3: mean 0.2, standard deviation 0.1; Student's quantile for 2 degrees of freedom: 4.302653
     found = summary.compare([1.1, 2.2, 3.3], [1.0, 2.0, 3.0])
