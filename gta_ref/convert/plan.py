@@ -44,7 +44,7 @@ _HALF = Sizes(n_q=SHARED, n_k=1, latent_dim=128)
 POINTS = (
     Point("3 maps, n_k 1, d_l 128", _HALF, budgets=(*_seeds(0), LONGEST, *_seeds(1, 2))),
     Point("3 maps in 23 layers", Sizes(n_q=SHARED), 23, _seeds(0)),
-    Point("9 maps, d_l 64", Sizes(latent_dim=64), budgets=(*_seeds(0), LONG)),
+    Point("9 maps, d_l 64", Sizes(latent_dim=64), budgets=(*_seeds(0), LONG, LONGEST)),
     Point("3 maps, n_k 1, d_l 128, no gate", dataclasses.replace(_HALF, gate="none"), budgets=_seeds(0, 1, 2)),
     Point("3 maps", Sizes(n_q=SHARED)),
     Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15),

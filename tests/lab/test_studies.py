@@ -83,7 +83,9 @@ def test_the_sizes_of_layers_that_differ_are_means_over_the_layers(tmp_path):
     whole, narrow = (small.config("gta", latent_dim=latent, decoder_residual=False) for latent in (32, 16))
     layers = (whole.attention, *[narrow.attention] * (whole.n_layers - 1))
     study = studies.quick(studies.load("mechanisms"))
-    study = replace(study, arms={"whole": whole, "mixed": replace(whole, attention=layers)}, baseline="whole", seeds=(0,))
+    study = replace(
+        study, arms={"whole": whole, "mixed": replace(whole, attention=layers)}, baseline="whole", seeds=(0,)
+    )
     results = runner.run(study, tmp_path, 1, lambda *what: None)
     assert results[0]["cache_elements"] == whole.cache_elements == 48
     assert results[1]["cache_elements"] == 48 - 16 * (whole.n_layers - 1) / whole.n_layers
