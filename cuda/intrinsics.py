@@ -9,7 +9,7 @@ Only the simulator works without numba-cuda: the ``numba.cuda`` that comes with 
 
 from __future__ import annotations
 
-from gta_cuda.needs import SIMULATED, missing, no_kernels
+from gta_cuda.needs import SIMULATED, no_kernels
 
 if (reason := no_kernels()) is not None:
     raise ModuleNotFoundError(reason, name="numba_cuda")
@@ -18,10 +18,9 @@ if (reason := no_kernels()) is not None:
 ALIGNMENT = None if SIMULATED else 16
 
 if SIMULATED:
-    if missing("numba_cuda"):
-        from gta_cuda import own_simulator
+    from gta_cuda import simulator
 
-        own_simulator.extend()
+    simulator.extend()
     from gta_cuda.emulated import (
         bf16_bits,
         bits_float,

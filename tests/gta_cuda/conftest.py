@@ -18,6 +18,7 @@ collect_ignore = (
         "test_simulated.py",
         "test_simulated_edges.py",
         "test_simulated_engine.py",
+        "test_simulated_memory.py",
         "test_simulated_tensor_cores.py",
     ]
 )

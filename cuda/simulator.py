@@ -1,9 +1,13 @@
-"""Numba's own simulator, with what the kernels need of numba-cuda's: where that is missing, they are simulated with it.
+"""What the kernels need of the simulator, Numba's own or numba-cuda's, and what it does not do by itself.
 
-numba-cuda began as a copy of Numba's own ``numba.cuda``, and has added two things to the simulator since. A shared
-array can ask for an alignment. And several threads can be in device functions of one module at once: the simulator puts
-a simulated ``cuda`` into the module when such a function is called, and Numba's own takes it out again when the first
-thread returns, although others still use it.
+In both, threads that ask for a shared array at the same moment may get one each: the simulator looks whether the array
+is there, and then makes it, without a lock around both. A thread that works on an array of its own reads memory there
+that no thread has written.
+
+numba-cuda began as a copy of Numba's own ``numba.cuda``, and has added two things to the simulator since, which are
+added here where it is not installed. A shared array can ask for an alignment. And several threads can be in device
+functions of one module at once: the simulator puts a simulated ``cuda`` into the module when such a function is called,
+and Numba's own takes it out again when the first thread returns, although others still use it.
 """
 
 # like the simulator's own methods, these accept arguments of many types
@@ -19,28 +23,32 @@ from typing import Any
 import numpy as np
 from numba import cuda
 from numba.cuda.simulator import kernel, kernelapi
-from numba.np.numpy_support import as_dtype
+
+from gta_cuda.needs import missing
 
 LOCK = threading.Lock()
 SWAPPED: list[tuple[dict[str, Any], str]] = []  # where the simulated ``cuda`` has been put
 
 
 def extend() -> None:
-    """Add both to the simulator of this process."""
+    """Add to the simulator of this process what it lacks."""
     dynamic = kernelapi.FakeCUDAShared.array
 
     def array(memory, shape, dtype, alignment=None):
         if shape == 0:
             return dynamic(memory, shape, dtype)
+        if isinstance(dtype, kernelapi.types.Type):
+            dtype = kernelapi.numpy_support.as_dtype(dtype)
         caller = sys._getframe(1)
         place = caller.f_code, caller.f_lasti  # one array for all threads that are here
         with LOCK:
             if place not in memory._allocations:
-                memory._allocations[place] = np.empty(shape, as_dtype(dtype))
+                memory._allocations[place] = np.empty(shape, dtype)
             return memory._allocations[place]
 
     kernelapi.FakeCUDAShared.array = array
-    kernel.swapped_cuda_module = swapped
+    if missing("numba_cuda"):
+        kernel.swapped_cuda_module = swapped
 
 
 @contextmanager
