@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 50  # steps
 _SETTINGS = ("layer_steps", "steps", "batch", "length", "layer_rate", "rate", "seed")
-# The first steps of AdamW have the size of the rate, whatever the gradient: a few steps must be small ones.
-_QUICK = {"layer_steps": 6, "steps": 4, "batch": 2, "length": 128, "layer_rate": 2e-4, "rate": 5e-5}
 _JUDGED, _QUICK_JUDGED = (8, 512), (2, 256)  # windows of held-out text, and tokens in each
 
 
@@ -69,7 +68,9 @@ def heal(
 
     if out.suffix != ".safetensors":
         raise ValueError(f"out={str(out)!r} must end in .safetensors")
-    settings = healing_of.Settings(**{name: context.params[name] for name in _SETTINGS} | (_QUICK if quick else {}))
+    settings = healing_of.Settings(**{name: context.params[name] for name in _SETTINGS})
+    if quick:
+        settings = dataclasses.replace(healing_of.QUICK, seed=settings.seed)
     content = model_files.load(model)
     teacher = pretrained.load(content.tokenizer)
     original = Original(teacher.params, teacher.config)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gta_ref.convert.heal import Settings
+from gta_ref.convert.heal import QUICK, Settings
 from gta_ref.convert.sizes import Sizes
 
 BUDGET = Settings(layer_steps=60, steps=40)  # about a quarter of an hour on two cores
@@ -71,11 +71,10 @@ class Plan:
 
 def quick() -> Plan:
     """A plan of minutes, only to see that the study runs."""
-    tiny = Settings(layer_steps=2, steps=2, batch=2, length=64)
     return Plan(
         (
             Point("9 maps, d_l 64", Sizes(latent_dim=64)),
-            Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15, (tiny,)),
+            Point("3 maps in 15 layers", Sizes(n_q=SHARED), 15, (QUICK,)),
         ),
         fitted=(1, 256),
         judged=(1, 128),
