@@ -69,8 +69,8 @@ class Settings:
         return self.layer_steps + self.steps
 
 
-# To see that healing runs. The first steps of AdamW have the size of the rate, whatever the gradient: a few steps must be
-# small ones.
+# To see that healing runs. The first steps of AdamW have the size of the rate, whatever the gradient: so few steps must
+# be small ones.
 QUICK = Settings(layer_steps=6, steps=4, batch=2, length=128, layer_rate=2e-4, rate=5e-5)
 
 
