@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import signal
-import statistics
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -172,12 +171,10 @@ def result(job: Job, done: train.Run) -> dict[str, Any]:
     The elements of the cache and the MACs of the attention are those of one layer; if the layers differ in size, they
     are the means over the layers.
     """
-    layers = [job.config.module.structure(attention) for attention in job.config.layers]
     return {
         "parameters": sum(p.size for p in done.state.params.values()),
-        # the mean of equal whole numbers is that whole number
-        "cache_elements": statistics.mean(layer.cache_elements for layer in layers),
-        "attention_macs": statistics.mean(layer.attention_macs for layer in layers),
+        "cache_elements": job.config.mean_over_layers("cache_elements"),
+        "attention_macs": job.config.mean_over_layers("attention_macs"),
         "source": done.source,
         "validation": {str(step): loss for step, loss in done.validation.items()},
         "loss": done.validation[done.state.step],

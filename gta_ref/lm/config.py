@@ -97,8 +97,12 @@ class Config:
     @property
     def cache_elements(self) -> float:
         """Cached elements per token and layer; the mean over the layers, if they differ."""
-        total: int = sum(self.module.structure(attention).cache_elements for attention in self.layers)
-        return total / self.n_layers
+        return float(self.mean_over_layers("cache_elements"))
+
+    def mean_over_layers(self, name: str) -> float:
+        """Mean over the layers of a number of their structures, such as "attention_macs"; an int if it is whole."""
+        total: int = sum(getattr(self.module.structure(attention), name) for attention in self.layers)
+        return total / self.n_layers if total % self.n_layers else total // self.n_layers
 
     @classmethod
     def preset(cls, name: str) -> Config:

@@ -48,8 +48,8 @@ class Watch:
         watch, wait, run = self, kernel.BlockThread.syncthreads, kernel.BlockThread.run
 
         def shared_array(memory, shape, dtype, alignment=None):
-            # as in the simulator itself, an array is identified by its source line; without a lock, two threads could
-            # each create one
+            # an array is identified by its source line; without a lock, two threads could each create one, as is said
+            # in gta_cuda.simulator
             caller = sys._getframe(1)
             place = caller.f_code.co_filename, caller.f_lineno
             with watch.lock:
